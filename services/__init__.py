@@ -1,0 +1,1 @@
+"""Maieutic's services, and the runtime that they share."""

@@ -1,0 +1,36 @@
+"""How a process of ours ends: on SIGTERM or SIGINT, with its resources closed in order."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def until_signalled(work: Coroutine[Any, Any, None]) -> None:
+    """Run *work* and cancel it on SIGTERM or SIGINT; a second signal cuts its clean-up short.
+
+    Returns when the work has ended, normally also after a signal. For `main` alone: it takes the
+    event loop's signal handlers for itself.
+    """
+    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    signalled = False
+
+    def stop() -> None:
+        nonlocal signalled
+        signalled = True
+        task.cancel()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        # Only the cancellation that a signal asked for ends here; any other is the caller's.
+        if not (signalled and task.done()):
+            raise
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
