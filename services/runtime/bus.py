@@ -41,14 +41,21 @@ class OutgoingMessage:
     message_id: str
     """The same for every attempt to publish the same fact."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Text only; the trace context travels here."""
+    """Text only; the trace context travels here. Names that begin with `x-` are the broker's."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a header that a consumer could not tell from the broker's own."""
+        for name in self.headers:
+            if name.startswith("x-"):
+                raise ValueError(f"header {name!r}: names that begin with x- are the broker's")
 
 
 class Delivery(Protocol):
     """One delivery of a message; it is held until `ack`, `requeue` or `reject`.
 
     None of the three raises when the link that brought the delivery is gone: the broker hands the
-    message out again by itself, and that new delivery is the one to answer.
+    message out again by itself, and that new delivery is the one to answer. Only the first answer
+    counts; the others do nothing.
     """
 
     @property
@@ -84,7 +91,8 @@ class Delivery(Protocol):
     async def ack(self) -> bool:
         """Say that it is done.
 
-        Returns False if the link that brought it is gone: the broker will deliver it again.
+        Returns False if the link that brought it is gone: the broker will deliver it again. True
+        is no promise that it will not, for the link may break before the broker has read it.
         """
         ...
 
@@ -93,10 +101,31 @@ class Delivery(Protocol):
         ...
 
     async def reject(self, reason: str) -> None:
-        """Move it to the dead-letter exchange with a reason that people can read.
+        """Move it to the queue's dead-letter exchange with a reason that people can read.
+
+        A queue without one drops it.
 
         Raises BusUnavailable if the dead-letter exchange did not confirm it: then it is still
         held and may be rejected again.
+        """
+        ...
+
+
+class Deliveries(Protocol):
+    """What a consumer receives, one delivery after the other."""
+
+    def __aiter__(self) -> AsyncIterator[Delivery]:
+        """Iterate until `stop`."""
+        ...
+
+    async def __anext__(self) -> Delivery:
+        """Wait for the next delivery; raises StopAsyncIteration after `stop`."""
+        ...
+
+    async def stop(self) -> None:
+        """Receive no more, to drain: what was not handed out goes back, what is held may finish.
+
+        Deliveries that are held can still be answered until the context is left.
         """
         ...
 
@@ -113,14 +142,13 @@ class Bus(Protocol):
         """
         ...
 
-    def consume(
-        self, queue: str, *, prefetch: int
-    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+    def consume(self, queue: str, *, prefetch: int) -> AbstractAsyncContextManager[Deliveries]:
         """Receive from a queue, with at most `prefetch` deliveries unanswered at a time.
 
         The iterator survives the loss of the link: it goes on after the reconnection, and never
         cancels the task that iterates. Leaving the context cancels the consumer; whatever is not
-        answered by then goes back to the queue.
+        answered by then goes back to the queue. Raises LookupError for a queue that is not in
+        the topology.
         """
         ...
 
