@@ -17,6 +17,7 @@ import jwt
 from services.runtime.errors import Unauthenticated
 
 METADATA_KEY = "authorization"
+BEARER = "Bearer "
 AUDIENCE = "maieutic"
 ALGORITHM = "EdDSA"
 LIFE_SECONDS = 60.0

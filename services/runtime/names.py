@@ -1,0 +1,52 @@
+"""Every metric, span and attribute name of the services, once.
+
+gRPC, messaging and model names follow the OpenTelemetry semantic conventions; our own begin with
+`maieutic.`. Attribute values come from small fixed sets, or from ids on spans; never user text.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A metric: durations in seconds ("s"), sizes in bytes ("By"), counts in "{thing}"."""
+
+    name: str
+    unit: str
+    help: str
+    buckets: tuple[float, ...] | None = None
+    """Upper bounds, for histograms."""
+
+
+FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# --- gRPC ---------------------------------------------------------------------------------------
+RPC_SERVER_DURATION = Metric(
+    name="rpc.server.call.duration",
+    unit="s",
+    help="Duration of calls served, by method and status",
+    buckets=FAST_SECONDS,
+)
+RPC_CLIENT_DURATION = Metric(
+    name="rpc.client.call.duration",
+    unit="s",
+    help="Duration of calls made, by method and status",
+    buckets=FAST_SECONDS,
+)
+RPC_SERVER_ACTIVE = Metric(
+    name="maieutic.rpc.server.active", unit="{call}", help="Calls running now, by method"
+)
+UNEXPECTED_ERRORS = Metric(
+    name="maieutic.errors.unexpected",
+    unit="{error}",
+    help="Exceptions that no handler expected: each is a bug",
+)
+RPC_SYSTEM = "rpc.system.name"
+RPC_METHOD = "rpc.method"
+RPC_STATUS = "rpc.response.status_code"
+PEER = "peer.service"
+ERROR_TYPE = "error.type"
+
+# --- whom a span is about -----------------------------------------------------------------------
+SERVICE = "service.name"
+TENANT = "maieutic.tenant"

@@ -1,0 +1,219 @@
+"""Traces and metrics of one service, and its trace context across gRPC and the bus.
+
+Nothing here is process-wide: `telemetry()` binds the service's providers to the running context,
+and tasks started inside inherit it, so five services in one process stay apart.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from opentelemetry.context import Context
+from opentelemetry.metrics import Counter, Histogram, Meter, NoOpMeterProvider, UpDownCounter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import (
+    Link,
+    NoOpTracerProvider,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from services.runtime import names
+from services.runtime.logs import LogOptions, logging_to_stderr
+
+SCOPE = "maieutic"
+_W3C = TraceContextTextMapPropagator()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryOptions:
+    """Where a service's traces, metrics and logs go."""
+
+    endpoint: str = ""
+    """OTLP gRPC endpoint, as http://collector:4317; empty exports nothing."""
+
+    sample_ratio: float = 1.0
+    """Share of new traces that is recorded, 0 to 1; a caller's decision is followed."""
+
+    metric_interval: float = 30.0
+    """Seconds between two exports of metrics."""
+
+    version: str = ""
+    """Version of the deployment, as traces show it."""
+
+    log: LogOptions = field(default=LogOptions())
+    """Level and form of the log on standard error."""
+
+
+class Telemetry:
+    """One service's tracer and instruments; each instrument is made once."""
+
+    def __init__(self, service: str, tracer: Tracer, meter: Meter) -> None:
+        self.service = service
+        self.tracer = tracer
+        self._meter = meter
+        self._counters: dict[str, Counter] = {}
+        self._levels: dict[str, UpDownCounter] = {}
+        self._histograms: dict[str, Histogram] = {}
+
+    def counter(self, metric: names.Metric) -> Counter:
+        """Return the counter, for what only grows."""
+        if (known := self._counters.get(metric.name)) is None:
+            known = self._meter.create_counter(metric.name, metric.unit, metric.help)
+            self._counters[metric.name] = known
+        return known
+
+    def level(self, metric: names.Metric) -> UpDownCounter:
+        """Return the up-down counter, for what comes and goes."""
+        if (known := self._levels.get(metric.name)) is None:
+            known = self._meter.create_up_down_counter(metric.name, metric.unit, metric.help)
+            self._levels[metric.name] = known
+        return known
+
+    def histogram(self, metric: names.Metric) -> Histogram:
+        """Return the histogram, with the metric's own buckets."""
+        if (known := self._histograms.get(metric.name)) is None:
+            known = self._meter.create_histogram(
+                metric.name,
+                metric.unit,
+                metric.help,
+                explicit_bucket_boundaries_advisory=metric.buckets,
+            )
+            self._histograms[metric.name] = known
+        return known
+
+
+NOTHING = Telemetry(
+    "", NoOpTracerProvider().get_tracer(SCOPE), NoOpMeterProvider().get_meter(SCOPE)
+)
+_current: ContextVar[Telemetry] = ContextVar("maieutic_telemetry", default=NOTHING)
+
+
+def current() -> Telemetry:
+    """Return the running service's telemetry; outside of one, telemetry that records nothing."""
+    return _current.get()
+
+
+@asynccontextmanager
+async def telemetry(
+    service: str,
+    options: TelemetryOptions,
+    *,
+    span_processors: Sequence[SpanProcessor] = (),
+    metric_readers: Sequence[MetricReader] = (),
+) -> AsyncIterator[Telemetry]:
+    """Give the block, and the tasks it starts, the telemetry of *service*; flushed at the end.
+
+    *span_processors* and *metric_readers* come beside the OTLP ones, which an endpoint adds.
+    """
+    processors, readers = list(span_processors), list(metric_readers)
+    if options.endpoint:
+        spans, metrics = _otlp(options)
+        processors.append(spans)
+        readers.append(metrics)
+    resource = Resource.create({names.SERVICE: service, "service.version": options.version})
+    tracers = TracerProvider(resource=resource, sampler=_sampler(options, processors))
+    for processor in processors:
+        tracers.add_span_processor(processor)
+    meters = MeterProvider(readers, resource=resource)
+    bound = Telemetry(service, tracers.get_tracer(SCOPE), meters.get_meter(SCOPE))
+    token = _current.set(bound)
+    try:
+        with logging_to_stderr(options.log, service=service):
+            yield bound
+    finally:
+        _current.reset(token)
+        await asyncio.to_thread(_shut_down, tracers, meters)
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    parent: Context | None = None,
+    links: Sequence[Link] = (),
+) -> Iterator[Span]:
+    """Run the block in a span; an exception marks it as failed, by its type alone.
+
+    The message of an exception may quote a user, so it never gets into a span. A cancelled block
+    is not a failed one.
+    """
+    with current().tracer.start_as_current_span(
+        name,
+        context=parent,
+        kind=kind,
+        attributes=attributes,
+        links=links,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as opened:
+        try:
+            yield opened
+        except Exception as error:
+            mark_failed(opened, type(error).__qualname__)
+            raise
+
+
+def mark_failed(failed: Span, error_type: str) -> None:
+    """Give the span the status ERROR with a type from a small fixed set."""
+    failed.set_attribute(names.ERROR_TYPE, error_type)
+    failed.set_status(Status(StatusCode.ERROR, error_type))
+
+
+def inject(headers: MutableMapping[str, str], of: Span | None = None) -> None:
+    """Write the trace context of the span, by default the running one, into *headers*."""
+    _W3C.inject(headers, None if of is None else set_span_in_context(of))
+
+
+def extract(headers: Mapping[str, str]) -> Context:
+    """Return the trace context that *headers* carry, to be a span's parent; empty without one."""
+    return _W3C.extract(headers, Context())
+
+
+def links_to(headers: Mapping[str, str]) -> list[Link]:
+    """Return a link to the span that sent *headers*, as a consumer of a batch needs it."""
+    context = get_current_span(extract(headers)).get_span_context()
+    return [Link(context)] if context.is_valid else []
+
+
+def _sampler(options: TelemetryOptions, processors: Sequence[SpanProcessor]) -> Sampler:
+    # Without an exporter a span is only an id for logs and peers, which costs next to nothing.
+    root = TraceIdRatioBased(options.sample_ratio) if processors else ALWAYS_OFF
+    return ParentBased(root)
+
+
+def _otlp(options: TelemetryOptions) -> tuple[SpanProcessor, MetricReader]:
+    # Imported here because it costs a tenth of a second that most starts do not need.
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (  # noqa: PLC0415
+        OTLPMetricExporter,
+    )
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415
+        OTLPSpanExporter,
+    )
+
+    plain = options.endpoint.startswith("http://")
+    spans = OTLPSpanExporter(endpoint=options.endpoint, insecure=plain)
+    metrics = OTLPMetricExporter(endpoint=options.endpoint, insecure=plain)
+    interval = options.metric_interval * 1000
+    return BatchSpanProcessor(spans), PeriodicExportingMetricReader(metrics, interval)
+
+
+def _shut_down(tracers: TracerProvider, meters: MeterProvider) -> None:
+    tracers.shutdown()
+    meters.shutdown()
