@@ -1,14 +1,41 @@
-"""Real backends for every test, started once per test session and only when asked for."""
+"""Real backends for every test, started once per test session and only when asked for.
+
+They are shared: keep to names of your own, and leave them running. A test that stops or kills
+a backend starts one for itself, with the context managers of `tests.backends`.
+"""
 
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
+from tests.backends.postgres import PostgresServer, postgres
 from tests.backends.rabbitmq import RabbitNode, rabbitmq
+from tests.backends.redis import RedisServer, redis_server, valkey
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def rabbit_node() -> AsyncIterator[RabbitNode]:
-    """A broker shared by the whole session: use queue names of your own, leave it running."""
+    """A broker; use queue and exchange names of your own."""
     async with rabbitmq() as node:
         yield node
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres_server() -> AsyncIterator[PostgresServer]:
+    """A database server; create a database of your own."""
+    async with postgres() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def valkey_server() -> AsyncIterator[RedisServer]:
+    """The Valkey that embedded mode runs, without persistence; use keys of your own."""
+    async with valkey() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def redis_node() -> AsyncIterator[RedisServer]:
+    """The machine's own redis-server, without persistence; use keys of your own."""
+    async with redis_server() as server:
+        yield server

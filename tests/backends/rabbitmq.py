@@ -68,7 +68,11 @@ class RabbitNode:
         await self._server.stop()
 
     async def kill9(self) -> None:
-        """End the node without warning."""
+        """End the node without warning.
+
+        A quorum queue declared less than a second ago may not come back: the node writes its
+        directory of queues late. Declare early, or `restart` once after declaring.
+        """
         await self._server.kill()
 
     async def restart(self) -> None:
