@@ -1,0 +1,77 @@
+# Everything runs in .venv, which the first target that needs it makes.
+# Needed on the machine: make, Python 3.11 or later with venv.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell command -v $(p) >/dev/null && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && echo $(p))))
+BIN := .venv/bin
+# A stamp is newer than the lists it was made from, so a second run asks pip nothing.
+SERVER := .venv/.server
+DEV := .venv/.dev
+COMPILER := .venv-protos/.installed
+PIP_FLAGS := --quiet --disable-pip-version-check
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-header --python-version 3.11
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve chat test lint format protos bench locks clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(SERVER) ## Start everything in one process, hold a short conversation, stop
+	@$(BIN)/maieutic demo
+
+serve: $(SERVER) ## Start everything in one process and serve on 127.0.0.1:50051
+	@$(BIN)/maieutic serve
+
+chat: $(SERVER) ## Talk to a server that `make serve` started
+	@$(BIN)/maieutic chat
+
+test: $(DEV) ## Run all tests on real private servers; ARGS="..." goes to pytest
+	@scripts/ensure_backends
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(DEV) $(COMPILER) ## Check style, types, imports, protos and generated code
+	@scripts/lint
+
+format: $(DEV) ## Format the code and the protos
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/buf format --write protos
+
+protos: $(DEV) $(COMPILER) ## Generate gen/maieutic from protos/
+	@$(BIN)/python tools/protos.py write
+
+bench: $(DEV) ## Measure throughput and latency
+	@$(BIN)/python -m bench
+
+locks: $(DEV) ## Resolve requirements/*.in again; UPGRADE=--upgrade moves to newer versions
+	@$(LOCK) $(UPGRADE) requirements/server.in --output-file requirements/server.txt
+	@$(LOCK) $(UPGRADE) requirements/dev.in --output-file requirements/dev.txt
+	@$(LOCK) $(UPGRADE) requirements/protos.in --output-file requirements/protos.txt
+
+clean: ## Remove the venvs and caches
+	rm -rf .venv .venv-protos .cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(if $(PYTHON),,$(error Python 3.11 or later is needed))
+	$(PYTHON) -m venv .venv
+
+$(SERVER): requirements/server.txt pyproject.toml | .venv/bin/python
+	@echo "Installing the server's packages ..."
+	@$(BIN)/pip install $(PIP_FLAGS) --require-hashes --only-binary :all: -r requirements/server.txt
+	@$(BIN)/pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(SERVER)
+	@echo "Installing the tools for tests and lint ..."
+	@$(BIN)/pip install $(PIP_FLAGS) --require-hashes --only-binary :all: -r requirements/dev.txt
+	@touch $@
+
+$(COMPILER): requirements/protos.txt $(SERVER)
+	@echo "Installing the proto compiler ..."
+	@test -x .venv-protos/bin/python || $(BIN)/python -m venv .venv-protos
+	@.venv-protos/bin/pip install $(PIP_FLAGS) --require-hashes --only-binary :all: -r requirements/protos.txt
+	@touch $@
