@@ -97,22 +97,17 @@ class InvalidArgument(ServiceError):
     default_reason = "INVALID_ARGUMENT"
 
     def __init__(self, field: str, problem: str, *, reason: str | None = None) -> None:
-        self._set({field: problem}, reason)
+        super().__init__(
+            f"{field}: {problem}", reason=reason, extra=[_bad_request({field: problem})]
+        )
 
     @classmethod
     def fields(cls, problems: Mapping[str, str], *, reason: str | None = None) -> Self:
         """Report several fields at once, as field path to problem."""
         error = cls.__new__(cls)
-        error._set(problems, reason)
-        return error
-
-    def _set(self, problems: Mapping[str, str], reason: str | None) -> None:
-        violation = BadRequest.FieldViolation
-        bad = BadRequest(
-            field_violations=[violation(field=f, description=p) for f, p in problems.items()]
-        )
         message = "; ".join(f"{field}: {problem}" for field, problem in problems.items())
-        ServiceError.__init__(self, message, reason=reason, extra=[bad])
+        ServiceError.__init__(error, message, reason=reason, extra=[_bad_request(problems)])
+        return error
 
 
 class NotFound(ServiceError):
@@ -255,9 +250,16 @@ def _received_details(error: grpc.aio.AioRpcError) -> Sequence[AnyMessage]:
 def _find(details: Iterable[AnyMessage], kind: type[M]) -> M | None:
     for detail in details:
         message = kind()
-        if detail.Is(kind.DESCRIPTOR) and detail.Unpack(message):
+        if detail.Unpack(message):  # false if it is of another type
             return message
     return None
+
+
+def _bad_request(problems: Mapping[str, str]) -> BadRequest:
+    violation = BadRequest.FieldViolation
+    return BadRequest(
+        field_violations=[violation(field=f, description=p) for f, p in problems.items()]
+    )
 
 
 def _packed(detail: Message) -> AnyMessage:

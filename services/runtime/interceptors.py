@@ -162,7 +162,7 @@ def _refusing(error: ServiceError) -> Handler:
         raise error
 
     # A stream's handler fits any method: it starts before the first request is read.
-    return grpc.stream_stream_rpc_method_handler(refuse)  # type: ignore[arg-type]
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 @asynccontextmanager

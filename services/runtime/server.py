@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.runtime.identity import Verifier
 from services.runtime.interceptors import (
+    Around,
     AroundCalls,
     Draining,
     errors_to_status,
@@ -108,7 +109,7 @@ async def serving(
     `current_identity()` raises. *interceptors* run inside ours: what they raise becomes a status.
     """
     draining = Draining()
-    arounds = [traced, errors_to_status, draining.around, within_deadline]
+    arounds: list[Around] = [traced, errors_to_status, draining.around, within_deadline]
     if verifier is not None:
         arounds.append(identified(verifier))
     server = grpc.aio.server(

@@ -121,14 +121,17 @@ def _model(leaves: Mapping[str, _Leaf], environ: Mapping[str, str]) -> type[Base
 
         @classmethod
         def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], **_: PydanticBaseSettingsSource
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
+            # Neither a .env file nor a folder of secrets: what is not in the environment is unset.
             return (FromEnvironment(settings_cls),)
 
     fields: dict[str, Any] = {}
     for name, leaf in leaves.items():
         default = ... if leaf.default is dataclasses.MISSING else leaf.default
-        kind = Annotated[timedelta, BeforeValidator(_seconds)] if leaf.type is timedelta else leaf.type
+        kind = (
+            Annotated[timedelta, BeforeValidator(_seconds)] if leaf.type is timedelta else leaf.type
+        )
         fields[_field(leaf)] = (kind, Field(default, validation_alias=name))
     return create_model("Settings", __base__=Base, **fields)
 
@@ -138,7 +141,7 @@ def _field(leaf: _Leaf) -> str:
     return f"setting_{leaf.path}"
 
 
-def _seconds(value: Any) -> Any:  # noqa: ANN401 - pydantic hands on what it was given
+def _seconds(value: Any) -> Any:
     """Let a plain number stand for seconds beside pydantic's ISO 8601 durations."""
     try:
         return float(value)
@@ -173,7 +176,7 @@ def _explained(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - a field may hold anything
+def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
@@ -185,7 +188,7 @@ def _default_text(value: object) -> str:
     return str(value)
 
 
-def _type_name(kind: Any) -> str:  # noqa: ANN401 - annotations have no common type
+def _type_name(kind: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return " | ".join(str(member.value) for member in kind)
     if typing.get_origin(kind) is typing.Literal:
