@@ -24,6 +24,8 @@ from services.runtime.identity import BEARER, METADATA_KEY, Signer, acting
 MEBIBYTE = 1024 * 1024
 LOOK_AHEAD_BYTES = 16_384
 UNARY_TIMEOUT_SECONDS = 5.0
+NO_FAILURE = frozenset({grpc.StatusCode.OK, grpc.StatusCode.CANCELLED})
+"""A stream that is watched no longer is cancelled; that is how it normally ends."""
 
 SERVICE_CONFIG: Mapping[str, Any] = MappingProxyType(
     {
@@ -142,7 +144,7 @@ class _Outgoing:
             seconds = time.perf_counter() - started
             self.telemetry.histogram(names.RPC_CLIENT_DURATION).record(seconds, attributes)
             span.set_attribute(names.RPC_STATUS, code.name)
-            if code is not grpc.StatusCode.OK:
+            if code not in NO_FAILURE:
                 telemetry.mark_failed(span, code.name)
             span.end()
 

@@ -23,6 +23,16 @@ def within(seconds: float | None) -> Iterator[None]:
         _deadline.reset(token)
 
 
+@contextmanager
+def lifted() -> Iterator[None]:
+    """Free the block of the deadline: for work that outlives the call that started it."""
+    token = _deadline.set(None)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
 def remaining() -> float | None:
     """Return the seconds that are left, 0 if none, or None if there is no deadline."""
     deadline = _deadline.get()

@@ -1,11 +1,23 @@
 """How a process of ours ends: on SIGTERM or SIGINT, with its resources closed in order."""
 
 import asyncio
+import importlib.util
 import signal
 from collections.abc import Coroutine
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a process's *work* until it ends or a signal ends it, on uvloop where there is one."""
+    loop_factory = None
+    if importlib.util.find_spec("uvloop"):  # not on Windows; halves the cost of a streamed message
+        import uvloop  # noqa: PLC0415
+
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(until_signalled(work))
 
 
 async def until_signalled(work: Coroutine[Any, Any, None]) -> None:

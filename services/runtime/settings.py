@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
 PREFIX = "MAIEUTIC_"
@@ -58,8 +58,6 @@ def load(settings: type[T], *, prefix: str = PREFIX, environ: Mapping[str, str] 
         model = _model(leaves, environ)()
     except ValidationError as error:
         raise BadSettings(_explained(error)) from None  # its own text shows the values
-    except SettingsError as error:
-        raise BadSettings(f"{error}: lists and mappings are written as JSON") from None
     return _built(settings, {leaf.path: getattr(model, _field(leaf)) for leaf in leaves.values()})
 
 
@@ -115,6 +113,12 @@ def _model(leaves: Mapping[str, _Leaf], environ: Mapping[str, str]) -> type[Base
     class FromEnvironment(EnvSettingsSource):
         def _load_env_vars(self) -> Mapping[str, str | None]:
             return {name.lower(): value for name, value in environ.items()}
+
+        def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+            try:
+                return super().decode_complex_value(field_name, field, value)
+            except ValueError as error:
+                raise BadSettings(f"{field.validation_alias}: not valid JSON: {error}") from None
 
     class Base(BaseSettings):
         model_config = SettingsConfigDict(extra="ignore", protected_namespaces=())
