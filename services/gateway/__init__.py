@@ -1,0 +1,1 @@
+"""The public gRPC API: who calls, whether the request is well formed, and where it goes."""

@@ -1,0 +1,1 @@
+"""Where the gateway keeps what it knows."""

@@ -1,0 +1,35 @@
+"""Lets a call in: its key, its user, its tenant's share of what may run at once."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.gateway.errors import UnknownKey
+from services.gateway.model import TenantShares, caller_of, key_in
+from services.gateway.ports import KeyStore
+from services.runtime.identity import acting_for
+from services.runtime.interceptors import Around, Call
+
+
+def admitted(keys: KeyStore, shares: TenantShares) -> Around:
+    """Require a valid API key, and make the calls behind it for its tenant and user.
+
+    Health and reflection pass without a key. Raises Unauthenticated, PermissionDenied,
+    InvalidArgument for a bad user name, and ResourceExhausted.
+    """
+
+    @asynccontextmanager
+    async def around(call: Call) -> AsyncIterator[None]:
+        if call.infrastructure:
+            yield
+            return
+        holder = await keys.holder(key_in(call.metadata))
+        if holder is None:
+            raise UnknownKey
+        caller = caller_of(holder, call.metadata)
+        with (
+            shares.one(caller.tenant, streaming=call.streaming),
+            acting_for(caller.tenant, caller.user),
+        ):
+            yield
+
+    return around

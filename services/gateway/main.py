@@ -1,0 +1,102 @@
+"""The gateway's composition root."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+
+from maieutic.v1.document_service_pb2_grpc import (
+    DocumentServiceStub,
+    add_DocumentServiceServicer_to_server,
+)
+from maieutic.v1.session_service_pb2_grpc import (
+    SessionServiceStub,
+    add_SessionServiceServicer_to_server,
+)
+from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub, add_TurnServiceServicer_to_server
+from services.gateway.adapters.key_file import KeyFile, ensure_key
+from services.gateway.admission import admitted
+from services.gateway.model import KeyHolder, TenantShares
+from services.gateway.ports import KeyStore
+from services.gateway.relay import explaining_absence
+from services.gateway.rpc import Documents, Sessions, Turns
+from services.gateway.settings import GatewaySettings
+from services.gateway.validation import CheckedRequests, RequestRules
+from services.runtime.channel import open_channel
+from services.runtime.identity import Signer
+from services.runtime.interceptors import AroundCalls
+from services.runtime.lifecycle import until_signalled
+from services.runtime.server import RunningServer, serving
+from services.runtime.settings import load
+from services.runtime.telemetry import telemetry
+
+SERVICE = "gateway"
+PEERS = {
+    "maieutic.v1.SessionService": "session",
+    "maieutic.v1.TurnService": "session",
+    "maieutic.v1.DocumentService": "retrieval",
+}
+"""The service behind each public one."""
+ADMIN = KeyHolder(tenant="default", user="admin", may_act_for_users=True)
+"""Whom the first key is for."""
+
+
+@asynccontextmanager
+async def gateway_service(
+    settings: GatewaySettings, *, keys: KeyStore, signer: Signer
+) -> AsyncIterator[RunningServer]:
+    """Serve the public API during the block; leaving it drains."""
+    shares = TenantShares(calls=settings.calls_per_tenant, streams=settings.streams_per_tenant)
+    around = AroundCalls(admitted(keys, shares), explaining_absence(PEERS))
+    checked = CheckedRequests(RequestRules.packaged(PEERS))
+    async with (
+        open_channel(
+            settings.session_address, service="session", signer=signer, options=settings.channel
+        ) as session,
+        open_channel(
+            settings.retrieval_address, service="retrieval", signer=signer, options=settings.channel
+        ) as retrieval,
+        serving(
+            settings.server,
+            _registering(session, retrieval, settings),
+            interceptors=[around, checked],
+        ) as running,
+    ):
+        yield running
+
+
+def _registering(
+    session: grpc.aio.Channel, retrieval: grpc.aio.Channel, settings: GatewaySettings
+) -> Callable[[grpc.aio.Server], Sequence[str]]:
+    documents = DocumentServiceStub(retrieval)
+    ingest = settings.ingest_timeout
+
+    def register(server: grpc.aio.Server) -> Sequence[str]:
+        sessions, turns = SessionServiceStub(session), TurnServiceStub(session)
+        add_SessionServiceServicer_to_server(Sessions(sessions, documents), server)
+        add_TurnServiceServicer_to_server(Turns(turns), server)
+        add_DocumentServiceServicer_to_server(Documents(documents, ingest_timeout=ingest), server)
+        return list(PEERS)
+
+    return register
+
+
+async def main(settings: GatewaySettings) -> None:
+    """Serve until cancelled."""
+    keys_file = Path(settings.api_keys_file)
+    if settings.bootstrap_key_file:
+        bootstrap = Path(settings.bootstrap_key_file)
+        await asyncio.to_thread(ensure_key, keys_file, bootstrap, ADMIN)
+    keys = await KeyFile.open(keys_file)
+    signer = Signer(SERVICE, settings.signing_key)
+    async with (
+        telemetry(SERVICE, settings.telemetry),
+        gateway_service(settings, keys=keys, signer=signer) as running,
+    ):
+        await running.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(until_signalled(main(load(GatewaySettings))))

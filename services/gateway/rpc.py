@@ -1,0 +1,143 @@
+"""The public services: each call goes to the service that owns the matter."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from maieutic.v1 import (
+    document_service_pb2 as documents,
+    session_service_pb2 as sessions,
+    turn_service_pb2 as turns,
+)
+from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
+from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
+from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
+from services.gateway.relay import relayed, require_documents
+
+if TYPE_CHECKING:  # typing names of the generated stubs
+    from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
+    from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+    from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+else:
+    Context = grpc.aio.ServicerContext
+
+
+class Sessions(SessionServiceServicer):
+    """Conversations, at the session service."""
+
+    def __init__(
+        self, service: "SessionServiceAsyncStub", documents: "DocumentServiceAsyncStub"
+    ) -> None:
+        self._service = service
+        self._documents = documents
+
+    async def CreateSession(
+        self, request: sessions.CreateSessionRequest, context: Context
+    ) -> sessions.CreateSessionResponse:
+        """Create the session once its documents are known to exist for the caller."""
+        await require_documents(self._documents, request.document_ids, field="document_ids")
+        return await self._service.CreateSession(request)
+
+    async def GetSession(
+        self, request: sessions.GetSessionRequest, context: Context
+    ) -> sessions.GetSessionResponse:
+        """Pass on."""
+        return await self._service.GetSession(request)
+
+    async def ListSessions(
+        self, request: sessions.ListSessionsRequest, context: Context
+    ) -> sessions.ListSessionsResponse:
+        """Pass on."""
+        return await self._service.ListSessions(request)
+
+    async def DeleteSession(
+        self, request: sessions.DeleteSessionRequest, context: Context
+    ) -> sessions.DeleteSessionResponse:
+        """Pass on."""
+        return await self._service.DeleteSession(request)
+
+    async def ListMessages(
+        self, request: sessions.ListMessagesRequest, context: Context
+    ) -> sessions.ListMessagesResponse:
+        """Pass on."""
+        return await self._service.ListMessages(request)
+
+
+class Turns(TurnServiceServicer):
+    """Turns and their streams, at the session service."""
+
+    def __init__(self, service: "TurnServiceAsyncStub") -> None:
+        self._service = service
+
+    async def StreamTurn(
+        self, request: turns.StreamTurnRequest, context: Context
+    ) -> AsyncIterator[turns.StreamTurnResponse]:
+        """Pass on frame by frame."""
+        async for response in relayed(self._service.StreamTurn(request)):
+            yield response
+
+    async def BeginTurn(
+        self, request: turns.BeginTurnRequest, context: Context
+    ) -> turns.BeginTurnResponse:
+        """Pass on."""
+        return await self._service.BeginTurn(request)
+
+    async def WatchTurn(
+        self, request: turns.WatchTurnRequest, context: Context
+    ) -> AsyncIterator[turns.WatchTurnResponse]:
+        """Pass on frame by frame."""
+        async for response in relayed(self._service.WatchTurn(request)):
+            yield response
+
+    async def GetTurn(
+        self, request: turns.GetTurnRequest, context: Context
+    ) -> turns.GetTurnResponse:
+        """Pass on."""
+        return await self._service.GetTurn(request)
+
+    async def CancelTurn(
+        self, request: turns.CancelTurnRequest, context: Context
+    ) -> turns.CancelTurnResponse:
+        """Pass on."""
+        return await self._service.CancelTurn(request)
+
+
+class Documents(DocumentServiceServicer):
+    """Documents and search, at the retrieval service."""
+
+    def __init__(self, service: "DocumentServiceAsyncStub", *, ingest_timeout: float) -> None:
+        self._service = service
+        self._ingest_timeout = ingest_timeout
+
+    async def AddDocument(
+        self, request: documents.AddDocumentRequest, context: Context
+    ) -> documents.AddDocumentResponse:
+        """Pass on, with the time that embedding a large document takes."""
+        return await self._service.AddDocument(request, timeout=self._ingest_timeout)
+
+    async def GetDocument(
+        self, request: documents.GetDocumentRequest, context: Context
+    ) -> documents.GetDocumentResponse:
+        """Pass on."""
+        return await self._service.GetDocument(request)
+
+    async def ListDocuments(
+        self, request: documents.ListDocumentsRequest, context: Context
+    ) -> documents.ListDocumentsResponse:
+        """Pass on."""
+        return await self._service.ListDocuments(request)
+
+    async def DeleteDocument(
+        self, request: documents.DeleteDocumentRequest, context: Context
+    ) -> documents.DeleteDocumentResponse:
+        """Pass on."""
+        return await self._service.DeleteDocument(request)
+
+    async def SearchDocuments(
+        self, request: documents.SearchDocumentsRequest, context: Context
+    ) -> documents.SearchDocumentsResponse:
+        """Pass on."""
+        return await self._service.SearchDocuments(request)
