@@ -1,0 +1,138 @@
+"""Reading what was archived."""
+
+from collections.abc import Sequence
+
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2 import Session
+from services.persistence.adapters.sql import Connection, Database, Row, moment
+from services.persistence.model import in_acceptance_order
+from services.persistence.ports import ArchivedTurn, Place, Snapshot
+
+SESSION = "SELECT tenant, delete_time, record FROM sessions WHERE session_id = $1"
+
+WINDOW = """
+SELECT record FROM messages
+WHERE session_id = $1 AND position IS NOT NULL
+ORDER BY position DESC, message_id DESC
+LIMIT $2
+"""
+
+UNFINISHED = """
+SELECT job FROM turns
+WHERE session_id = $1 AND finished IS NULL
+ORDER BY create_time, accept_order
+"""
+
+LAST_POSITION = """
+SELECT coalesce(max(position), 0) AS last FROM messages WHERE session_id = $1
+"""
+
+# The end of the chain of predecessors, not the last row: rows may be written in another order.
+LAST_TURN = """
+SELECT turn_id FROM turns
+WHERE session_id = $1 AND NOT EXISTS (
+    SELECT 1 FROM turns AS later
+    WHERE later.session_id = $1 AND later.predecessor_turn_id = turns.turn_id
+)
+ORDER BY create_time DESC, accept_order DESC
+LIMIT 1
+"""
+
+SESSIONS = """
+SELECT record FROM sessions
+WHERE tenant = $1 AND user_id = $2 AND delete_time IS NULL
+ORDER BY create_time DESC, session_id DESC
+LIMIT $3
+"""
+
+SESSIONS_BEFORE = """
+SELECT record FROM sessions
+WHERE tenant = $1 AND user_id = $2 AND delete_time IS NULL
+    AND (create_time, session_id) < ($4, $5)
+ORDER BY create_time DESC, session_id DESC
+LIMIT $3
+"""
+
+MESSAGES = """
+SELECT record FROM messages
+WHERE session_id = $1 AND position < $2 AND position >= coalesce(
+    (
+        SELECT position FROM messages
+        WHERE session_id = $1 AND position < $2
+        ORDER BY position DESC LIMIT 1 OFFSET $3
+    ), 0)
+ORDER BY position DESC, message_id DESC
+"""
+PAST_ALL_POSITIONS = 2**63 - 1
+
+TURN = "SELECT job, finished, archive_time FROM turns WHERE turn_id = $1"
+
+
+class Reader:
+    """The archive's reads; see `ports.Reads`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def snapshot(self, session_id: str, *, window: int) -> Snapshot:
+        """Return one consistent state of a session."""
+        async with self._database.reading() as connection:
+            if not (found := await connection.fetch(SESSION, session_id)):
+                return Snapshot()
+            (row,) = found
+            if row["delete_time"] is not None:
+                return Snapshot(tenant=row["tenant"], deleted=True)
+            return await _living(connection, session_id, row, window)
+
+    async def list_sessions(
+        self, tenant: str, user_id: str, *, before: Place | None, limit: int
+    ) -> Sequence[Session]:
+        """Return a user's sessions, newest first."""
+        async with self._database.reading() as connection:
+            if before is None:
+                rows = await connection.fetch(SESSIONS, tenant, user_id, limit)
+            else:
+                rows = await connection.fetch(
+                    SESSIONS_BEFORE, tenant, user_id, limit, before.time, before.id
+                )
+        return [Session.FromString(row["record"]) for row in rows]
+
+    async def list_messages(
+        self, session_id: str, *, before_position: int, limit: int
+    ) -> Sequence[Message]:
+        """Return a session's messages, newest first."""
+        below = before_position or PAST_ALL_POSITIONS
+        async with self._database.reading() as connection:
+            rows = await connection.fetch(MESSAGES, session_id, below, limit - 1)
+        return [Message.FromString(row["record"]) for row in rows]
+
+    async def get_turn(self, turn_id: str, session_id: str) -> ArchivedTurn:
+        """Return a turn, or what is known of its session."""
+        async with self._database.reading() as connection:
+            turns = await connection.fetch(TURN, turn_id)
+            sessions = await connection.fetch(SESSION, session_id)
+        deleted = any(row["delete_time"] is not None for row in sessions)
+        if deleted or not turns:
+            return ArchivedTurn(session_deleted=deleted)
+        (row,) = turns
+        return ArchivedTurn(
+            job=RunTurn.FromString(row["job"]),
+            finished=TurnFinished.FromString(row["finished"]) if row["finished"] else None,
+            archive_time=moment(row["archive_time"]) if row["archive_time"] else None,
+        )
+
+
+async def _living(connection: Connection, session_id: str, row: Row, window: int) -> Snapshot:
+    messages = await connection.fetch(WINDOW, session_id, window)
+    jobs = await connection.fetch(UNFINISHED, session_id)
+    (last,) = await connection.fetch(LAST_POSITION, session_id)
+    last_turns = await connection.fetch(LAST_TURN, session_id)
+    return Snapshot(
+        tenant=row["tenant"],
+        session=Session.FromString(row["record"]),
+        window=tuple(Message.FromString(each["record"]) for each in reversed(messages)),
+        unfinished=tuple(in_acceptance_order([RunTurn.FromString(each["job"]) for each in jobs])),
+        last_position=last["last"],
+        last_turn_id=last_turns[0]["turn_id"] if last_turns else "",
+    )

@@ -1,0 +1,49 @@
+"""What can go wrong in the archive."""
+
+from services.runtime.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+
+
+class Unreadable(ValueError):
+    """A message from the bus that says nothing the archive could keep; the text says why."""
+
+
+class ArchiveUnavailable(Unavailable):
+    """The database is away, or cannot write now. What was to be written may have been written."""
+
+    default_reason = "ARCHIVE_UNAVAILABLE"
+
+
+class Refused(InvalidArgument):
+    """The database refuses the data itself: it would refuse it again."""
+
+    default_reason = "ARCHIVE_REFUSED"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("data", problem)
+
+
+class DocumentNotFound(NotFound):
+    """There is no such document, or it is not the owner's."""
+
+    def __init__(self, document_id: str) -> None:
+        super().__init__("document", document_id)
+
+
+class RequestIdTaken(AlreadyExists):
+    """The request id has been used for another request."""
+
+    default_reason = "REQUEST_ID_TAKEN"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"request_id {request_id!r} was used for another request; choose a new one"
+        )
+
+
+class DocumentIdTaken(AlreadyExists):
+    """The document id belongs to other content."""
+
+    default_reason = "DOCUMENT_ID_TAKEN"
+
+    def __init__(self, document_id: str) -> None:
+        super().__init__(f"document_id {document_id!r} belongs to other content")

@@ -1,0 +1,155 @@
+"""What the archive needs from a database."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.v1.document_service_pb2 import Document
+from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2 import Session
+from services.persistence.model import Applied, Fact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place in a list that is sorted by time and id, newest first."""
+
+    time: datetime
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All that brings a session back into the live store."""
+
+    tenant: str = ""
+    session: Session | None = None
+    """None if the archive does not know the session, or it was deleted."""
+    deleted: bool = False
+    window: tuple[Message, ...] = ()
+    """The last messages, oldest first."""
+    unfinished: tuple[RunTurn, ...] = ()
+    """In acceptance order."""
+    last_position: int = 0
+    last_turn_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedTurn:
+    """A turn's row."""
+
+    job: RunTurn | None = None
+    """None if the archive does not know the turn."""
+    finished: TurnFinished | None = None
+    archive_time: datetime | None = None
+    session_deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A document that an owner adds."""
+
+    tenant: str
+    user_id: str
+    request_id: str
+    request_hash: bytes
+    document: Document
+    content: bytes
+
+
+class Facts(Protocol):
+    """What happened, written once.
+
+    Every method raises ArchiveUnavailable while the database is away.
+    """
+
+    async def apply(self, batch: Sequence[Fact]) -> Applied:
+        """Commit the batch as a whole; applying a fact again changes nothing.
+
+        After ArchiveUnavailable it may or may not be committed: apply it again. Raises Refused,
+        with nothing written, if the database refuses the data of any fact.
+        """
+        ...
+
+    async def unfinished_turns(
+        self, *, older_than: float, lease: float, limit: int
+    ) -> Sequence[RunTurn]:
+        """Return the jobs of up to *limit* sessions with a turn accepted *older_than* seconds ago.
+
+        All unfinished turns of such a session are returned, in acceptance order, one session
+        after the other. A session is handed to one caller only within *lease* seconds.
+        """
+        ...
+
+
+class Reads(Protocol):
+    """What was archived. Every method raises ArchiveUnavailable while the database is away."""
+
+    async def snapshot(self, session_id: str, *, window: int) -> Snapshot:
+        """Return one consistent state of a session, with its last *window* messages."""
+        ...
+
+    async def list_sessions(
+        self, tenant: str, user_id: str, *, before: Place | None, limit: int
+    ) -> Sequence[Session]:
+        """Return a user's sessions, newest first."""
+        ...
+
+    async def list_messages(
+        self, session_id: str, *, before_position: int, limit: int
+    ) -> Sequence[Message]:
+        """Return a session's messages with positions below (0: all), newest first.
+
+        Two outcomes that a loss of the live store drove apart may share a position; then more
+        than *limit* come, so that a page never ends between them.
+        """
+        ...
+
+    async def get_turn(self, turn_id: str, session_id: str) -> ArchivedTurn:
+        """Return a turn; its session's id (may be empty) tells a deleted session."""
+        ...
+
+
+class DocumentRegistry(Protocol):
+    """Documents, and who refers to them; one row for the same content in a tenant.
+
+    Every method raises ArchiveUnavailable while the database is away.
+    """
+
+    async def register_document(self, registration: Registration) -> Document:
+        """Refer the owner to the document, and store it unless the tenant has its content.
+
+        Returns the stored one. Raises RequestIdTaken and DocumentIdTaken.
+        """
+        ...
+
+    async def finish_document(self, tenant: str, document_id: str, chunk_count: int) -> Document:
+        """Mark a document as searchable; raises DocumentNotFound."""
+        ...
+
+    async def get_document(self, tenant: str, user_id: str, document_id: str) -> Document:
+        """Return one of the owner's documents; raises DocumentNotFound."""
+        ...
+
+    async def list_documents(
+        self, tenant: str, user_id: str, *, before: Place | None, limit: int
+    ) -> Sequence[Document]:
+        """Return the owner's documents, newest first."""
+        ...
+
+    async def release_document(self, tenant: str, user_id: str, document_id: str) -> bool:
+        """Drop the owner's reference; the document goes with its last one.
+
+        Returns whether no owner is left, also when the document was gone before.
+        """
+        ...
+
+
+class Archive(Facts, Reads, DocumentRegistry, Protocol):
+    """The whole database."""
+
+    async def check(self) -> None:
+        """Return if the database answers; raises ArchiveUnavailable."""
+        ...
