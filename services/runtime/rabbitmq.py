@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 
 import aio_pika
@@ -50,20 +51,28 @@ REASON_HEADER = "x-maieutic-reason"
 RejectTo = Callable[["RabbitDelivery", str], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Links:
+    """What a bus needs to be open."""
+
+    publishing: Kept[aio_pika.Connection]
+    channel: Kept[AbstractChannel]
+    """On `publishing`."""
+    consuming: Kept[aio_pika.Connection]
+
+    @property
+    def problem_of_publishing(self) -> str | None:
+        return self.publishing.problem or self.channel.problem
+
+
 class RabbitMQBus:
     """`bus.Bus` on RabbitMQ; made by `connect`."""
 
-    def __init__(
-        self,
-        topology: Topology,
-        publishing: Kept[AbstractChannel],
-        consuming: Kept[aio_pika.Connection],
-    ) -> None:
+    def __init__(self, topology: Topology, links: _Links) -> None:
         """Use links that the caller keeps open."""
         self._topology = topology
-        self._publishing = publishing
-        self._publisher = _Publisher(publishing, topology)
-        self._consuming = consuming
+        self._links = links
+        self._publisher = _Publisher(links, topology)
 
     @classmethod
     @asynccontextmanager
@@ -76,13 +85,16 @@ class RabbitMQBus:
         urls = [part.strip() for part in url.split(",") if part.strip()]
         if not urls:
             raise ValueError("no URL of a RabbitMQ node")
-        consuming = kept_connection("maieutic consumer", urls)
         publishing = kept_connection("maieutic publisher", urls)
-        channel = kept_channel(
-            "publishing channel", publishing, lambda opened, _: _declare(opened, topology)
+        links = _Links(
+            publishing=publishing,
+            channel=kept_channel(
+                "publishing channel", publishing, lambda channel, _: _declare(channel, topology)
+            ),
+            consuming=kept_connection("maieutic consumer", urls),
         )
-        async with consuming.running(), publishing.running(), channel.running():
-            yield cls(topology, channel, consuming)
+        async with links.publishing.running(), links.channel.running(), links.consuming.running():
+            yield cls(topology, links)
 
     async def publish(self, message: OutgoingMessage, *, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - covers the retries
         """See `bus.Bus.publish`."""
@@ -104,15 +116,13 @@ class RabbitMQBus:
             await deliveries.begin(channel, on_lost)
 
         # Closing the channel is what hands back all that was not answered.
-        async with kept_channel(f"consumer of {queue}", self._consuming, prepare).running():
+        async with kept_channel(f"consumer of {queue}", self._links.consuming, prepare).running():
             yield deliveries
 
     async def check(self) -> None:
         """See `bus.Bus.check`."""
-        if self._publishing.current is None:
-            raise BusUnavailable(f"no link to publish: {self._publishing.problem}")
-        if self._consuming.current is None:
-            raise BusUnavailable(f"no link to consume: {self._consuming.problem}")
+        if problem := self._links.problem_of_publishing or self._links.consuming.problem:
+            raise BusUnavailable(problem)
 
     def _rejecting_from(self, queue: Queue) -> RejectTo:
         async def reject(delivery: RabbitDelivery, reason: str) -> None:
@@ -174,8 +184,9 @@ class _Refused(Exception):
 class _Publisher:
     """Publishes until confirmed, whatever happens to the channel meanwhile."""
 
-    def __init__(self, channel: Kept[AbstractChannel], topology: Topology) -> None:
-        self._channel = channel
+    def __init__(self, links: _Links, topology: Topology) -> None:
+        self._links = links
+        self._channel = links.channel
         self._exchanges = frozenset(exchange.name for exchange in topology.exchanges)
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._refusals: tuple[AbstractChannel, float] | None = None
@@ -195,7 +206,7 @@ class _Publisher:
             async with asyncio.timeout(timeout), self._slots:
                 await self._until_confirmed(message, exchange, routing_key)
         except TimeoutError as error:
-            problem = "no answer" if self._channel.current else self._channel.problem
+            problem = self._links.problem_of_publishing or "refused, or no answer"
             raise BusUnavailable(f"not confirmed within {timeout} s: {problem}") from error
 
     async def _until_confirmed(

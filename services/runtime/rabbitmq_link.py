@@ -95,9 +95,9 @@ class Kept(Generic[ClosableT]):
         return self._current
 
     @property
-    def problem(self) -> str:
-        """Why it was last lost or could not be opened."""
-        return self._problem
+    def problem(self) -> str | None:
+        """Why there is none now; None if there is one."""
+        return None if self._current is not None else f"{self._name}: {self._problem}"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Kept[ClosableT]]:
@@ -128,13 +128,18 @@ class Kept(Generic[ClosableT]):
             try:
                 await self._open_and_watch()
             except LinkLost as error:
-                self._problem = str(error)
-                _LOG.warning("%s: %s", self._name, error)
-            except Exception as error:  # noqa: BLE001 - it must go on: its end would leave every caller waiting
-                self._problem = repr(error)
-                _LOG.exception("%s: unexpected error", self._name)
+                self._note(str(error))
+            except Exception as error:  # noqa: BLE001 - its end would leave every caller waiting
+                self._note(repr(error))
+                _LOG.exception("%s failed in an unexpected way", self._name)
             attempt = 0 if loop.time() - opened_at > STABLE_AFTER else attempt + 1
             await asyncio.sleep(backoff(attempt))
+
+    def _note(self, problem: str) -> None:
+        # An outage is one line, not one for each attempt.
+        if problem != self._problem:
+            _LOG.warning("%s: %s", self._name, problem)
+        self._problem = problem
 
     async def _open_and_watch(self) -> None:
         # A future of its own for each resource: a late callback of the last one must not close
@@ -148,6 +153,7 @@ class Kept(Generic[ClosableT]):
         resource = await self._open(on_lost)
         self._current = resource
         self._up.set()
+        _LOG.info("%s is open", self._name)
         try:
             reason = await lost
         finally:
