@@ -1,0 +1,1 @@
+"""The session service: live conversations and turns, and the clock of unfinished work."""

@@ -1,0 +1,1 @@
+"""Where Redis meets the session service."""

@@ -1,0 +1,54 @@
+"""Redis keys. The hash tag is the shard, so all of a family shares one slot and one MULTI."""
+
+import hashlib
+
+from services.session.ids import shard_of
+
+
+def record_key(session_id: str) -> str:
+    """Return the key of a session's record."""
+    return f"{{{shard_of(session_id)}}}:s:{session_id}:rec"
+
+
+def messages_key(session_id: str) -> str:
+    """Return the key of a session's messages: a hash."""
+    return f"{{{shard_of(session_id)}}}:s:{session_id}:msg"
+
+
+def turn_key(turn_id: str) -> str:
+    """Return the key of a turn."""
+    return f"{{{shard_of(turn_id)}}}:t:{turn_id}"
+
+
+def events_key(turn_id: str) -> str:
+    """Return the key of a turn's event log: a stream."""
+    return f"{turn_key(turn_id)}:ev"
+
+
+def wake_channel(turn_id: str) -> str:
+    """Return the channel on which a turn's watchers are woken."""
+    return f"{turn_key(turn_id)}:wake"
+
+
+def due_key(shard: int) -> str:
+    """Return the key of a shard's clock: a sorted set of turns by the time of their next check."""
+    return f"{{{shard}}}:due"
+
+
+def out_key(shard: int) -> str:
+    """Return the key of a shard's facts for the archive: a stream."""
+    return f"{{{shard}}}:out"
+
+
+def quarantine_key(key: str, now_ms: int) -> str:
+    """Return where a corrupt record goes, in the same slot."""
+    tag, rest = key.split(":", 1)
+    return f"{tag}:q:{rest}:{now_ms}"
+
+
+def owner_key(owner: str) -> str:
+    """Return the key of an owner's list of sessions: a sorted set by creation.
+
+    The owner is hashed, since tenants and users may contain anything.
+    """
+    return f"u:{hashlib.sha256(owner.encode()).hexdigest()[:40]}:s"

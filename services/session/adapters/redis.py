@@ -1,0 +1,439 @@
+"""The session store on Redis or Valkey: one raw WATCH transaction for each change."""
+
+import asyncio
+import random
+import time
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError, TimeoutError  # noqa: A004 - redis-py's names
+from redis.maint_notifications import MaintNotificationsConfig
+
+from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
+from maieutic.v1.message_pb2 import Message
+from maieutic.v1.turn_service_pb2 import TurnFrame
+from services.runtime import deadline
+from services.runtime.errors import DataLoss, NotFound
+from services.session.adapters import keys
+from services.session.adapters.codec import Corrupt, decode
+from services.session.adapters.transaction import CommitUnknown, Conflict, Transaction
+from services.session.adapters.writes import commands_of
+from services.session.errors import ConflictExhausted, StoreUnavailable
+from services.session.ids import SHARDS, shard_of
+from services.session.model import Draft, EventId, Timing
+from services.session.ports import Append, AppendOutcome, Pressure, Reads
+
+T = TypeVar("T")
+
+_LONGEST_PAUSE = 0.1
+_SHORTEST_PAUSE = 0.002
+_QUARANTINE_MS = 30 * 86_400_000
+_REFRESH_MARGIN_MS = 60_000
+
+
+class RedisSessionStore:
+    """Sessions and turns in Redis. Safe for any number of processes at the same time."""
+
+    def __init__(self, client: Redis, *, timing: Timing, timeout: float) -> None:
+        self._client = client
+        self._pool = client.connection_pool
+        self._timing = timing
+        self._timeout = timeout
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        url: str,
+        *,
+        timing: Timing,
+        timeout: float = 5.0,  # noqa: ASYNC109 - of each operation
+        connections: int = 64,
+    ) -> AsyncIterator[Self]:
+        """Open a store on the server at *url*; *timeout* in seconds bounds each operation."""
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=connections,
+            timeout=timeout,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # A silent retry would lose a WATCH or write twice: the store itself starts again.
+            retry=Retry(NoBackoff(), 0),
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        )
+        client = Redis.from_pool(pool)
+        try:
+            yield cls(client, timing=timing, timeout=timeout)
+        finally:
+            await client.aclose()
+
+    @property
+    def client(self) -> Redis:
+        """The client for what needs no transaction: the wake-up channel."""
+        return self._client
+
+    async def transact(
+        self,
+        session_id: str,
+        decide: Callable[[Draft], T],
+        reads: Reads = Reads(),  # noqa: B008 - frozen
+        prepare: Callable[[Draft], Awaitable[None]] | None = None,
+    ) -> tuple[T, Draft]:
+        lock = self._locks.setdefault(session_id, asyncio.Lock())
+        until = time.monotonic() + (deadline.bounded(self._timeout) or self._timeout)
+        lost, rounds = False, 0
+        async with lock:
+            while True:
+                try:
+                    return await self._attempt(session_id, decide, reads, prepare)
+                except Corrupt:
+                    lost = True
+                except NotFound as error:
+                    if lost:
+                        message = "the stored record is damaged, and the archive has no copy"
+                        raise DataLoss(message) from error
+                    raise
+                except (Conflict, CommitUnknown, ConnectionError, TimeoutError, OSError) as error:
+                    rounds += 1
+                    if time.monotonic() >= until:
+                        raise _gave_up(error, session_id, rounds) from error
+                except RedisError as error:
+                    raise StoreUnavailable(str(error)) from error
+                pause = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** min(rounds, 6))
+                await asyncio.sleep(random.random() * pause)  # noqa: S311 - jitter
+
+    async def _attempt(
+        self,
+        session_id: str,
+        decide: Callable[[Draft], T],
+        reads: Reads,
+        prepare: Callable[[Draft], Awaitable[None]] | None,
+    ) -> tuple[T, Draft]:
+        async with Transaction(self._pool) as transaction:
+            draft = await self._read(transaction, session_id, reads)
+            if prepare is not None:
+                await prepare(draft)
+            result = decide(draft)
+            if draft.writes:
+                await transaction.commit(commands_of(draft, self._timing))
+            return result, draft
+
+    async def _read(self, transaction: Transaction, session_id: str, reads: Reads) -> Draft:
+        record = keys.record_key(session_id)
+        turn_keys = [keys.turn_key(turn) for turn in reads.turns]
+        commands: list[tuple[str, ...]] = [("TIME",), ("GET", record)]
+        commands += [("GET", key) for key in turn_keys]
+        if reads.tails:
+            commands += [
+                ("XREVRANGE", keys.events_key(t), "+", "-", "COUNT", "1") for t in reads.turns
+            ]
+        if reads.window:
+            commands.append(("HGETALL", keys.messages_key(session_id)))
+        replies = await transaction.read([record, *turn_keys], commands)
+        count = len(reads.turns)
+        draft = Draft(session_id=session_id, now_ms=_milliseconds(replies[0]))
+        draft.session = await self._decoded(transaction, SessionRecord, record, replies[1], draft)
+        await self._decode_turns(transaction, draft, reads.turns, replies[2 : 2 + count])
+        if reads.tails:
+            draft.tails = _tails(reads.turns, replies[2 + count : 2 + 2 * count])
+        if reads.window:
+            await self._decode_window(transaction, draft, replies[-1])
+        await self._read_waiting(transaction, draft)
+        return draft
+
+    async def _decode_turns(
+        self, transaction: Transaction, draft: Draft, turn_ids: Sequence[str], raws: Sequence[Any]
+    ) -> None:
+        for turn_id, raw in zip(turn_ids, raws, strict=True):
+            key = keys.turn_key(turn_id)
+            turn = await self._decoded(transaction, TurnRecord, key, raw, draft)
+            if turn is not None:
+                draft.turns[turn_id] = turn
+
+    async def _decode_window(self, transaction: Transaction, draft: Draft, reply: Any) -> None:
+        if draft.session is None:
+            return
+        raws = _pairs(reply)
+        for entry in draft.session.window:
+            raw = raws.get(entry.message_id.encode())
+            if raw is None:
+                # A part has expired or was evicted: the whole session counts as gone.
+                draft.session = None
+                draft.messages.clear()
+                return
+            key = keys.messages_key(draft.session_id)
+            message = await self._decoded(transaction, Message, key, raw, draft)
+            if message is not None:
+                draft.messages[entry.message_id] = message
+
+    async def _read_waiting(self, transaction: Transaction, draft: Draft) -> None:
+        """Read the turns in line, too: whatever ends the one before promotes the first of them."""
+        waiting = draft.session.waiting_turn_ids if draft.session else ()
+        missing = [turn for turn in waiting if turn not in draft.turns]
+        if not missing:
+            return
+        turn_keys = [keys.turn_key(turn) for turn in missing]
+        raws = await transaction.read(turn_keys, [("GET", key) for key in turn_keys])
+        await self._decode_turns(transaction, draft, missing, raws)
+        present = [turn for turn in waiting if turn in draft.turns]
+        draft.record.ClearField("waiting_turn_ids")
+        draft.record.waiting_turn_ids.extend(present)
+
+    async def _decoded(
+        self, transaction: Transaction, kind: type[Any], key: str, raw: bytes | None, draft: Draft
+    ) -> Any:
+        if raw is None:
+            return None
+        try:
+            return decode(kind, raw)
+        except Corrupt:
+            aside = keys.quarantine_key(key, draft.now_ms)
+            await transaction.commit(
+                [("RENAME", key, aside), ("PEXPIRE", aside, str(_QUARANTINE_MS))]
+            )
+            raise
+
+    async def session(self, session_id: str) -> SessionRecord | None:
+        return (await self.sessions([session_id]))[0]
+
+    async def sessions(self, session_ids: Sequence[str]) -> list[SessionRecord | None]:
+        return await self._records(SessionRecord, [keys.record_key(s) for s in session_ids])
+
+    async def turn(self, turn_id: str) -> TurnRecord | None:
+        return (await self.turns([turn_id]))[0]
+
+    async def turns(self, turn_ids: Sequence[str]) -> list[TurnRecord | None]:
+        return await self._records(TurnRecord, [keys.turn_key(t) for t in turn_ids])
+
+    async def _records(self, kind: type[Any], names: Sequence[str]) -> list[Any]:
+        raws = await self._pipeline([("GET", name) for name in names])
+        return [_decoded_or_none(kind, raw) for raw in raws]
+
+    async def window(self, session_id: str) -> list[Message]:
+        record, reply = await self._pipeline(
+            [("GET", keys.record_key(session_id)), ("HGETALL", keys.messages_key(session_id))]
+        )
+        session = _decoded_or_none(SessionRecord, record)
+        if session is None:
+            return []
+        raws = _pairs(reply)
+        found = (raws.get(entry.message_id.encode()) for entry in session.window)
+        return [decode(Message, raw) for raw in found if raw is not None]
+
+    async def keep_alive(self, session_id: str) -> None:
+        record, messages = keys.record_key(session_id), keys.messages_key(session_id)
+        (left,) = await self._pipeline([("PTTL", record)])
+        idle = self._timing.idle
+        # Every refresh aborts writers that watch the record: only one that matters is made.
+        if 0 < left < idle - min(_REFRESH_MARGIN_MS, idle // 2):
+            await self._pipeline(
+                [
+                    ("PEXPIRE", messages, str(idle + _REFRESH_MARGIN_MS), "GT"),
+                    ("PEXPIRE", record, str(idle), "GT"),
+                ]
+            )
+
+    async def append(self, appends: Sequence[Append]) -> list[str]:
+        commands: list[tuple[str | bytes, ...]] = []
+        for append in appends:
+            fence, seq = append.first
+            key = keys.events_key(append.turn_id)
+            commands.append(("MULTI",))
+            commands += [
+                ("XADD", key, "NOMKSTREAM", f"{fence}-{seq + n}", "f", frame.SerializeToString())
+                for n, frame in enumerate(append.frames)
+            ]
+            commands += [("PUBLISH", keys.wake_channel(append.turn_id), b""), ("EXEC",)]
+        replies = iter(await self._pipeline(commands, errors=True))
+        outcomes = []
+        for append in appends:
+            own = [next(replies) for _ in range(len(append.frames) + 3)]
+            outcomes.append(await self._appended(append, own[-1]))
+        return outcomes
+
+    async def _appended(self, append: Append, reply: Any) -> str:
+        if isinstance(reply, Exception):
+            raise StoreUnavailable(str(reply)) from reply
+        added = reply[0]
+        if added is None:
+            return AppendOutcome.MISSING
+        if not isinstance(added, Exception):
+            return AppendOutcome.APPLIED
+        (last,) = await self._pipeline(
+            [("XREVRANGE", keys.events_key(append.turn_id), "+", "-", "COUNT", "1")]
+        )
+        if not last:
+            return AppendOutcome.MISSING
+        tail, (fence, seq) = _event_id(last[0][0]), append.first
+        ours = EventId(fence, seq + len(append.frames) - 1)
+        return AppendOutcome.APPLIED if tail == ours else AppendOutcome.FENCED
+
+    async def events(
+        self, turn_id: str, after: EventId | None, limit: int
+    ) -> list[tuple[EventId, TurnFrame]] | None:
+        key = keys.events_key(turn_id)
+        start = f"({after.fence}-{after.seq}" if after else "-"
+        exists, entries = await self._pipeline(
+            [("EXISTS", key), ("XRANGE", key, start, "+", "COUNT", str(limit))]
+        )
+        if not exists:
+            return None
+        return [
+            (
+                _event_id(entry),
+                TurnFrame.FromString(fields[b"f"] if isinstance(fields, dict) else fields[1]),
+            )
+            for entry, fields in entries
+        ]
+
+    async def list_add(self, owner: str, session_id: str, created_ms: int) -> None:
+        await self._pipeline([("ZADD", keys.owner_key(owner), str(created_ms), session_id)])
+
+    async def list_remove(self, owner: str, session_ids: Sequence[str]) -> None:
+        if session_ids:
+            await self._pipeline([("ZREM", keys.owner_key(owner), *session_ids)])
+
+    async def list_page(
+        self, owner: str, before: tuple[int, str] | None, limit: int
+    ) -> list[tuple[int, str]]:
+        key = keys.owner_key(owner)
+        top = str(before[0]) if before else "+inf"
+        # Those of the same millisecond as the last one seen are read again and skipped here.
+        count = str(limit + 64)
+        (reply,) = await self._pipeline(
+            [("ZRANGE", key, top, "-inf", "BYSCORE", "REV", "LIMIT", "0", count, "WITHSCORES")]
+        )
+        found = [(int(float(score)), member.decode()) for member, score in _scored(reply)]
+        ordered = sorted(found, reverse=True)
+        return [place for place in ordered if before is None or place < before][:limit]
+
+    async def take_overdue(self, hold_ms: int, limit: int) -> list[str]:
+        (now,) = await self._pipeline([("TIME",)])
+        top = str(_milliseconds(now))
+        overdue = await self._pipeline(
+            [
+                ("ZRANGE", keys.due_key(shard), "-inf", top, "BYSCORE", "LIMIT", "0", str(limit))
+                for shard in range(SHARDS)
+            ]
+        )
+        later = str(_milliseconds(now) + hold_ms)
+        found = [(shard, turn) for shard, turns in enumerate(overdue) for turn in turns]
+        taken = await self._pipeline(
+            [("ZADD", keys.due_key(shard), "XX", "GT", "CH", later, turn) for shard, turn in found]
+        )
+        return [turn.decode() for (_, turn), changed in zip(found, taken, strict=True) if changed]
+
+    async def forget_due(self, turn_id: str) -> None:
+        await self._pipeline([("ZREM", keys.due_key(shard_of(turn_id)), turn_id)])
+
+    async def out_shards(self) -> list[int]:
+        lengths = await self._pipeline([("XLEN", keys.out_key(shard)) for shard in range(SHARDS)])
+        return [shard for shard, length in enumerate(lengths) if length]
+
+    async def out_read(self, shard: int, limit: int) -> list[tuple[bytes, str, bytes]]:
+        (entries,) = await self._pipeline(
+            [("XRANGE", keys.out_key(shard), "-", "+", "COUNT", str(limit))]
+        )
+        facts = []
+        for entry, fields in entries:
+            values = _pairs(fields)
+            facts.append((entry, values[b"k"].decode(), values[b"b"]))
+        return facts
+
+    async def out_drop(self, shard: int, entries: Sequence[bytes]) -> None:
+        if entries:
+            await self._pipeline([("XDEL", keys.out_key(shard), *entries)])
+
+    async def pressure(self) -> Pressure:
+        try:
+            info = await self._client.info("memory")
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(str(error)) from error
+        limit = int(info.get("maxmemory", 0))
+        return Pressure(memory_share=int(info["used_memory"]) / limit if limit else 0.0)
+
+    async def _pipeline(
+        self, commands: Sequence[Sequence[str | bytes]], *, errors: bool = False
+    ) -> list[Any]:
+        """Return the replies; with *errors* also those that are errors, as exceptions."""
+        if not commands:
+            return []
+        connection = None
+        try:
+            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+            await connection.send_packed_command(connection.pack_commands(commands))
+            return [await _reply(connection, errors=errors) for _ in commands]
+        except (RedisError, OSError) as error:
+            if connection is not None:
+                # Replies may still be on their way: nobody else may read them as theirs.
+                await connection.disconnect(nowait=True)
+            raise StoreUnavailable(str(error) or type(error).__name__) from error
+        except asyncio.CancelledError:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+            raise
+        finally:
+            if connection is not None:
+                await asyncio.shield(self._pool.release(connection))
+
+
+async def _reply(connection: Any, *, errors: bool) -> Any:
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except (ConnectionError, TimeoutError):
+        raise
+    except RedisError as error:
+        if not errors:
+            raise
+        return error
+
+
+def _gave_up(error: BaseException, session_id: str, rounds: int) -> Exception:
+    if isinstance(error, Conflict):
+        return ConflictExhausted(session_id, rounds)
+    return StoreUnavailable(str(error) or type(error).__name__)
+
+
+def _decoded_or_none(kind: type[Any], raw: bytes | None) -> Any:
+    """Return the record; a damaged one counts as absent, and the next transaction puts it aside."""
+    if raw is None:
+        return None
+    try:
+        return decode(kind, raw)
+    except Corrupt:
+        return None
+
+
+def _milliseconds(reply: Any) -> int:
+    return int(reply[0]) * 1000 + int(reply[1]) // 1000
+
+
+def _event_id(entry: bytes) -> EventId:
+    fence, seq = entry.split(b"-")
+    return EventId(int(fence), int(seq))
+
+
+def _tails(turn_ids: Sequence[str], replies: Sequence[Any]) -> dict[str, EventId]:
+    return {
+        turn: _event_id(entries[0][0])
+        for turn, entries in zip(turn_ids, replies, strict=True)
+        if entries
+    }
+
+
+def _pairs(reply: Any) -> dict[bytes, bytes]:
+    if isinstance(reply, dict):
+        return reply
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _scored(reply: Any) -> list[tuple[bytes, Any]]:
+    if reply and isinstance(reply[0], list | tuple):
+        return [(member, score) for member, score in reply]
+    return list(zip(reply[::2], reply[1::2], strict=True))

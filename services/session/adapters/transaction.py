@@ -1,0 +1,129 @@
+"""A WATCH transaction on one raw connection, in two round trips.
+
+The client library's own pipelines reconnect silently, and so lose the WATCH and with it updates
+(see docs/adr/0001). Here a lost connection before EXEC was sent is a conflict, and after it an
+unknown commit; the caller starts again in both cases and sees by what it reads whether it is done.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import (
+    ClusterDownError,
+    ConnectionError,  # noqa: A004 - redis-py's own name
+    ExecAbortError,
+    MovedError,
+    ResponseError,
+    TimeoutError,  # noqa: A004 - redis-py's own name
+    TryAgainError,
+)
+
+Command = Sequence[str | bytes | int]
+
+
+class Conflict(Exception):
+    """Somebody else wrote what was read, or the watch was lost: nothing was written."""
+
+
+class CommitUnknown(Exception):
+    """The connection broke after EXEC was sent: it may or may not have been carried out."""
+
+
+class Transaction:
+    """Watch and read, then commit. Leaves a connection that it cannot vouch for closed."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._watching = False
+
+    async def __aenter__(self) -> Self:
+        self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+        return self
+
+    async def read(self, keys: Sequence[str], reads: Sequence[Command]) -> list[Any]:
+        """Watch *keys* and return the replies to *reads*, all in one round trip."""
+        commands: list[Command] = [("WATCH", *keys), *reads] if keys else list(reads)
+        if self._watching and not self._connection.is_connected:
+            message = "the connection was lost while watching"
+            raise Conflict(message)
+        self._watching = True
+        await self._send(commands)
+        replies = await self._replies(len(commands))
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies[1:] if keys else replies
+
+    async def commit(self, commands: Sequence[Command]) -> list[Any]:
+        """Carry out all *commands* or none; raises Conflict or CommitUnknown."""
+        if not self._connection.is_connected:
+            message = "the connection was lost while watching"
+            raise Conflict(message)
+        try:
+            await self._send([("MULTI",), *commands, ("EXEC",)])
+            replies = await self._replies(len(commands) + 2)
+        except (ConnectionError, TimeoutError, OSError) as error:
+            raise CommitUnknown(str(error)) from error
+        self._watching = False
+        return _committed(replies)
+
+    async def _send(self, commands: Sequence[Command]) -> None:
+        packed = self._connection.pack_commands(commands)
+        await self._connection.send_packed_command(packed, check_health=False)
+
+    async def _replies(self, count: int) -> list[Any]:
+        replies: list[Any] = []
+        for _ in range(count):
+            try:
+                # Bytes whatever the pool decodes: records are binary.
+                replies.append(await self._connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # A decision that raised leaves the connection in order; anything else may not have.
+        cut = isinstance(
+            error, asyncio.CancelledError | ConnectionError | TimeoutError | CommitUnknown
+        )
+        try:
+            if self._watching and (cut or not self._connection.is_connected):
+                await self._connection.disconnect(nowait=True)
+            elif self._watching:
+                await self._unwatch()
+        finally:
+            await asyncio.shield(self._pool.release(self._connection))
+
+    async def _unwatch(self) -> None:
+        try:
+            await self._send([("UNWATCH",)])
+            await self._replies(1)
+        except (ConnectionError, TimeoutError, OSError):
+            await self._connection.disconnect(nowait=True)
+
+
+def _committed(replies: list[Any]) -> list[Any]:
+    outcome = replies[-1]
+    if outcome is None:
+        message = "a watched key was changed"
+        raise Conflict(message)
+    if isinstance(outcome, ExecAbortError):
+        cause = next((r for r in replies[1:-1] if isinstance(r, Exception)), outcome)
+        raise _moved(cause)
+    if isinstance(outcome, Exception):
+        raise _moved(outcome)
+    return list(outcome)
+
+
+def _moved(error: Exception) -> Exception:
+    if isinstance(error, MovedError | TryAgainError | ClusterDownError):
+        return Conflict(str(error))
+    return error

@@ -1,0 +1,84 @@
+"""A draft as the commands of its MULTI."""
+
+from maieutic.bus.v1.bus_pb2 import SessionChanged, SessionDeleted
+from services.session.adapters import keys
+from services.session.adapters.codec import encode
+from services.session.adapters.transaction import Command
+from services.session.ids import shard_of
+from services.session.model import STUB, Draft, Fact, Timing, settled, timestamp
+
+PARTS_OUTLIVE_MS = 60_000
+"""The record goes first, so that a reader never finds a record without its parts."""
+
+
+def commands_of(draft: Draft, timing: Timing) -> list[Command]:
+    """Return everything that the draft writes, in one slot."""
+    commands: list[Command] = []
+    shard = shard_of(draft.session_id)
+    for message_id, message in draft.messages_put.items():
+        name = keys.messages_key(draft.session_id)
+        commands.append(("HSET", name, message_id, encode(message)))
+    if draft.messages_dropped:
+        commands.append(("HDEL", keys.messages_key(draft.session_id), *draft.messages_dropped))
+    if draft.session_changed:
+        commands += _session(draft, timing)
+    commands += _turns(draft, timing)
+    commands += _events(draft)
+    for turn_id, at_ms in draft.due.items():
+        due = keys.due_key(shard)
+        commands.append(("ZREM", due, turn_id) if at_ms is None else ("ZADD", due, at_ms, turn_id))
+    for fact in draft.out:
+        body = fact.SerializeToString()
+        commands.append(("XADD", keys.out_key(shard), "*", "k", routing_key(fact), "b", body))
+    return commands
+
+
+def routing_key(fact: Fact) -> str:
+    """Return where on the results exchange a fact goes."""
+    if isinstance(fact, SessionChanged):
+        return "session.changed"
+    return "session.deleted" if isinstance(fact, SessionDeleted) else "turn.accepted"
+
+
+def _session(draft: Draft, timing: Timing) -> list[Command]:
+    record, name = draft.record, keys.record_key(draft.session_id)
+    messages = keys.messages_key(draft.session_id)
+    if record.tombstone:
+        return [("SET", name, encode(record), "PX", timing.stub), ("DEL", messages)]
+    if not settled(record):
+        record.session.ClearField("expire_time")
+        return [("SET", name, encode(record)), ("PERSIST", messages)]
+    record.session.expire_time.CopyFrom(timestamp(draft.now_ms + timing.idle))
+    return [
+        ("SET", name, encode(record), "PX", timing.idle),
+        ("PEXPIRE", messages, timing.idle + PARTS_OUTLIVE_MS),
+    ]
+
+
+def _turns(draft: Draft, timing: Timing) -> list[Command]:
+    commands: list[Command] = []
+    for turn_id in sorted(draft.turns_changed):
+        turn, name = draft.turns[turn_id], keys.turn_key(turn_id)
+        if turn.phase == STUB:
+            commands.append(("SET", name, encode(turn), "PX", timing.stub))
+            commands.append(("PEXPIRE", keys.events_key(turn_id), timing.idle + PARTS_OUTLIVE_MS))
+        else:
+            commands.append(("SET", name, encode(turn)))
+    commands += [
+        ("DEL", keys.turn_key(turn_id), keys.events_key(turn_id))
+        for turn_id in sorted(draft.turns_removed)
+    ]
+    return commands
+
+
+def _events(draft: Draft) -> list[Command]:
+    commands: list[Command] = []
+    for turn_id, at, frame in draft.events:
+        entry = f"{at.fence}-{at.seq}"
+        body = frame.SerializeToString()
+        commands.append(("XADD", keys.events_key(turn_id), entry, "f", body))
+    commands += [
+        ("PUBLISH", keys.wake_channel(turn_id), b"")
+        for turn_id in sorted({turn_id for turn_id, _, _ in draft.events})
+    ]
+    return commands

@@ -1,0 +1,232 @@
+"""How turns end: the seal, the stop in two steps, the archive's word. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, TurnFinished
+from maieutic.session.v1 import record_pb2 as record
+from maieutic.v1.message_pb2 import Citation
+from maieutic.v1.turn_service_pb2 import (
+    TURN_STATE_CANCELLED,
+    TURN_STATE_FAILED,
+    TurnFrame,
+    TurnNotice,
+    TurnOutcome,
+    TurnState,
+    Usage,
+)
+from services.session.model import (
+    CANCELLING,
+    PROVISIONAL,
+    QUEUED,
+    STUB,
+    TERMINAL,
+    TERMINAL_SEQ,
+    WAITING,
+    Draft,
+    EventId,
+    RunJob,
+    Timing,
+    agent_message,
+    timestamp,
+    trim,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a turn ends, apart from who says so and when."""
+
+    state: TurnState.ValueType
+    text: str = ""
+    citations: Sequence[Citation] = ()
+    usage: Sequence[Usage] = ()
+    reason: str = ""
+    explanation: str = ""
+
+
+def end(draft: Draft, turn: record.TurnRecord, ending: Ending, timing: Timing) -> TurnFinished:
+    """Give the turn its outcome, once and for all.
+
+    A provisional turn keeps it to itself until the archive confirms one; any other is sealed.
+    """
+    finished = _finished(draft, turn, ending)
+    turn.finished.CopyFrom(finished)
+    turn.lease_end_ms = 0
+    turn.ClearField("intent")
+    turn_id = turn.job.turn_id
+    draft.due[turn_id] = draft.now_ms + timing.archive_grace
+    if turn.provisional:
+        turn.phase = PROVISIONAL
+        draft.put_turn(turn)
+        return finished
+    turn.phase = TERMINAL
+    seal(draft, turn, timing)
+    return turn.finished
+
+
+def _finished(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnFinished:
+    finished = TurnFinished(
+        job=turn.job,
+        outcome=TurnOutcome(
+            state=ending.state,
+            text=ending.text,
+            citations=ending.citations,
+            usage=ending.usage,
+            reason=ending.reason,
+            explanation=ending.explanation,
+            attempts=turn.attempt,
+            finish_time=timestamp(draft.now_ms),
+            fence=turn.fence,
+        ),
+    )
+    finished.job.ClearField("session")
+    if turn.start_ms:
+        finished.start_time.CopyFrom(timestamp(turn.start_ms))
+    if ending.text and turn.phase != WAITING:
+        answer = agent_message(finished, position=draft.record.next_position)
+        finished.answer.CopyFrom(answer)
+    return finished
+
+
+def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
+    """Show the outcome: answer into the window, terminal frame, session free, next one promoted."""
+    session, finished, turn_id = draft.record, turn.finished, turn.job.turn_id
+    frame = TurnFrame(turn_id=turn_id, outcome=finished.outcome)
+    draft.events.append((turn_id, EventId(turn.fence, TERMINAL_SEQ), frame))
+    if finished.HasField("answer") and not _in_window(session, finished.answer.message_id):
+        draft.put_message(finished.answer)
+    if turn_id in session.waiting_turn_ids:
+        session.waiting_turn_ids.remove(turn_id)
+    if session.session.active_turn_id == turn_id:
+        session.session.active_turn_id = ""
+        promote(draft, timing)
+    trim(draft)
+    draft.touch()
+    finished.session.CopyFrom(session.session)
+    draft.put_turn(turn)
+
+
+def _in_window(session: record.SessionRecord, message_id: str) -> bool:
+    return any(entry.message_id == message_id for entry in session.window)
+
+
+def promote(draft: Draft, timing: Timing) -> None:
+    """Start the turn that has waited longest; its message enters the window now."""
+    session = draft.record
+    if session.session.active_turn_id or not session.waiting_turn_ids:
+        return
+    turn = draft.turns[session.waiting_turn_ids.pop(0)]
+    turn.phase = QUEUED
+    turn.job.message.position = session.next_position
+    if not _in_window(session, turn.job.message.message_id):
+        draft.put_message(turn.job.message)
+    session.session.active_turn_id = turn.job.turn_id
+    draft.put_turn(turn)
+    draft.touch()
+    draft.due[turn.job.turn_id] = draft.now_ms + timing.publish_grace
+    draft.effects.append(RunJob(job=turn.job))
+
+
+def stop(draft: Draft, turn: record.TurnRecord, intent: record.TurnIntent, timing: Timing) -> None:
+    """Step 1 of a stop: move the fence and keep the intent, so that the log is frozen."""
+    fence = draft.next_fence(turn)
+    turn.phase = CANCELLING
+    turn.claim_id = turn.worker_id = ""
+    turn.lease_end_ms = 0
+    turn.intent.CopyFrom(intent)
+    notice = TurnFrame(turn_id=turn.job.turn_id, notice=TurnNotice(code="STOPPING"))
+    draft.events.append((turn.job.turn_id, EventId(fence, 0), notice))
+    draft.due[turn.job.turn_id] = draft.now_ms + timing.cancel_grace
+    draft.put_turn(turn)
+
+
+def finish_stop(draft: Draft, turn_id: str, partial: str, timing: Timing) -> None:
+    """Step 2 of a stop: end the turn as intended, with the text of its frozen log."""
+    turn = draft.turns.get(turn_id)
+    if turn is None or turn.phase != CANCELLING:
+        return
+    intent = turn.intent
+    ending = Ending(
+        state=TurnState.ValueType(intent.state),
+        text=partial,
+        reason=intent.reason,
+        explanation=intent.explanation,
+    )
+    draft.effects.append(end(draft, turn, ending, timing))
+
+
+def cancel_waiting(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
+    """End a turn that has not begun; its message never entered the window."""
+    draft.next_fence(turn)
+    ending = Ending(state=TURN_STATE_CANCELLED, reason="CANCELLED_BY_CALLER")
+    draft.effects.append(end(draft, turn, ending, timing))
+
+
+def fail(
+    draft: Draft, turn: record.TurnRecord, reason: str, explanation: str, timing: Timing
+) -> None:
+    """End the turn without its worker: attempts are spent."""
+    draft.next_fence(turn)
+    ending = Ending(state=TURN_STATE_FAILED, reason=reason, explanation=explanation)
+    draft.effects.append(end(draft, turn, ending, timing))
+
+
+def archived(draft: Draft, row: TurnFinished, timing: Timing) -> None:
+    """Take the archive's word for a turn: whatever state it is in, the row's outcome stands."""
+    turn_id = row.job.turn_id
+    turn = draft.turns.get(turn_id)
+    if draft.session is not None and draft.session.tombstone:
+        return
+    if turn is None:
+        draft.put_turn(_stub(row.job, record.TurnRecord(), draft.now_ms))
+        return
+    if turn.phase == STUB:
+        return
+    if turn.phase != TERMINAL and draft.session is not None:
+        _seal_as_archived(draft, turn, row, timing)
+    if draft.session is not None:
+        _mark_archived(draft, turn_id, row)
+    draft.put_turn(_stub(row.job, turn, draft.now_ms))
+    draft.due[turn_id] = None
+
+
+def _seal_as_archived(
+    draft: Draft, turn: record.TurnRecord, row: TurnFinished, timing: Timing
+) -> None:
+    draft.next_fence(turn)
+    turn.finished.CopyFrom(row)
+    turn.phase = TERMINAL
+    if row.HasField("answer") and not _in_window(draft.record, row.job.message.message_id):
+        draft.put_message(row.job.message)
+    seal(draft, turn, timing)
+    # The row was made before this seal: the archive learns the session's revision separately.
+    changed = SessionChanged(tenant=draft.record.tenant, session=draft.record.session)
+    draft.remember(changed)
+
+
+def _mark_archived(draft: Draft, turn_id: str, row: TurnFinished) -> None:
+    session = draft.record
+    for entry in session.window:
+        if entry.turn_id == turn_id:
+            entry.archived = True
+    if turn_id in session.unarchived_turn_ids:
+        session.unarchived_turn_ids.remove(turn_id)
+    session.archived_revision = max(session.archived_revision, row.session.revision)
+    trim(draft)
+    draft.session_changed = True
+
+
+def _stub(job: RunTurn, turn: record.TurnRecord, now_ms: int) -> record.TurnRecord:
+    """What is left of an archived turn for a day: enough to know it again."""
+    stub = record.TurnRecord(phase=STUB, fence=turn.fence, attempt=turn.attempt, archive_ms=now_ms)
+    kept = RunTurn(
+        tenant=job.tenant,
+        user_id=job.user_id,
+        turn_id=job.turn_id,
+        request_id=job.request_id,
+        request_hash=job.request_hash,
+    )
+    kept.message.session_id = job.message.session_id
+    stub.job.CopyFrom(kept)
+    return stub

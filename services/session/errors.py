@@ -1,0 +1,104 @@
+"""What can go wrong with a session, each with a reason that programs can act on."""
+
+from services.runtime.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
+
+
+def session_not_found(session_id: str) -> NotFound:
+    """Return the same error for an unknown session and for somebody else's."""
+    return NotFound("session", session_id)
+
+
+def turn_not_found(turn_id: str) -> NotFound:
+    """Return the same error for an unknown turn and for somebody else's."""
+    return NotFound("turn", turn_id)
+
+
+class SessionBusy(FailedPrecondition):
+    """Another turn is running in the session."""
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__(
+            f"turn {turn_id} is running in this session: watch or cancel it, then begin again",
+            reason="SESSION_BUSY",
+        )
+        self.turn_id = turn_id
+
+
+class SessionDeleted(FailedPrecondition):
+    """The request id made a session that has been deleted since."""
+
+    def __init__(self) -> None:
+        message = "this request_id created a session that was deleted: use a new request_id"
+        super().__init__(message, reason="SESSION_DELETED")
+
+
+class RequestIdTaken(AlreadyExists):
+    """The request id was used for another request."""
+
+    def __init__(self) -> None:
+        message = "request_id was used before for another request: use a new one for each request"
+        super().__init__(message, reason="REQUEST_ID_TAKEN")
+
+
+class ConflictExhausted(Aborted):
+    """Other writers won every round until the caller's deadline."""
+
+    def __init__(self, session_id: str, rounds: int) -> None:
+        message = f"session {session_id} changed {rounds} times while it was being written: retry"
+        super().__init__(message, reason="CONFLICT_EXHAUSTED", retry_after=0.1)
+
+
+class StoreUnavailable(Unavailable):
+    """The live store does not answer, or takes too long."""
+
+    def __init__(self, problem: str) -> None:
+        message = f"the session store is not available ({problem}): retry"
+        super().__init__(message, reason="SESSION_STORE_UNAVAILABLE", retry_after=1.0)
+
+
+class Overloaded(Unavailable):
+    """Work is not being taken on, because what there is cannot be made durable."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"no new turns for the moment: {problem}", reason="OVERLOADED", retry_after=5.0
+        )
+
+
+class BadCursor(InvalidArgument):
+    """The cursor was not made by this turn's stream."""
+
+    def __init__(self) -> None:
+        problem = "must be the cursor of a frame of this turn, or empty to watch from the start"
+        super().__init__("cursor", problem)
+
+
+class BadPageToken(InvalidArgument):
+    """The page token was not made by this list."""
+
+    def __init__(self) -> None:
+        problem = "must be the next_page_token of the answer before, or empty for the first page"
+        super().__init__("page_token", problem)
+
+
+class ServicesOnly(PermissionDenied):
+    """A caller's token was used where only workers and the archive may write."""
+
+    def __init__(self) -> None:
+        super().__init__("only the services themselves may call this", reason="SERVICES_ONLY")
+
+
+class EventsOutOfStep(Aborted):
+    """An outcome came before the log had all of its frames."""
+
+    def __init__(self, recorded: int, claimed: int) -> None:
+        message = f"the log ends with frame {recorded}, not {claimed}: record the rest, then retry"
+        super().__init__(message, reason="EVENTS_OUT_OF_STEP")

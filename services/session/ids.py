@@ -1,0 +1,56 @@
+"""Ids that name their shard, and that a retried request arrives at again."""
+
+import base64
+import hashlib
+import hmac
+import re
+import zlib
+
+from services.runtime.errors import InvalidArgument
+
+SHARDS = 256
+FAMILY_LENGTH = 24
+_PART_BYTES = 18
+_ID = re.compile(r"[A-Za-z0-9_-]{32,128}")
+
+
+class Ids:
+    """Derives ids from a secret key, so that nobody can guess or plant one."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def session(self, tenant: str, user: str, request_id: str) -> str:
+        """Return the id of the session that this request creates: 48 characters."""
+        who = (tenant, user, request_id)
+        return self._part("family", *who) + self._part("session", *who)
+
+    def turn(self, session_id: str, request_id: str) -> str:
+        """Return the id of the turn that this request begins: 48 characters, its session's family.
+
+        One more request id gives one more turn; the same request id gives the same turn.
+        """
+        return family_of(session_id) + self._part("turn", session_id, request_id)
+
+    def _part(self, *words: str) -> str:
+        text = "\x00".join(words).encode()
+        digest = hmac.new(self._key, text, hashlib.sha256).digest()
+        return base64.urlsafe_b64encode(digest[:_PART_BYTES]).decode()
+
+
+def family_of(any_id: str) -> str:
+    """Return the part that a session, its branches and its turns have in common."""
+    return any_id[:FAMILY_LENGTH]
+
+
+def shard_of(any_id: str) -> int:
+    """Return the shard, 0 to 255, that holds everything of this id's family."""
+    return zlib.crc32(family_of(any_id).encode()) % SHARDS
+
+
+def checked(field: str, value: str) -> str:
+    """Return *value* if it has the form of an id; raises InvalidArgument naming *field*."""
+    if _ID.fullmatch(value) is None:
+        problem = "must be an id as this service gave it: 32 to 128 of A-Z a-z 0-9 _ -"
+        raise InvalidArgument(field, problem)
+    return value

@@ -1,0 +1,86 @@
+"""Transactions on a session that may have left the live store: it is brought back first."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from maieutic.session.v1.record_pb2 import SessionRecord
+from services.session.archive import Archive
+from services.session.errors import session_not_found
+from services.session.model import Draft, Timing
+from services.session.ports import Reads, SessionStore
+from services.session.restoring import restore
+
+T = TypeVar("T")
+
+
+class _Gone(Exception):
+    """The session's record is absent, or its turns are not all watched yet."""
+
+    def __init__(self, turn_ids: frozenset[str]) -> None:
+        super().__init__()
+        self.turn_ids = turn_ids
+
+
+class LiveSessions:
+    """Finds each session live or restores it, in one atomic step with what the caller decides."""
+
+    def __init__(self, store: SessionStore, archive: Archive, timing: Timing) -> None:
+        self._store = store
+        self._archive = archive
+        self._timing = timing
+
+    async def transact(
+        self,
+        session_id: str,
+        decide: Callable[[Draft], T],
+        reads: Reads = Reads(),  # noqa: B008 - frozen
+        prepare: Callable[[Draft], Awaitable[None]] | None = None,
+    ) -> tuple[T, Draft]:
+        """Like the store's own, with the session restored if the archive knows it.
+
+        A deleted session is a tombstone in the draft; an unknown one leaves it without a session.
+        """
+        restoring: frozenset[str] | None = None
+        while True:
+            watched = replace(reads, turns=[*{*reads.turns, *(restoring or ())}])
+
+            async def prepared(draft: Draft, known: frozenset[str] | None = restoring) -> None:
+                if draft.session is None:
+                    await self._restore(draft, known)
+                if prepare is not None:
+                    await prepare(draft)
+
+            try:
+                return await self._store.transact(session_id, decide, watched, prepared)
+            except _Gone as gone:
+                restoring = gone.turn_ids
+
+    async def _restore(self, draft: Draft, watched: frozenset[str] | None) -> None:
+        """Restore under the watch of every turn concerned.
+
+        What the archive says is only worth something if it was read after the watch began: an
+        outcome that is archived meanwhile leaves a stub, and that is a conflict.
+        """
+        snapshot = await self._archive.snapshot(draft.session_id)
+        if snapshot.deleted:
+            # As if the tombstone were still here; it is not written back.
+            draft.session = SessionRecord(
+                tenant=snapshot.tenant, session=snapshot.session, tombstone=True
+            )
+        if snapshot.deleted or not snapshot.HasField("session"):
+            return
+        unfinished = frozenset(job.turn_id for job in snapshot.unfinished)
+        watched = watched or frozenset()
+        if not unfinished <= watched:
+            raise _Gone(unfinished | watched)
+        restore(draft, snapshot, self._timing)
+
+
+def owned(session: SessionRecord | None, session_id: str, tenant: str, user: str) -> SessionRecord:
+    """Return the session if it is this user's; raises NotFound, the same for every other case."""
+    if session is None or session.tombstone:
+        raise session_not_found(session_id)
+    if (session.tenant, session.session.user_id) != (tenant, user):
+        raise session_not_found(session_id)
+    return session

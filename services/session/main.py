@@ -1,0 +1,109 @@
+"""The session service's composition root: the one place that names Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+
+from maieutic.session.v1.turn_work_service_pb2_grpc import add_TurnWorkServiceServicer_to_server
+from maieutic.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from maieutic.v1.turn_service_pb2_grpc import add_TurnServiceServicer_to_server
+from services.runtime.bus import Bus
+from services.runtime.channel import open_channel
+from services.runtime.identity import Signer, Verifier
+from services.runtime.server import RunningServer, serving
+from services.session.adapters.redis import RedisSessionStore
+from services.session.adapters.wake import RedisWakes
+from services.session.archive import Archive
+from services.session.conversations import Conversations
+from services.session.ids import Ids
+from services.session.live import LiveSessions
+from services.session.ports import SessionStore
+from services.session.publisher import Publisher
+from services.session.rpc import SessionServicer, TurnServicer, TurnWorkServicer
+from services.session.settings import Settings
+from services.session.sweeper import Sweeper
+from services.session.turns import Limits, Turns
+from services.session.watching import Wakes, Watching
+from services.session.work import Work
+
+SERVICES = (
+    "maieutic.v1.SessionService",
+    "maieutic.v1.TurnService",
+    "maieutic.session.v1.TurnWorkService",
+)
+
+
+@asynccontextmanager
+async def session_service(
+    settings: Settings, *, bus: Bus, signer: Signer, verifier: Verifier
+) -> AsyncIterator[RunningServer]:
+    """Serve during the block. `embedded` calls this, too."""
+    timing = settings.timing()
+    async with (
+        RedisSessionStore.connect(
+            settings.redis_url,
+            timing=timing,
+            timeout=settings.redis_timeout,
+            connections=settings.redis_connections,
+        ) as store,
+        RedisWakes.connect(store.client) as wakes,
+        open_channel(settings.archive_address, service="persistence", signer=signer) as channel,
+        Publisher(bus, store, timing) as publisher,
+    ):
+        parts = _Parts(settings, store, wakes, Archive(channel), publisher)
+        async with serving(settings.server(), parts.register, verifier=verifier) as running:
+            sweeping = asyncio.create_task(parts.sweeper.run())
+            try:
+                yield running
+            finally:
+                sweeping.cancel()
+                await asyncio.gather(sweeping, return_exceptions=True)
+
+
+class _Parts:
+    """The service's objects, wired."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SessionStore,
+        wakes: Wakes,
+        archive: Archive,
+        publisher: Publisher,
+    ) -> None:
+        timing = settings.timing()
+        ids = Ids(settings.id_key.encode())
+        live = LiveSessions(store, archive, timing)
+        self.sweeper = Sweeper(
+            store=store,
+            live=live,
+            publisher=publisher,
+            timing=timing,
+            interval=settings.sweep_interval,
+        )
+        self._conversations = Conversations(
+            store=store, live=live, archive=archive, publisher=publisher, ids=ids
+        )
+        self._turns = Turns(
+            store=store,
+            live=live,
+            archive=archive,
+            publisher=publisher,
+            ids=ids,
+            timing=timing,
+            limits=Limits(max_attempts=settings.max_attempts),
+            memory_full=self.sweeper.memory_full,
+        )
+        self._watching = Watching(store=store, turns=self._turns, wakes=wakes)
+        self._work = Work(
+            store=store, live=live, archive=archive, publisher=publisher, timing=timing
+        )
+
+    def register(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Add the three services to the server."""
+        add_SessionServiceServicer_to_server(SessionServicer(self._conversations), server)
+        add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
+        add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work), server)
+        return SERVICES

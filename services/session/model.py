@@ -1,0 +1,220 @@
+"""What a session and a turn are, and the draft in which a transaction decides.
+
+Pure: no I/O, no framework, no clock. Every attempt of a transaction reads afresh, so a decision may
+change the records of its draft in place: nobody else holds them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from maieutic.bus.v1.bus_pb2 import (
+    RunTurn,
+    SessionChanged,
+    SessionDeleted,
+    TurnAccepted,
+    TurnFinished,
+)
+from maieutic.session.v1 import record_pb2 as pb
+from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
+from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
+from maieutic.v1.turn_service_pb2 import TurnFrame
+
+WINDOW_MESSAGES = 20
+TERMINAL_SEQ = 10**12
+"""Sequence number of the terminal frame: higher than any that a worker reaches."""
+
+WAITING = pb.TURN_PHASE_WAITING
+QUEUED = pb.TURN_PHASE_QUEUED
+LEASED = pb.TURN_PHASE_LEASED
+CANCELLING = pb.TURN_PHASE_CANCELLING
+TERMINAL = pb.TURN_PHASE_TERMINAL
+PROVISIONAL = pb.TURN_PHASE_PROVISIONAL
+STUB = pb.TURN_PHASE_STUB
+LIVE = frozenset({WAITING, QUEUED, LEASED, CANCELLING})
+
+Fact: TypeAlias = SessionChanged | SessionDeleted | TurnAccepted
+
+
+class EventId(NamedTuple):
+    """The place of a frame in a turn's log. Ordered: a newer fence comes after all of an older."""
+
+    fence: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The clock of unfinished work, in milliseconds."""
+
+    lease: int = 10_000
+    publish_grace: int = 2_000
+    """After this an unconfirmed job is published again."""
+    queue_check: int = 30_000
+    """After this a confirmed job that nobody claimed is published again."""
+    cancel_grace: int = 1_000
+    archive_grace: int = 5_000
+    """After this an outcome that the archive has not confirmed is published again."""
+    idle: int = 1_800_000
+    """A session that is idle this long leaves for the archive."""
+    stub: int = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunJob:
+    """Publish the job after the commit."""
+
+    job: RunTurn
+    suspect: bool = False
+
+
+Effect: TypeAlias = RunJob | TurnFinished
+
+
+@dataclass(slots=True, kw_only=True)
+class Draft:
+    """One attempt of a transaction: what was read, and what shall be written in one MULTI."""
+
+    session_id: str
+    now_ms: int
+    session: SessionRecord | None = None
+    turns: dict[str, TurnRecord] = field(default_factory=dict)
+    tails: Mapping[str, EventId] = field(default_factory=dict)
+    """The last event of each turn's log, where there is one."""
+    messages: dict[str, Message] = field(default_factory=dict)
+    """Those of the window, if they were asked for."""
+
+    session_changed: bool = False
+    turns_changed: set[str] = field(default_factory=set)
+    turns_removed: set[str] = field(default_factory=set)
+    messages_put: dict[str, Message] = field(default_factory=dict)
+    messages_dropped: set[str] = field(default_factory=set)
+    due: dict[str, int | None] = field(default_factory=dict)
+    """Turn to the time of its next check; None takes it off the clock."""
+    events: list[tuple[str, EventId, TurnFrame]] = field(default_factory=list)
+    out: list[Fact] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(
+            self.session_changed or self.turns_changed or self.due or self.out or self.events
+        )
+
+    @property
+    def record(self) -> SessionRecord:
+        """The session's record, where the caller has made sure that there is one."""
+        if self.session is None:
+            message = f"session {self.session_id} is not in this draft"
+            raise LookupError(message)
+        return self.session
+
+    def put_turn(self, turn: TurnRecord) -> None:
+        """Write the turn."""
+        self.turns[turn.job.turn_id] = turn
+        self.turns_changed.add(turn.job.turn_id)
+
+    def put_message(self, message: Message) -> None:
+        """Write the message and append it to the window."""
+        session = self.record
+        self.messages[message.message_id] = message
+        self.messages_put[message.message_id] = message
+        session.window.add(message_id=message.message_id, turn_id=message.turn_id)
+        session.next_position = max(session.next_position, message.position + 1)
+        session.session.message_count += 1
+
+    def remember(self, fact: Fact) -> None:
+        """Tell the archive, from the shard's own stream and in its order."""
+        self.out.append(fact)
+
+    def touch(self) -> None:
+        """Give the session its next revision; it was used now."""
+        session = self.record.session
+        session.revision = next_stamp(session.revision, self.now_ms)
+        session.last_used_time.CopyFrom(timestamp(self.now_ms))
+        self.session_changed = True
+
+    def next_fence(self, turn: TurnRecord) -> int:
+        """Move the turn's fence, so that every older writer is refused."""
+        turn.fence = next_stamp(turn.fence, self.now_ms)
+        return turn.fence
+
+
+def next_stamp(previous: int, now_ms: int) -> int:
+    """Return a number that never repeats, not even after a failover or a restore."""
+    return max(previous + 1, now_ms)
+
+
+def timestamp(ms: int) -> Timestamp:
+    """Return *ms* since the epoch as a Timestamp."""
+    return Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000)
+
+
+def milliseconds(time: Timestamp) -> int:
+    """Return a Timestamp as milliseconds since the epoch."""
+    return time.seconds * 1000 + time.nanos // 1_000_000
+
+
+def user_message_id(turn_id: str) -> str:
+    """Return the id of the message that began the turn."""
+    return f"{turn_id}.u"
+
+
+def answer_id(turn_id: str) -> str:
+    """Return the id of the message that answered the turn."""
+    return f"{turn_id}.a"
+
+
+def user_message(turn_id: str, session_id: str, text: str) -> Message:
+    """Make the message that begins a turn; its place and time are given when it is accepted."""
+    return Message(
+        message_id=user_message_id(turn_id),
+        session_id=session_id,
+        turn_id=turn_id,
+        author=AUTHOR_USER,
+        text=text,
+    )
+
+
+def agent_message(finished: TurnFinished, *, position: int) -> Message:
+    """Make the message that answers a turn."""
+    outcome = finished.outcome
+    return Message(
+        message_id=answer_id(finished.job.turn_id),
+        session_id=finished.job.message.session_id,
+        turn_id=finished.job.turn_id,
+        author=AUTHOR_AGENT,
+        text=outcome.text,
+        create_time=outcome.finish_time,
+        position=position,
+        citations=outcome.citations,
+    )
+
+
+def trim(draft: Draft, *, keep: int = WINDOW_MESSAGES) -> None:
+    """Drop the oldest messages over the window's length; only what is archived may go."""
+    window = draft.record.window
+    surplus = len(window) - keep
+    for entry in list(window)[: max(0, surplus)]:
+        if not entry.archived:
+            return
+        draft.messages_dropped.add(entry.message_id)
+        window.remove(entry)
+
+
+def settled(session: SessionRecord) -> bool:
+    """Whether nothing of the session is live and all of it is archived: it may expire."""
+    return (
+        not session.session.active_turn_id
+        and not session.waiting_turn_ids
+        and not session.unarchived_turn_ids
+        and session.archived_revision >= session.session.revision
+    )
+
+
+def window_messages(draft: Draft) -> Sequence[Message]:
+    """Return the window's messages, oldest first."""
+    return [draft.messages[entry.message_id] for entry in draft.record.window]

@@ -1,0 +1,143 @@
+"""What the session service needs from its store."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
+from maieutic.v1.message_pb2 import Message
+from maieutic.v1.turn_service_pb2 import TurnFrame
+from services.session.model import Draft, EventId
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reads:
+    """What a transaction watches and reads, beside the session's record."""
+
+    turns: Sequence[str] = ()
+    tails: bool = False
+    """Also the last event of each turn's log."""
+    window: bool = False
+    """Also the messages of the window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """Frames for a turn's log, the first at `first`."""
+
+    turn_id: str
+    first: EventId
+    frames: Sequence[TurnFrame]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pressure:
+    """How near the store is to its limits."""
+
+    memory_share: float
+    """Of maxmemory, 0 to 1; 0 if there is no limit."""
+
+
+class AppendOutcome:
+    """What became of an append: now or before, too late, or nowhere to put it."""
+
+    APPLIED = "applied"
+    FENCED = "fenced"
+    MISSING = "missing"
+
+
+class SessionStore(Protocol):
+    """Live sessions and turns.
+
+    Every method may raise StoreUnavailable. Records that cannot be read are put aside; the caller
+    then finds nothing, or DataLoss if nothing else has a copy.
+    """
+
+    async def transact(
+        self,
+        session_id: str,
+        decide: Callable[[Draft], T],
+        reads: Reads = ...,
+        prepare: Callable[[Draft], Awaitable[None]] | None = None,
+    ) -> tuple[T, Draft]:
+        """Read, decide and write as one atomic step, again after every conflict.
+
+        *prepare* runs between the reads and the decision; what it learns is as good as read in the
+        same step. Both may run several times. What the decision raises is raised, and nothing is
+        written. Raises ConflictExhausted when the caller's deadline passes first.
+        """
+        ...
+
+    async def session(self, session_id: str) -> SessionRecord | None:
+        """Return a session's record as it stands."""
+        ...
+
+    async def sessions(self, session_ids: Sequence[str]) -> list[SessionRecord | None]:
+        """Return several records, each as it stands."""
+        ...
+
+    async def turn(self, turn_id: str) -> TurnRecord | None:
+        """Return a turn as it stands."""
+        ...
+
+    async def turns(self, turn_ids: Sequence[str]) -> list[TurnRecord | None]:
+        """Return several turns, each as it stands."""
+        ...
+
+    async def window(self, session_id: str) -> list[Message]:
+        """Return the messages of the window, oldest first."""
+        ...
+
+    async def keep_alive(self, session_id: str) -> None:
+        """Put the session's expiry off, because it was read."""
+        ...
+
+    async def append(self, appends: Sequence[Append]) -> list[str]:
+        """Append to logs that exist, each all or nothing; returns an `AppendOutcome` for each."""
+        ...
+
+    async def events(
+        self, turn_id: str, after: EventId | None, limit: int
+    ) -> list[tuple[EventId, TurnFrame]] | None:
+        """Return the log's next frames; None if there is no log."""
+        ...
+
+    async def list_add(self, owner: str, session_id: str, created_ms: int) -> None:
+        """Put a session on its owner's list, at its time of creation."""
+        ...
+
+    async def list_remove(self, owner: str, session_ids: Sequence[str]) -> None:
+        """Take sessions off their owner's list."""
+        ...
+
+    async def list_page(
+        self, owner: str, before: tuple[int, str] | None, limit: int
+    ) -> list[tuple[int, str]]:
+        """Return (creation in ms, session id), newest first, those before a place."""
+        ...
+
+    async def take_overdue(self, hold_ms: int, limit: int) -> list[str]:
+        """Return turns whose check is due and put each off, so that no other replica takes it."""
+        ...
+
+    async def forget_due(self, turn_id: str) -> None:
+        """Take a turn off the clock that is not here any more."""
+        ...
+
+    async def out_shards(self) -> list[int]:
+        """Return the shards whose stream of facts is not empty."""
+        ...
+
+    async def out_read(self, shard: int, limit: int) -> list[tuple[bytes, str, bytes]]:
+        """Return (entry id, routing key, body) of a shard's facts, oldest first."""
+        ...
+
+    async def out_drop(self, shard: int, entries: Sequence[bytes]) -> None:
+        """Drop facts that the broker has confirmed."""
+        ...
+
+    async def pressure(self) -> Pressure:
+        """Return how near the store is to its limits."""
+        ...

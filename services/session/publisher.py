@@ -1,0 +1,129 @@
+"""What goes to the bus after a commit: jobs, outcomes, and facts for the archive.
+
+Nothing here has to succeed: what is lost with this process is published again from the clock of
+unfinished work, or from the shard's stream of facts.
+"""
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from services.runtime import telemetry
+from services.runtime.bus import Bus, BusError, OutgoingMessage
+from services.runtime.errors import ServiceError
+from services.session.ids import shard_of
+from services.session.model import Draft, RunJob, Timing
+from services.session.ports import Reads, SessionStore
+from services.session.transitions import confirm_job
+
+_log = logging.getLogger(__name__)
+
+_FACTS_AT_ONCE = 100
+
+
+class Publisher:
+    """Publishes in the background and knows how old the oldest unconfirmed job is."""
+
+    def __init__(self, bus: Bus, store: SessionStore, timing: Timing) -> None:
+        self._bus = bus
+        self._store = store
+        self._timing = timing
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._pumps: dict[int, asyncio.Lock] = {}
+        self._unconfirmed: dict[str, float] = {}
+        self._failing_since: float | None = None
+
+    async def __aenter__(self) -> Self:
+        # Tasks started inside a call must not inherit its deadline and its caller.
+        self._context = contextvars.copy_context()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def oldest_unconfirmed(self) -> float:
+        """Return for how many seconds the oldest job has waited for its confirm."""
+        waiting = [*self._unconfirmed.values()]
+        if self._failing_since is not None:
+            waiting.append(self._failing_since)
+        return time.monotonic() - min(waiting) if waiting else 0.0
+
+    def after(self, draft: Draft) -> asyncio.Task[bool] | None:
+        """Publish what a committed draft calls for; returns the task of its job, if it has one."""
+        job: asyncio.Task[bool] | None = None
+        for effect in draft.effects:
+            if isinstance(effect, RunJob):
+                job = self._start(self._job(effect))
+            else:
+                self._start(self._finished(effect))
+        if draft.out:
+            self._start(self.pump(shard_of(draft.session_id)))
+        return job
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _job(self, effect: RunJob) -> bool:
+        job = effect.job
+        key = "suspect" if effect.suspect else job.lane
+        self._unconfirmed.setdefault(job.turn_id, time.monotonic())
+        try:
+            if not await self._publish("turns", key, job.SerializeToString(), job.turn_id):
+                return False
+            await self._confirmed(job)
+        except ServiceError as error:
+            # The broker has it; only the note of that is missing, and it is published once more.
+            _log.warning("the confirm of a job was not noted: %s", error.reason)
+        finally:
+            self._unconfirmed.pop(job.turn_id, None)
+        return True
+
+    async def _confirmed(self, job: RunTurn) -> None:
+        await self._store.transact(
+            job.message.session_id,
+            lambda draft: confirm_job(draft, job.turn_id, self._timing),
+            Reads(turns=[job.turn_id]),
+        )
+
+    async def _finished(self, finished: TurnFinished) -> None:
+        message_id = f"{finished.job.turn_id}:{finished.outcome.fence}"
+        await self._publish("results", "turn.finished", finished.SerializeToString(), message_id)
+
+    async def pump(self, shard: int) -> None:
+        """Publish a shard's facts in their order; each leaves the stream once it is confirmed."""
+        async with self._pumps.setdefault(shard, asyncio.Lock()):
+            while facts := await self._store.out_read(shard, _FACTS_AT_ONCE):
+                for entry, key, body in facts:
+                    if not await self._publish("results", key, body, f"{shard}:{entry.decode()}"):
+                        return
+                    await self._store.out_drop(shard, [entry])
+
+    async def _publish(self, exchange: str, key: str, body: bytes, message_id: str) -> bool:
+        headers: dict[str, str] = {}
+        telemetry.inject(headers)
+        message = OutgoingMessage(
+            exchange=exchange, routing_key=key, body=body, message_id=message_id, headers=headers
+        )
+        try:
+            await self._bus.publish(message)
+        except BusError as error:
+            self._failing_since = self._failing_since or time.monotonic()
+            _log.warning("not published to %s: %s", exchange, error)
+            return False
+        self._failing_since = None
+        return True

@@ -1,0 +1,163 @@
+"""gRPC in, domain call, gRPC out."""
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+
+from maieutic.session.v1 import turn_work_service_pb2 as work_pb
+from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceServicer
+from maieutic.v1 import session_service_pb2 as session_pb, turn_service_pb2 as turn_pb
+from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
+from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
+from services.runtime.identity import current_identity
+from services.session.conversations import Caller, Conversations
+from services.session.errors import ServicesOnly
+from services.session.turns import Turns
+from services.session.watching import Watching
+from services.session.work import Work
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+WORKERS = frozenset({"agents"})
+ARCHIVE = frozenset({"persistence"})
+
+
+def _caller() -> Caller:
+    identity = current_identity()
+    return Caller(tenant=identity.tenant, user=identity.user)
+
+
+def _only(services: frozenset[str]) -> None:
+    if current_identity().service not in services:
+        raise ServicesOnly
+
+
+class SessionServicer(SessionServiceServicer):
+    """The public SessionService, for the tenant and user that the gateway vouches for."""
+
+    def __init__(self, conversations: Conversations) -> None:
+        self._conversations = conversations
+
+    async def CreateSession(
+        self, request: session_pb.CreateSessionRequest, context: Context
+    ) -> session_pb.CreateSessionResponse:
+        session = await self._conversations.create(_caller(), request)
+        return session_pb.CreateSessionResponse(session=session)
+
+    async def GetSession(
+        self, request: session_pb.GetSessionRequest, context: Context
+    ) -> session_pb.GetSessionResponse:
+        session = await self._conversations.get(_caller(), request.session_id)
+        return session_pb.GetSessionResponse(session=session)
+
+    async def ListSessions(
+        self, request: session_pb.ListSessionsRequest, context: Context
+    ) -> session_pb.ListSessionsResponse:
+        sessions, token = await self._conversations.page(
+            _caller(), request.page_size, request.page_token
+        )
+        return session_pb.ListSessionsResponse(sessions=sessions, next_page_token=token)
+
+    async def DeleteSession(
+        self, request: session_pb.DeleteSessionRequest, context: Context
+    ) -> session_pb.DeleteSessionResponse:
+        await self._conversations.delete(_caller(), request.session_id)
+        return session_pb.DeleteSessionResponse()
+
+    async def ListMessages(
+        self, request: session_pb.ListMessagesRequest, context: Context
+    ) -> session_pb.ListMessagesResponse:
+        messages, token = await self._conversations.messages(
+            _caller(), request.session_id, request.page_size, request.page_token
+        )
+        return session_pb.ListMessagesResponse(messages=messages, next_page_token=token)
+
+
+class TurnServicer(TurnServiceServicer):
+    """The public TurnService, for the tenant and user that the gateway vouches for."""
+
+    def __init__(self, turns: Turns, watching: Watching) -> None:
+        self._turns = turns
+        self._watching = watching
+
+    async def StreamTurn(
+        self, request: turn_pb.StreamTurnRequest, context: Context
+    ) -> AsyncIterator[turn_pb.StreamTurnResponse]:
+        caller = _caller()
+        turn = await self._turns.begin(caller, request)
+        async for frame in self._watching.follow(caller, turn):
+            yield turn_pb.StreamTurnResponse(frame=frame)
+
+    async def BeginTurn(
+        self, request: turn_pb.BeginTurnRequest, context: Context
+    ) -> turn_pb.BeginTurnResponse:
+        return turn_pb.BeginTurnResponse(turn=await self._turns.begin(_caller(), request))
+
+    async def WatchTurn(
+        self, request: turn_pb.WatchTurnRequest, context: Context
+    ) -> AsyncIterator[turn_pb.WatchTurnResponse]:
+        async for frame in self._watching.watch(_caller(), request.turn_id, request.cursor):
+            yield turn_pb.WatchTurnResponse(frame=frame)
+
+    async def GetTurn(
+        self, request: turn_pb.GetTurnRequest, context: Context
+    ) -> turn_pb.GetTurnResponse:
+        return turn_pb.GetTurnResponse(turn=await self._turns.get(_caller(), request.turn_id))
+
+    async def CancelTurn(
+        self, request: turn_pb.CancelTurnRequest, context: Context
+    ) -> turn_pb.CancelTurnResponse:
+        return turn_pb.CancelTurnResponse(turn=await self._turns.cancel(_caller(), request))
+
+
+class TurnWorkServicer(TurnWorkServiceServicer):
+    """How workers run turns and how the archive confirms them."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    async def ClaimTurn(
+        self, request: work_pb.ClaimTurnRequest, context: Context
+    ) -> work_pb.ClaimTurnResponse:
+        _only(WORKERS)
+        return await self._work.claim(request)
+
+    async def RecordTurnEvents(
+        self, request_iterator: AsyncIterator[work_pb.RecordTurnEventsRequest], context: Context
+    ) -> AsyncIterator[work_pb.RecordTurnEventsResponse]:
+        _only(WORKERS)
+        async for request in request_iterator:
+            yield await self._work.record(request)
+
+    async def CompleteTurn(
+        self, request: work_pb.CompleteTurnRequest, context: Context
+    ) -> work_pb.CompleteTurnResponse:
+        _only(WORKERS)
+        return await self._work.complete(request)
+
+    async def FailTurn(
+        self, request: work_pb.FailTurnRequest, context: Context
+    ) -> work_pb.FailTurnResponse:
+        _only(WORKERS)
+        return await self._work.fail(request)
+
+    async def ReleaseTurn(
+        self, request: work_pb.ReleaseTurnRequest, context: Context
+    ) -> work_pb.ReleaseTurnResponse:
+        _only(WORKERS)
+        return await self._work.release(request)
+
+    async def MarkArchived(
+        self, request: work_pb.MarkArchivedRequest, context: Context
+    ) -> work_pb.MarkArchivedResponse:
+        _only(ARCHIVE)
+        await self._work.mark_archived(request)
+        return work_pb.MarkArchivedResponse()
+
+    async def EnsureTurns(
+        self, request: work_pb.EnsureTurnsRequest, context: Context
+    ) -> work_pb.EnsureTurnsResponse:
+        _only(ARCHIVE)
+        rebuilt = await self._work.ensure(request.jobs)
+        return work_pb.EnsureTurnsResponse(rebuilt_turn_ids=rebuilt)

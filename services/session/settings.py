@@ -1,0 +1,63 @@
+"""What an operator can set for the session service."""
+
+from dataclasses import dataclass
+
+from services.runtime.server import ServerOptions
+from services.session.model import Timing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Read from the environment by `main` alone."""
+
+    id_key: str
+    """Secret from which session and turn ids are derived; the same in every replica, for good."""
+
+    listen: str = "127.0.0.1:50052"
+    """host:port that the service serves on."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """The session store: redis://, rediss:// or unix:// URL of a Redis 7 or Valkey server."""
+
+    redis_timeout: float = 5.0
+    """Seconds that one operation of the store may take, its retries included."""
+
+    redis_connections: int = 64
+    """Most connections to the store."""
+
+    archive_address: str = "127.0.0.1:50054"
+    """Address of the persistence service."""
+
+    bus_url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    """RabbitMQ; several nodes are separated by commas."""
+
+    lease: float = 10.0
+    """Seconds after which a silent worker has lost its turn."""
+
+    idle: float = 1800.0
+    """Seconds without use after which a session leaves the store for the archive alone."""
+
+    publish_grace: float = 2.0
+    """Seconds after which a job that the broker has not confirmed is published again."""
+
+    archive_grace: float = 5.0
+    """Seconds after which an outcome that the archive has not confirmed is published again."""
+
+    sweep_interval: float = 1.0
+    """Seconds between two looks at the clock of unfinished work."""
+
+    max_attempts: int = 5
+    """Attempts that a turn is given before it fails."""
+
+    def timing(self) -> Timing:
+        """Return the clock's settings in milliseconds."""
+        return Timing(
+            lease=round(self.lease * 1000),
+            idle=round(self.idle * 1000),
+            publish_grace=round(self.publish_grace * 1000),
+            archive_grace=round(self.archive_grace * 1000),
+        )
+
+    def server(self) -> ServerOptions:
+        """Return how the gRPC server listens."""
+        return ServerOptions(listen=self.listen)

@@ -1,0 +1,299 @@
+"""The states of a turn, row by row, from begin to cancel. Pure."""
+
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnAccepted, TurnFinished
+from maieutic.session.v1 import record_pb2 as record, turn_work_service_pb2 as work
+from maieutic.v1.turn_service_pb2 import (
+    TURN_STATE_CANCELLED,
+    TURN_STATE_COMPLETED,
+    TURN_STATE_FAILED,
+    TurnAccepted as AcceptedFrame,
+    TurnFrame,
+    TurnStarted,
+)
+from services.session.ending import Ending, cancel_waiting, end, stop
+from services.session.errors import EventsOutOfStep, RequestIdTaken, SessionBusy
+from services.session.model import (
+    LEASED,
+    PROVISIONAL,
+    QUEUED,
+    STUB,
+    TERMINAL,
+    WAITING,
+    Draft,
+    EventId,
+    RunJob,
+    Timing,
+    next_stamp,
+    timestamp,
+    window_messages,
+)
+from services.session.views import public_turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimant:
+    """Who wants a turn: a worker process and its claim, which stays the same over retries."""
+
+    worker_id: str
+    claim_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What a worker shows with each write: the fence it was given and its claim."""
+
+    turn_id: str
+    fence: int
+    claim_id: str
+
+
+def begin(draft: Draft, job: RunTurn, timing: Timing) -> record.TurnRecord:
+    """Accept a turn, or find the one that this request id began before.
+
+    Raises RequestIdTaken for another request under the same id, SessionBusy if another turn runs.
+    """
+    if (known := draft.turns.get(job.turn_id)) is not None:
+        return _begun_before(draft, known, job)
+    session = draft.record
+    if session.session.active_turn_id:
+        raise SessionBusy(session.session.active_turn_id)
+    job.predecessor_turn_id = session.last_turn_id
+    job.create_time.CopyFrom(timestamp(draft.now_ms))
+    job.message.create_time.CopyFrom(job.create_time)
+    job.message.position = session.next_position
+    turn = record.TurnRecord(
+        phase=QUEUED,
+        job=job,
+        fence=next_stamp(0, draft.now_ms),
+        provisional=session.restored,
+    )
+    draft.put_message(job.message)
+    session.session.active_turn_id = session.last_turn_id = job.turn_id
+    session.unarchived_turn_ids.append(job.turn_id)
+    draft.touch()
+    turn.job.session.CopyFrom(session.session)
+    draft.put_turn(turn)
+    draft.due[job.turn_id] = draft.now_ms + timing.publish_grace
+    accepted = AcceptedFrame(turn=public_turn(turn))
+    frame = TurnFrame(turn_id=job.turn_id, accepted=accepted)
+    draft.events.append((job.turn_id, EventId(turn.fence, 0), frame))
+    draft.remember(TurnAccepted(job=turn.job))
+    draft.effects.append(RunJob(job=turn.job))
+    return turn
+
+
+def _begun_before(draft: Draft, known: record.TurnRecord, job: RunTurn) -> record.TurnRecord:
+    if known.job.request_hash != job.request_hash:
+        raise RequestIdTaken
+    if known.phase == QUEUED and not known.job_confirmed and known.attempt == 0:
+        # The first try may have died before it could publish. Workers know the job again.
+        draft.effects.append(RunJob(job=known.job))
+    return known
+
+
+def confirm_job(draft: Draft, turn_id: str, timing: Timing) -> None:
+    """Note that the broker has the job. A turn that was claimed since shows as much by itself."""
+    turn = draft.turns.get(turn_id)
+    if turn is None or turn.phase != QUEUED or turn.job_confirmed:
+        return
+    turn.job_confirmed = True
+    draft.due[turn_id] = draft.now_ms + timing.queue_check
+    draft.put_turn(turn)
+
+
+def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> work.ClaimTurnResponse:
+    """Give the turn to one worker, with a new fence and the fresh window."""
+    turn = draft.turns.get(turn_id)
+    if turn is None or turn.phase == STUB:
+        return work.ClaimTurnResponse(gone=work.TurnGone())
+    if turn.phase in (TERMINAL, PROVISIONAL):
+        return work.ClaimTurnResponse(finished=turn.finished)
+    if turn.phase == LEASED and turn.claim_id == claimant.claim_id:
+        _renew(draft, turn, timing)
+        return _granted(draft, turn, timing)
+    expired = turn.phase == LEASED and turn.lease_end_ms <= draft.now_ms
+    waiting_to_retry = turn.phase == QUEUED and turn.not_before_ms > draft.now_ms
+    if not (turn.phase == QUEUED or expired) or waiting_to_retry:
+        return work.ClaimTurnResponse(held=work.TurnHeld())
+    if turn.attempt >= turn.job.max_attempts:
+        draft.due[turn_id] = draft.now_ms
+        return work.ClaimTurnResponse(held=work.TurnHeld())
+    _take(draft, turn, claimant)
+    _renew(draft, turn, timing)
+    return _granted(draft, turn, timing)
+
+
+def _take(draft: Draft, turn: record.TurnRecord, claimant: Claimant) -> None:
+    fence = draft.next_fence(turn)
+    turn.phase = LEASED
+    turn.claim_id, turn.worker_id = claimant.claim_id, claimant.worker_id
+    turn.attempt += 1
+    turn.start_ms = turn.start_ms or draft.now_ms
+    turn.not_before_ms = 0
+    started = TurnFrame(turn_id=turn.job.turn_id, started=TurnStarted(attempt=turn.attempt))
+    draft.events.append((turn.job.turn_id, EventId(fence, 0), started))
+
+
+def _renew(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
+    turn.lease_end_ms = draft.now_ms + timing.lease
+    draft.due[turn.job.turn_id] = turn.lease_end_ms
+    draft.put_turn(turn)
+
+
+def _granted(draft: Draft, turn: record.TurnRecord, timing: Timing) -> work.ClaimTurnResponse:
+    deadline = turn.start_ms + turn.job.time_budget.ToMilliseconds()
+    granted = work.TurnClaim(
+        fence=turn.fence,
+        attempt=turn.attempt,
+        max_attempts=turn.job.max_attempts,
+        session=draft.record.session,
+        window=window_messages(draft),
+        deadline=timestamp(deadline),
+    )
+    lease = Duration()
+    lease.FromMilliseconds(timing.lease)
+    granted.lease.CopyFrom(lease)
+    return work.ClaimTurnResponse(claim=granted)
+
+
+def _held_turn(draft: Draft, hold: Hold) -> record.TurnRecord | None:
+    """Return the turn if this hold is the one that stands."""
+    turn = draft.turns.get(hold.turn_id)
+    if turn is None or turn.phase != LEASED:
+        return None
+    return turn if (turn.fence, turn.claim_id) == (hold.fence, hold.claim_id) else None
+
+
+def _refusal(draft: Draft, hold: Hold) -> work.WriteStatus.ValueType:
+    missing = hold.turn_id not in draft.turns
+    return work.WRITE_STATUS_MISSING if missing else work.WRITE_STATUS_FENCED
+
+
+def heartbeat(draft: Draft, hold: Hold, timing: Timing) -> work.WriteStatus.ValueType:
+    """Renew the lease; also one that has passed, as long as nobody else has claimed the turn."""
+    if (turn := _held_turn(draft, hold)) is None:
+        return _refusal(draft, hold)
+    _renew(draft, turn, timing)
+    return work.WRITE_STATUS_APPLIED
+
+
+def complete(
+    draft: Draft, hold: Hold, ending: Ending, last_seq: int, timing: Timing
+) -> work.CompleteTurnResponse:
+    """Commit a worker's outcome; the same claim again gets the same answer.
+
+    Raises EventsOutOfStep if the log does not end with the worker's last frame.
+    """
+    if (stored := _own_result(draft, hold)) is not None:
+        return work.CompleteTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=stored)
+    if (turn := _held_turn(draft, hold)) is None:
+        return work.CompleteTurnResponse(status=_refusal(draft, hold))
+    tail = draft.tails.get(hold.turn_id)
+    if tail is not None and tail != (hold.fence, last_seq):
+        raise EventsOutOfStep(tail.seq, last_seq)
+    finished = end(draft, turn, ending, timing)
+    return work.CompleteTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=finished)
+
+
+def _own_result(draft: Draft, hold: Hold) -> TurnFinished | None:
+    turn = draft.turns.get(hold.turn_id)
+    if turn is None or turn.phase not in (TERMINAL, PROVISIONAL):
+        return None
+    own = (turn.finished.outcome.fence, turn.claim_id) == (hold.fence, hold.claim_id)
+    return turn.finished if own else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a worker says of an attempt that failed."""
+
+    ending: Ending
+    retryable: bool
+    retry_after_ms: int
+
+
+def fail_attempt(
+    draft: Draft, hold: Hold, failure: Failure, timing: Timing
+) -> work.FailTurnResponse:
+    """Queue the turn again if that makes sense, else end it as failed."""
+    if (stored := _own_result(draft, hold)) is not None:
+        return work.FailTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=stored)
+    if (turn := _held_turn(draft, hold)) is None:
+        return work.FailTurnResponse(status=_refusal(draft, hold))
+    if failure.retryable and turn.attempt < turn.job.max_attempts:
+        _queue_again(draft, turn, failure.retry_after_ms)
+        return work.FailTurnResponse(status=work.WRITE_STATUS_APPLIED)
+    finished = end(draft, turn, failure.ending, timing)
+    return work.FailTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=finished)
+
+
+def release(draft: Draft, hold: Hold, retry_after_ms: int) -> work.WriteStatus.ValueType:
+    """Take the turn back from a worker that cannot go on; the attempt does not count."""
+    if (turn := _held_turn(draft, hold)) is None:
+        return _refusal(draft, hold)
+    turn.attempt -= 1
+    _queue_again(draft, turn, retry_after_ms)
+    return work.WRITE_STATUS_APPLIED
+
+
+def _queue_again(draft: Draft, turn: record.TurnRecord, retry_after_ms: int) -> None:
+    turn.phase = QUEUED
+    turn.claim_id = turn.worker_id = ""
+    turn.lease_end_ms = 0
+    turn.job_confirmed = False
+    turn.not_before_ms = draft.now_ms + retry_after_ms if retry_after_ms else 0
+    draft.due[turn.job.turn_id] = draft.now_ms + retry_after_ms
+    draft.put_turn(turn)
+
+
+def cancel(draft: Draft, turn_id: str, request_id: str, timing: Timing) -> record.TurnRecord | None:
+    """Stop the turn (step 1), or leave it as it has ended. None if it is not here."""
+    turn = draft.turns.get(turn_id)
+    if turn is None:
+        return None
+    if turn.phase == WAITING:
+        cancel_waiting(draft, turn, timing)
+    if turn.phase in (QUEUED, LEASED):
+        intent = record.TurnIntent(
+            state=TURN_STATE_CANCELLED,
+            reason="CANCELLED_BY_CALLER",
+            explanation="the turn was cancelled",
+            request_id=request_id,
+        )
+        stop(draft, turn, intent, timing)
+    return turn
+
+
+def completed(request: work.CompleteTurnRequest) -> Ending:
+    """Return a worker's answer as an ending."""
+    return Ending(
+        state=TURN_STATE_COMPLETED,
+        text=request.text,
+        citations=request.citations,
+        usage=request.usage,
+    )
+
+
+def failed(request: work.FailTurnRequest) -> Failure:
+    """Return a worker's failure."""
+    ending = Ending(
+        state=TURN_STATE_FAILED,
+        usage=request.usage,
+        reason=request.reason,
+        explanation=request.explanation,
+    )
+    return Failure(
+        ending=ending,
+        retryable=request.retryable,
+        retry_after_ms=request.retry_after.ToMilliseconds(),
+    )
+
+
+def budget_spent(turn: record.TurnRecord, now_ms: int) -> bool:
+    """Whether the turn has run longer than it may; waiting for a worker does not count."""
+    budget = turn.job.time_budget.ToMilliseconds()
+    return bool(turn.start_ms) and now_ms >= turn.start_ms + budget

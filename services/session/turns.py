@@ -1,0 +1,214 @@
+"""Turns as callers use them: begin, get, cancel."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from google.protobuf.duration_pb2 import Duration
+
+from maieutic.archive.v1.archive_service_pb2 import GetArchivedTurnResponse
+from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.session.v1.record_pb2 import TurnRecord
+from maieutic.v1 import turn_service_pb2 as pb
+from services.session.archive import Archive
+from services.session.conversations import Caller
+from services.session.ending import finish_stop
+from services.session.errors import Overloaded, RequestIdTaken, turn_not_found
+from services.session.ids import Ids, checked
+from services.session.live import LiveSessions, owned
+from services.session.logs import read_log
+from services.session.model import (
+    CANCELLING,
+    STUB,
+    Draft,
+    Timing,
+    milliseconds,
+    user_message,
+)
+from services.session.ports import Reads, SessionStore
+from services.session.publisher import Publisher
+from services.session.restoring import rebuild
+from services.session.transitions import begin, cancel
+from services.session.views import archived_turn, public_turn, text_of
+
+DURABLE_WITHIN_SECONDS = 0.25
+DEFAULT_BUDGET_SECONDS = 600
+OLDEST_UNCONFIRMED_SECONDS = 30.0
+
+
+class _Ended(Exception):
+    """The turn was begun, ended and archived before."""
+
+    def __init__(self, row: GetArchivedTurnResponse) -> None:
+        super().__init__()
+        self.row = row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a turn is given."""
+
+    max_attempts: int = 5
+    lane: str = "interactive"
+
+
+class Turns:
+    """What callers do with turns. Raises the errors of `errors` and Unavailable."""
+
+    def __init__(
+        self,
+        *,
+        store: SessionStore,
+        live: LiveSessions,
+        archive: Archive,
+        publisher: Publisher,
+        ids: Ids,
+        timing: Timing,
+        limits: Limits,
+        memory_full: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._live = live
+        self._archive = archive
+        self._publisher = publisher
+        self._ids = ids
+        self._timing = timing
+        self._limits = limits
+        self._memory_full = memory_full
+
+    async def begin(
+        self, caller: Caller, request: pb.BeginTurnRequest | pb.StreamTurnRequest
+    ) -> pb.Turn:
+        """Accept the turn, or find what this request id began; waits a little for durability."""
+        checked("session_id", request.session_id)
+        self._admit()
+        job = self._job(caller, request)
+
+        def decide(draft: Draft) -> TurnRecord:
+            owned(draft.session, request.session_id, caller.tenant, caller.user)
+            return begin(draft, job, self._timing)
+
+        async def prepare(draft: Draft) -> None:
+            await self._look_in_archive(draft, job)
+
+        try:
+            turn, draft = await self._live.transact(
+                request.session_id, decide, Reads(turns=[job.turn_id]), prepare
+            )
+        except _Ended as ended:
+            return _the_same(ended.row, job)
+        published = self._publisher.after(draft)
+        if turn.phase == STUB:
+            return await self.get(caller, job.turn_id)
+        shown = public_turn(turn)
+        if published is not None and await _within(published, DURABLE_WITHIN_SECONDS):
+            shown.durable = True
+        return shown
+
+    def _admit(self) -> None:
+        if self._publisher.oldest_unconfirmed() > OLDEST_UNCONFIRMED_SECONDS:
+            raise Overloaded("the message broker has not confirmed any work for 30 s")
+        if self._memory_full():
+            raise Overloaded("the session store's memory is over 80 % full")
+
+    def _job(self, caller: Caller, request: pb.BeginTurnRequest | pb.StreamTurnRequest) -> RunTurn:
+        turn_id = self._ids.turn(request.session_id, request.request_id)
+        budget = request.time_budget
+        if not request.HasField("time_budget"):
+            budget = Duration(seconds=DEFAULT_BUDGET_SECONDS)
+        return RunTurn(
+            tenant=caller.tenant,
+            user_id=caller.user,
+            turn_id=turn_id,
+            request_id=request.request_id,
+            request_hash=_request_hash(request),
+            lane=self._limits.lane,
+            message=user_message(turn_id, request.session_id, request.text),
+            time_budget=budget,
+            max_attempts=self._limits.max_attempts,
+        )
+
+    async def _look_in_archive(self, draft: Draft, job: RunTurn) -> None:
+        """Find a turn that only the archive can still know.
+
+        A turn leaves a stub here for a day. So in a session that is younger, and was never lost,
+        every turn that was ever begun is still here, and begin needs no archive.
+        """
+        if draft.session is None or draft.session.tombstone or job.turn_id in draft.turns:
+            return
+        age = draft.now_ms - milliseconds(draft.session.session.create_time)
+        if not draft.session.restored and age < self._timing.stub:
+            return
+        row = await self._archive.turn(job.turn_id, job.message.session_id)
+        if row.HasField("finished"):
+            raise _Ended(row)
+        if row.HasField("job"):
+            rebuild(draft, row.job, row, self._timing)
+
+    async def get(self, caller: Caller, turn_id: str) -> pb.Turn:
+        """Return the caller's turn as it stands, live or archived."""
+        checked("turn_id", turn_id)
+        turn = await self._store.turn(turn_id)
+        if turn is not None and turn.phase != STUB:
+            _own(turn.job, caller)
+            return public_turn(turn)
+        row = await self._archive.turn(turn_id, turn.job.message.session_id if turn else "")
+        if row.session_deleted or not row.HasField("job"):
+            raise turn_not_found(turn_id)
+        _own(row.job, caller)
+        return archived_turn(row)
+
+    async def cancel(self, caller: Caller, request: pb.CancelTurnRequest) -> pb.Turn:
+        """Stop the turn, in two steps; if it has ended, its outcome stands."""
+        turn_id = checked("turn_id", request.turn_id)
+        known = await self._store.turn(turn_id)
+        if known is None or known.phase == STUB:
+            return await self.get(caller, turn_id)
+        _own(known.job, caller)
+        session_id = known.job.message.session_id
+        turn, draft = await self._live.transact(
+            session_id,
+            lambda draft: cancel(draft, turn_id, request.request_id, self._timing),
+            Reads(turns=[turn_id]),
+        )
+        self._publisher.after(draft)
+        if turn is not None and turn.phase == CANCELLING:
+            await self._finish_stop(session_id, turn_id)
+        return await self.get(caller, turn_id)
+
+    async def _finish_stop(self, session_id: str, turn_id: str) -> None:
+        # The fence has moved: nobody can add to the log any more.
+        frames = await read_log(self._store, turn_id)
+        _, draft = await self._live.transact(
+            session_id,
+            lambda draft: finish_stop(draft, turn_id, text_of(frames), self._timing),
+            Reads(turns=[turn_id]),
+        )
+        self._publisher.after(draft)
+
+
+def _own(job: RunTurn, caller: Caller) -> None:
+    if (job.tenant, job.user_id) != (caller.tenant, caller.user):
+        raise turn_not_found(job.turn_id)
+
+
+def _the_same(row: GetArchivedTurnResponse, job: RunTurn) -> pb.Turn:
+    if row.job.request_hash != job.request_hash:
+        raise RequestIdTaken
+    return archived_turn(row)
+
+
+def _request_hash(request: pb.BeginTurnRequest | pb.StreamTurnRequest) -> bytes:
+    budget = request.time_budget.ToMilliseconds()
+    parts = (request.session_id, request.text, str(request.busy_policy), str(budget))
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part.encode())
+    return digest.digest()
+
+
+async def _within(task: asyncio.Task[bool], seconds: float) -> bool:
+    """Return the task's answer if it has one by then; the task goes on in any case."""
+    done, _ = await asyncio.wait([task], timeout=seconds)
+    return bool(done) and not task.cancelled() and task.exception() is None and task.result()

@@ -1,0 +1,253 @@
+"""What workers and the archive do with turns."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.session.v1 import turn_work_service_pb2 as pb
+from maieutic.session.v1.record_pb2 import TurnRecord
+from services.session.archive import Archive
+from services.session.ending import archived
+from services.session.live import LiveSessions
+from services.session.model import LEASED, WAITING, Draft, EventId, Timing
+from services.session.ports import Append, AppendOutcome, Reads, SessionStore
+from services.session.publisher import Publisher
+from services.session.restoring import rebuild
+from services.session.transitions import (
+    Claimant,
+    Hold,
+    claim,
+    complete,
+    completed,
+    fail_attempt,
+    failed,
+    heartbeat,
+    release,
+)
+
+_AT_ONCE = 16
+
+
+class Work:
+    """Claims, records, outcomes and the archive's confirmations."""
+
+    def __init__(
+        self,
+        *,
+        store: SessionStore,
+        live: LiveSessions,
+        archive: Archive,
+        publisher: Publisher,
+        timing: Timing,
+    ) -> None:
+        self._store = store
+        self._live = live
+        self._archive = archive
+        self._publisher = publisher
+        self._timing = timing
+        self._renewed: dict[tuple[str, int], float] = {}
+
+    async def claim(self, request: pb.ClaimTurnRequest) -> pb.ClaimTurnResponse:
+        """Give the turn to the worker, rebuilding it from its job if the store has lost it."""
+        job = request.job
+        claimant = Claimant(worker_id=request.worker_id, claim_id=request.claim_id)
+
+        def decide(draft: Draft) -> pb.ClaimTurnResponse:
+            if draft.session is None or draft.session.tombstone:
+                return pb.ClaimTurnResponse(gone=pb.TurnGone())
+            return claim(draft, job.turn_id, claimant, self._timing)
+
+        response, draft = await self._live.transact(
+            job.message.session_id, decide, _of_job(job, window=True), self._rebuilding(job)
+        )
+        # A rebuilt turn's job is the one this worker holds: only facts need to go out.
+        self._publisher.after(draft)
+        return response
+
+    def _rebuilding(self, job: RunTurn) -> Callable[[Draft], Awaitable[None]]:
+        async def prepare(draft: Draft) -> None:
+            if job.turn_id not in draft.turns:
+                row = await self._archive.turn(job.turn_id, job.message.session_id)
+                rebuild(draft, job, row, self._timing)
+
+        return prepare
+
+    async def record(self, request: pb.RecordTurnEventsRequest) -> pb.RecordTurnEventsResponse:
+        """Append a batch and renew leases; says which turns the worker has lost."""
+        appends = [
+            Append(turn_id=e.turn_id, first=EventId(e.fence, e.first_seq), frames=e.frames)
+            for e in request.events
+        ]
+        outcomes = await self._store.append(appends)
+        response = pb.RecordTurnEventsResponse(batch_id=request.batch_id)
+        for append, outcome in zip(appends, outcomes, strict=True):
+            if outcome == AppendOutcome.FENCED:
+                response.fenced_turn_ids.append(append.turn_id)
+            elif outcome == AppendOutcome.MISSING:
+                response.missing_turn_ids.append(append.turn_id)
+        await self._heartbeats(request.heartbeats, response)
+        return response
+
+    async def _heartbeats(
+        self, beats: Sequence[pb.TurnHeartbeat], response: pb.RecordTurnEventsResponse
+    ) -> None:
+        turns = await self._store.turns([beat.turn_id for beat in beats])
+        to_renew = []
+        for beat, turn in zip(beats, turns, strict=True):
+            if turn is None:
+                response.missing_turn_ids.append(beat.turn_id)
+            elif not _holds(turn, beat):
+                response.fenced_turn_ids.append(beat.turn_id)
+            elif self._renewal_due(beat):
+                to_renew.append((beat, turn.job.message.session_id))
+        await self._renew(to_renew)
+
+    def _renewal_due(self, beat: pb.TurnHeartbeat) -> bool:
+        """Whether a third of the lease has passed: a write for every beat would gain nothing."""
+        last = self._renewed.get((beat.turn_id, beat.fence), 0.0)
+        return time.monotonic() - last > self._timing.lease / 3000
+
+    async def _renew(self, beats: Sequence[tuple[pb.TurnHeartbeat, str]]) -> None:
+        async def one(beat: pb.TurnHeartbeat, session_id: str) -> None:
+            hold = Hold(turn_id=beat.turn_id, fence=beat.fence, claim_id=beat.claim_id)
+            await self._store.transact(
+                session_id,
+                lambda draft: heartbeat(draft, hold, self._timing),
+                Reads(turns=[beat.turn_id]),
+            )
+            self._renewed[beat.turn_id, beat.fence] = time.monotonic()
+
+        await _gather([one(beat, session_id) for beat, session_id in beats])
+        self._forget_old_renewals()
+
+    def _forget_old_renewals(self) -> None:
+        limit = time.monotonic() - self._timing.lease / 1000
+        for key in [key for key, at in self._renewed.items() if at < limit]:
+            del self._renewed[key]
+
+    async def complete(self, request: pb.CompleteTurnRequest) -> pb.CompleteTurnResponse:
+        """Commit the answer."""
+        hold, ending = _hold(request), completed(request)
+        if (session_id := await self._session_of(request.turn_id)) is None:
+            return pb.CompleteTurnResponse(status=pb.WRITE_STATUS_MISSING)
+        response, draft = await self._live.transact(
+            session_id,
+            lambda draft: complete(draft, hold, ending, request.last_seq, self._timing),
+            Reads(turns=[request.turn_id], tails=True),
+        )
+        self._publisher.after(draft)
+        return response
+
+    async def fail(self, request: pb.FailTurnRequest) -> pb.FailTurnResponse:
+        """End the attempt; the turn goes on if it may be tried again."""
+        hold, failure = _hold(request), failed(request)
+        if (session_id := await self._session_of(request.turn_id)) is None:
+            return pb.FailTurnResponse(status=pb.WRITE_STATUS_MISSING)
+        response, draft = await self._live.transact(
+            session_id,
+            lambda draft: fail_attempt(draft, hold, failure, self._timing),
+            Reads(turns=[request.turn_id]),
+        )
+        self._publisher.after(draft)
+        return response
+
+    async def release(self, request: pb.ReleaseTurnRequest) -> pb.ReleaseTurnResponse:
+        """Take the turn back; the attempt does not count."""
+        wait_ms = request.retry_after.ToMilliseconds()
+        if (session_id := await self._session_of(request.turn_id)) is None:
+            return pb.ReleaseTurnResponse(status=pb.WRITE_STATUS_MISSING)
+        status, draft = await self._live.transact(
+            session_id,
+            lambda draft: release(draft, _hold(request), wait_ms),
+            Reads(turns=[request.turn_id]),
+        )
+        self._publisher.after(draft)
+        return pb.ReleaseTurnResponse(status=status)
+
+    async def _session_of(self, turn_id: str) -> str | None:
+        turn = await self._store.turn(turn_id)
+        return turn.job.message.session_id if turn else None
+
+    async def mark_archived(self, request: pb.MarkArchivedRequest) -> None:
+        """Take the archive's word for turns, sessions and acceptances."""
+        await _gather([self._turn_archived(row) for row in request.turns])
+        await _gather([self._session_archived(s) for s in request.sessions])
+        await self._acceptance_archived(list(request.accepted_turn_ids))
+
+    async def _turn_archived(self, row: TurnFinished) -> None:
+        _, draft = await self._store.transact(
+            row.job.message.session_id,
+            lambda draft: archived(draft, row, self._timing),
+            Reads(turns=[row.job.turn_id]),
+        )
+        self._publisher.after(draft)
+
+    async def _session_archived(self, session: pb.ArchivedSession) -> None:
+        def decide(draft: Draft) -> None:
+            record = draft.session
+            if record is None or record.tombstone or record.archived_revision >= session.revision:
+                return
+            record.archived_revision = session.revision
+            draft.session_changed = True
+
+        await self._store.transact(session.session_id, decide)
+
+    async def _acceptance_archived(self, turn_ids: list[str]) -> None:
+        """Note it where it counts: it is what makes a waiting turn durable, which has no job."""
+        for turn in await self._store.turns(turn_ids):
+            if turn is None or turn.phase != WAITING or turn.acceptance_confirmed:
+                continue
+            turn_id = turn.job.turn_id
+
+            def decide(draft: Draft, turn_id: str = turn_id) -> None:
+                if (waiting := draft.turns.get(turn_id)) is not None and waiting.phase == WAITING:
+                    waiting.acceptance_confirmed = True
+                    draft.put_turn(waiting)
+
+            reads = Reads(turns=[turn_id])
+            await self._store.transact(turn.job.message.session_id, decide, reads)
+
+    async def ensure(self, jobs: Sequence[RunTurn]) -> list[str]:
+        """Bring back the turns that the store has lost; returns their ids."""
+        present = await self._store.turns([job.turn_id for job in jobs])
+        rebuilt = []
+        for job, turn in zip(jobs, present, strict=True):
+            if turn is not None:
+                continue
+            _, draft = await self._live.transact(
+                job.message.session_id, lambda _: None, _of_job(job), self._rebuilding(job)
+            )
+            self._publisher.after(draft)
+            if job.turn_id in draft.turns_changed:
+                rebuilt.append(job.turn_id)
+        return rebuilt
+
+
+def _of_job(job: RunTurn, *, window: bool = False) -> Reads:
+    turns = [turn for turn in (job.turn_id, job.predecessor_turn_id) if turn]
+    return Reads(turns=turns, window=window)
+
+
+def _holds(turn: TurnRecord, beat: pb.TurnHeartbeat) -> bool:
+    held = (turn.fence, turn.claim_id) == (beat.fence, beat.claim_id)
+    return held and turn.phase == LEASED
+
+
+def _hold(request: pb.CompleteTurnRequest | pb.FailTurnRequest | pb.ReleaseTurnRequest) -> Hold:
+    return Hold(turn_id=request.turn_id, fence=request.fence, claim_id=request.claim_id)
+
+
+async def _gather(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all, a few at a time; the first error is raised once all have ended."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(coroutine: Coroutine[Any, Any, None]) -> None:
+        async with places:
+            await coroutine
+
+    results = await asyncio.gather(*map(one, work), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

@@ -1,0 +1,145 @@
+"""A small archive that works: it keeps what it is told, and can be taken away."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from maieutic.archive.v1 import archive_service_pb2 as pb
+from maieutic.archive.v1.archive_service_pb2_grpc import (
+    ArchiveServiceServicer,
+    add_ArchiveServiceServicer_to_server,
+)
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, SessionDeleted, TurnFinished
+from maieutic.v1.message_pb2 import Message
+from services.runtime.errors import Unavailable, Unimplemented
+from services.runtime.server import RunningServer, ServerOptions, serving
+
+NO_REGISTRY = "this archive keeps no documents"
+
+
+@dataclass
+class ColdArchive(ArchiveServiceServicer):
+    """Sessions, turns and messages in dictionaries, served as the archive is."""
+
+    sessions: dict[str, SessionChanged] = field(default_factory=dict)
+    deleted: dict[str, SessionDeleted] = field(default_factory=dict)
+    accepted: dict[str, RunTurn] = field(default_factory=dict)
+    finished: dict[str, TurnFinished] = field(default_factory=dict)
+    away: bool = False
+    reads: int = 0
+
+    def keep(self, row: TurnFinished) -> TurnFinished:
+        """Keep the first outcome of a turn and return the one that stands."""
+        return self.finished.setdefault(row.job.turn_id, row)
+
+    def change(self, changed: SessionChanged) -> None:
+        known = self.sessions.get(changed.session.session_id)
+        if known is None or known.session.revision < changed.session.revision:
+            self.sessions[changed.session.session_id] = changed
+
+    def messages(self, session_id: str) -> list[Message]:
+        """Return all messages of a session, oldest first."""
+        found: dict[str, Message] = {}
+        for job in self.accepted.values():
+            found[job.message.message_id] = job.message
+        for row in self.finished.values():
+            found[row.job.message.message_id] = row.job.message
+            if row.HasField("answer"):
+                found[row.answer.message_id] = row.answer
+        mine = [m for m in found.values() if m.session_id == session_id]
+        return sorted(mine, key=lambda message: message.position)
+
+    def _answering(self) -> None:
+        self.reads += 1
+        if self.away:
+            message = "the archive is away"
+            raise Unavailable(message, retry_after=1.0)
+
+    async def GetSessionSnapshot(self, request: Any, context: Any) -> Any:
+        self._answering()
+        session_id = request.session_id
+        if session_id in self.deleted:
+            tombstone = self.deleted[session_id]
+            snapshot = pb.GetSessionSnapshotResponse(deleted=True, tenant=tombstone.tenant)
+            snapshot.session.session_id = session_id
+            snapshot.session.user_id = tombstone.user_id
+            return snapshot
+        if session_id not in self.sessions:
+            return pb.GetSessionSnapshotResponse()
+        changed, messages = self.sessions[session_id], self.messages(session_id)
+        jobs = [j for j in self.accepted.values() if j.message.session_id == session_id]
+        return pb.GetSessionSnapshotResponse(
+            tenant=changed.tenant,
+            session=changed.session,
+            window=messages[-request.window :],
+            unfinished=[job for job in jobs if job.turn_id not in self.finished],
+            last_position=max((m.position for m in messages), default=0),
+            last_turn_id=jobs[-1].turn_id if jobs else "",
+        )
+
+    async def ListArchivedSessions(self, request: Any, context: Any) -> Any:
+        self._answering()
+        mine = [
+            changed.session
+            for changed in self.sessions.values()
+            if (changed.tenant, changed.session.user_id) == (request.tenant, request.user_id)
+            and changed.session.session_id not in self.deleted
+        ]
+        ordered = sorted(mine, key=_place, reverse=True)
+        if request.HasField("before_create_time"):
+            before = request.before_create_time
+            place = (before.ToMilliseconds(), request.before_session_id)
+            ordered = [session for session in ordered if _place(session) < place]
+        return pb.ListArchivedSessionsResponse(sessions=ordered[: request.limit])
+
+    async def ListArchivedMessages(self, request: Any, context: Any) -> Any:
+        self._answering()
+        below = request.before_position
+        found = [m for m in self.messages(request.session_id) if not below or m.position < below]
+        return pb.ListArchivedMessagesResponse(messages=found[::-1][: request.limit])
+
+    async def GetArchivedTurn(self, request: Any, context: Any) -> Any:
+        self._answering()
+        response = pb.GetArchivedTurnResponse(session_deleted=request.session_id in self.deleted)
+        if request.turn_id in self.accepted:
+            response.job.CopyFrom(self.accepted[request.turn_id])
+        if request.turn_id in self.finished:
+            row = self.finished[request.turn_id]
+            response.job.CopyFrom(row.job)
+            response.finished.CopyFrom(row)
+        return response
+
+    async def RegisterDocument(self, request: Any, context: Any) -> Any:
+        raise Unimplemented(NO_REGISTRY)
+
+    async def FinishDocument(self, request: Any, context: Any) -> Any:
+        raise Unimplemented(NO_REGISTRY)
+
+    async def GetRegisteredDocument(self, request: Any, context: Any) -> Any:
+        raise Unimplemented(NO_REGISTRY)
+
+    async def ListRegisteredDocuments(self, request: Any, context: Any) -> Any:
+        raise Unimplemented(NO_REGISTRY)
+
+    async def ReleaseDocument(self, request: Any, context: Any) -> Any:
+        raise Unimplemented(NO_REGISTRY)
+
+
+def _place(session: Any) -> tuple[int, str]:
+    return session.create_time.ToMilliseconds(), session.session_id
+
+
+@asynccontextmanager
+async def cold_archive() -> AsyncIterator[tuple[ColdArchive, RunningServer]]:
+    """Serve an empty archive during the block."""
+    archive = ColdArchive()
+
+    def register(server: grpc.aio.Server) -> Sequence[str]:
+        add_ArchiveServiceServicer_to_server(archive, server)
+        return ("maieutic.archive.v1.ArchiveService",)
+
+    async with serving(ServerOptions(), register) as running:
+        yield archive, running
