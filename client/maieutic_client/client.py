@@ -1,0 +1,64 @@
+"""The client: one connection, three groups of calls."""
+
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from maieutic_client.connection import Connection
+from maieutic_client.documents import Documents
+from maieutic_client.retry import RetryPolicy
+from maieutic_client.sessions import Sessions
+from maieutic_client.turns import Turns
+
+
+class Maieutic:
+    """A connection to a Maieutic gateway. Safe to share among the tasks of one event loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.sessions = Sessions(connection)
+        self.turns = Turns(connection)
+        self.documents = Documents(connection)
+
+    @classmethod
+    def connect(
+        cls,
+        address: str,
+        *,
+        api_key: str,
+        user: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Self:
+        """Return a client of the gateway at *address* (host:port), to be used as a context.
+
+        *user* names the end user whom a backend acts for; its key must allow that. Without
+        *credentials* the connection is plain text, for this machine or behind a proxy with TLS:
+        `grpc.ssl_channel_credentials()` is for a gateway with a public certificate. The first call
+        connects, and waits for a gateway that is still starting as *retry* says.
+        """
+        return cls(
+            Connection(
+                address,
+                api_key=api_key,
+                user=user,
+                credentials=credentials,
+                retry=retry or RetryPolicy(),
+            )
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End running calls and close the connection."""
+        await self._connection.close()

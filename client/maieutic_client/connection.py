@@ -1,0 +1,74 @@
+"""The channel to the gateway, and what every call on it carries."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from maieutic_client.errors import lifted
+from maieutic_client.retry import Patience, RetryPolicy, passes_by_itself
+
+UNARY_TIMEOUT_SECONDS = 30.0
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A dead link shows within half a minute, also while an answer is thought about.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Tries are counted and paced here, where a call's whole deadline is known.
+    ("grpc.enable_retries", 0),
+)
+
+R = TypeVar("R")
+
+
+class Connection:
+    """A channel with the caller's key and user."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str,
+        user: str | None,
+        credentials: grpc.ChannelCredentials | None,
+        retry: RetryPolicy,
+    ) -> None:
+        if credentials is None:
+            self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        else:
+            self.channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        self.retry = retry
+        named = () if user is None else (("x-maieutic-user", user),)
+        self.metadata = (("authorization", f"Bearer {api_key}"), *named)
+
+    async def call(
+        self,
+        method: "Callable[..., grpc.aio.UnaryUnaryCall[Any, R]]",
+        request: Any,
+        *,
+        timeout: float = UNARY_TIMEOUT_SECONDS,  # noqa: ASYNC109 - it spans several tries
+    ) -> R:
+        """Return the answer; tries again what passes by itself, for *timeout* seconds at most."""
+        patience = Patience(self.retry, timeout)
+        while True:
+            try:
+                return await method(request, timeout=patience.left(), metadata=self.metadata)
+            except grpc.aio.AioRpcError as failed:
+                error = lifted(failed)
+            if not passes_by_itself(error):
+                raise error
+            await patience.after(error)
+
+    async def close(self) -> None:
+        """End the calls that are still running, and the connection."""
+        await self.channel.close()
+
+
+def new_request_id() -> str:
+    """Return the id of one logical request, the same for all of its tries."""
+    return uuid.uuid4().hex

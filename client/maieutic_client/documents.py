@@ -1,0 +1,76 @@
+"""Documents and the passages in them."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from maieutic.v1 import document_service_pb2 as pb
+from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
+from maieutic_client.connection import Connection, new_request_id
+
+ADD_TIMEOUT_SECONDS = 120.0
+MARKDOWN_SUFFIXES = (".md", ".markdown")
+
+
+class Documents:
+    """`client.documents`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = DocumentServiceStub(connection.channel)
+
+    async def add(
+        self,
+        name: str,
+        content: bytes | str,
+        *,
+        format: pb.DocumentFormat.ValueType | None = None,  # noqa: A002 - the field's name
+        request_id: str | None = None,
+        timeout: float = ADD_TIMEOUT_SECONDS,  # noqa: ASYNC109 - it spans several tries
+    ) -> pb.AddDocumentResponse:
+        """Store and index a document of UTF-8 text; it can be searched when this returns.
+
+        Without a *format* the name's ending decides. Content that is stored already is embedded
+        once only: the response tells how many chunks were.
+        """
+        request = pb.AddDocumentRequest(
+            request_id=request_id or new_request_id(),
+            name=name,
+            format=format_of(name) if format is None else format,
+            content=content.encode() if isinstance(content, str) else content,
+        )
+        return await self._connection.call(self._stub.AddDocument, request, timeout=timeout)
+
+    async def get(self, document_id: str) -> pb.Document:
+        """Return one of the caller's documents; raises NotFound."""
+        request = pb.GetDocumentRequest(document_id=document_id)
+        return (await self._connection.call(self._stub.GetDocument, request)).document
+
+    async def list(self, *, page_size: int = 0) -> AsyncIterator[pb.Document]:
+        """Iterate over the caller's documents, newest first; pages are fetched as needed."""
+        request = pb.ListDocumentsRequest(page_size=page_size)
+        while True:
+            page = await self._connection.call(self._stub.ListDocuments, request)
+            for document in page.documents:
+                yield document
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def delete(self, document_id: str, *, request_id: str | None = None) -> None:
+        """Give up the caller's reference; the last one removes the document."""
+        request = pb.DeleteDocumentRequest(
+            document_id=document_id, request_id=request_id or new_request_id()
+        )
+        await self._connection.call(self._stub.DeleteDocument, request)
+
+    async def search(
+        self, query: str, *, document_ids: Iterable[str] = (), limit: int = 0
+    ) -> Sequence[pb.Passage]:
+        """Return the nearest passages, best first; without ids, from all of the documents."""
+        request = pb.SearchDocumentsRequest(query=query, document_ids=document_ids, limit=limit)
+        return (await self._connection.call(self._stub.SearchDocuments, request)).passages
+
+
+def format_of(name: str) -> pb.DocumentFormat.ValueType:
+    """Return Markdown for a name that ends like one, else plain text."""
+    markdown = name.lower().endswith(MARKDOWN_SUFFIXES)
+    return pb.DOCUMENT_FORMAT_MARKDOWN if markdown else pb.DOCUMENT_FORMAT_TEXT

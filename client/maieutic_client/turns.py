@@ -1,0 +1,88 @@
+"""Turns: one question, one answer."""
+
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+
+from maieutic.v1 import turn_service_pb2 as pb
+from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub
+from maieutic_client.connection import Connection, new_request_id
+from maieutic_client.stream import TurnStream
+
+
+class Turns:
+    """`client.turns`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = TurnServiceStub(connection.channel)
+
+    def stream(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        request_id: str | None = None,
+        busy_policy: pb.BusyPolicy.ValueType = pb.BUSY_POLICY_UNSPECIFIED,
+        time_budget: timedelta | None = None,
+        timeout: float | None = None,
+    ) -> TurnStream:
+        """Begin a turn and stream it; nothing is sent before the stream is read.
+
+        *time_budget* is how long the turn may run, *timeout* the seconds that this caller watches
+        it. The same *request_id* attaches to the turn that the first call began.
+        """
+        request = pb.StreamTurnRequest(
+            session_id=session_id,
+            request_id=request_id or new_request_id(),
+            text=text,
+            busy_policy=busy_policy,
+            time_budget=_duration(time_budget),
+        )
+        return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
+
+    async def begin(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        request_id: str | None = None,
+        busy_policy: pb.BusyPolicy.ValueType = pb.BUSY_POLICY_UNSPECIFIED,
+        time_budget: timedelta | None = None,
+    ) -> pb.Turn:
+        """Begin a turn without watching it."""
+        request = pb.BeginTurnRequest(
+            session_id=session_id,
+            request_id=request_id or new_request_id(),
+            text=text,
+            busy_policy=busy_policy,
+            time_budget=_duration(time_budget),
+        )
+        return (await self._connection.call(self._stub.BeginTurn, request)).turn
+
+    def watch(self, turn_id: str, *, cursor: str = "", timeout: float | None = None) -> TurnStream:
+        """Stream a turn from after *cursor* on, or from its start.
+
+        From a cursor on, `stream.text` holds only what came since, until a snapshot or the outcome.
+        """
+        return TurnStream(
+            self._connection, self._stub, turn_id=turn_id, cursor=cursor, timeout=timeout
+        )
+
+    async def get(self, turn_id: str) -> pb.Turn:
+        """Return a turn as it stands, live or archived; raises NotFound."""
+        request = pb.GetTurnRequest(turn_id=turn_id)
+        return (await self._connection.call(self._stub.GetTurn, request)).turn
+
+    async def cancel(self, turn_id: str, *, request_id: str | None = None) -> pb.Turn:
+        """Stop a turn and return it; the outcome of one that has ended stands."""
+        request = pb.CancelTurnRequest(turn_id=turn_id, request_id=request_id or new_request_id())
+        return (await self._connection.call(self._stub.CancelTurn, request)).turn
+
+
+def _duration(given: timedelta | None) -> Duration | None:
+    if given is None:
+        return None
+    duration = Duration()
+    duration.FromTimedelta(given)
+    return duration
