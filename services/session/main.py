@@ -12,7 +12,12 @@ from maieutic.v1.turn_service_pb2_grpc import add_TurnServiceServicer_to_server
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer, Verifier
+from services.runtime.lifecycle import until_signalled
+from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.server import RunningServer, serving
+from services.runtime.settings import load
+from services.runtime.telemetry import telemetry
+from services.runtime.topology import maieutic_topology
 from services.session.adapters.redis import RedisSessionStore
 from services.session.adapters.wake import RedisWakes
 from services.session.archive import Archive
@@ -22,12 +27,13 @@ from services.session.live import LiveSessions
 from services.session.ports import SessionStore
 from services.session.publisher import Publisher
 from services.session.rpc import SessionServicer, TurnServicer, TurnWorkServicer
-from services.session.settings import Settings
+from services.session.settings import SessionSettings
 from services.session.sweeper import Sweeper
 from services.session.turns import Limits, Turns
 from services.session.watching import Wakes, Watching
 from services.session.work import Work
 
+SERVICE = "session"
 SERVICES = (
     "maieutic.v1.SessionService",
     "maieutic.v1.TurnService",
@@ -37,7 +43,7 @@ SERVICES = (
 
 @asynccontextmanager
 async def session_service(
-    settings: Settings, *, bus: Bus, signer: Signer, verifier: Verifier
+    settings: SessionSettings, *, bus: Bus, signer: Signer, verifier: Verifier
 ) -> AsyncIterator[RunningServer]:
     """Serve during the block. `embedded` calls this, too."""
     timing = settings.timing()
@@ -49,11 +55,16 @@ async def session_service(
             connections=settings.redis_connections,
         ) as store,
         RedisWakes.connect(store.client) as wakes,
-        open_channel(settings.archive_address, service="persistence", signer=signer) as channel,
+        open_channel(
+            settings.archive_address,
+            service="persistence",
+            signer=signer,
+            options=settings.channel,
+        ) as channel,
         Publisher(bus, store, timing) as publisher,
     ):
         parts = _Parts(settings, store, wakes, Archive(channel), publisher)
-        async with serving(settings.server(), parts.register, verifier=verifier) as running:
+        async with serving(settings.server, parts.register, verifier=verifier) as running:
             sweeping = asyncio.create_task(parts.sweeper.run())
             try:
                 yield running
@@ -67,7 +78,7 @@ class _Parts:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SessionSettings,
         store: SessionStore,
         wakes: Wakes,
         archive: Archive,
@@ -107,3 +118,18 @@ class _Parts:
         add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
         add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work), server)
         return SERVICES
+
+
+async def main(settings: SessionSettings) -> None:
+    """Serve until cancelled."""
+    signer, verifier = Signer(SERVICE, settings.signing_key), Verifier(settings.verify_keys)
+    async with (
+        telemetry(SERVICE, settings.telemetry),
+        RabbitMQBus.connect(settings.bus_url, maieutic_topology()) as bus,
+        session_service(settings, bus=bus, signer=signer, verifier=verifier) as running,
+    ):
+        await running.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(until_signalled(main(load(SessionSettings))))

@@ -1,20 +1,23 @@
 """What an operator can set for the session service."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from services.runtime.channel import ChannelOptions
 from services.runtime.server import ServerOptions
+from services.runtime.telemetry import TelemetryOptions
 from services.session.model import Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Read from the environment by `main` alone."""
+class SessionSettings:
+    """Where sessions live, who may call, and how patient the clock of unfinished work is."""
 
-    id_key: str
+    id_key: str = field(repr=False)
     """Secret from which session and turn ids are derived; the same in every replica, for good."""
 
-    listen: str = "127.0.0.1:50052"
-    """host:port that the service serves on."""
+    server: ServerOptions = field(default=ServerOptions(listen="127.0.0.1:50052"))
+    """The listener."""
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     """The session store: redis://, rediss:// or unix:// URL of a Redis 7 or Valkey server."""
@@ -26,7 +29,16 @@ class Settings:
     """Most connections to the store."""
 
     archive_address: str = "127.0.0.1:50054"
-    """Address of the persistence service."""
+    """The persistence service: host:port or dns:///name:port."""
+
+    channel: ChannelOptions = field(default=ChannelOptions())
+    """How the archive is called."""
+
+    signing_key: str = field(default="", repr=False)
+    """Ed25519 private key in PEM, with which this service signs its calls."""
+
+    verify_keys: Mapping[str, str] = field(default_factory=dict)
+    """Ed25519 public keys in PEM of the services that may call, as JSON: service to key."""
 
     bus_url: str = "amqp://guest:guest@127.0.0.1:5672/"
     """RabbitMQ; several nodes are separated by commas."""
@@ -49,6 +61,9 @@ class Settings:
     max_attempts: int = 5
     """Attempts that a turn is given before it fails."""
 
+    telemetry: TelemetryOptions = field(default=TelemetryOptions())
+    """Where traces, metrics and logs go."""
+
     def timing(self) -> Timing:
         """Return the clock's settings in milliseconds."""
         return Timing(
@@ -57,7 +72,3 @@ class Settings:
             publish_grace=round(self.publish_grace * 1000),
             archive_grace=round(self.archive_grace * 1000),
         )
-
-    def server(self) -> ServerOptions:
-        """Return how the gRPC server listens."""
-        return ServerOptions(listen=self.listen)
