@@ -50,3 +50,12 @@ ERROR_TYPE = "error.type"
 # --- whom a span is about -----------------------------------------------------------------------
 SERVICE = "service.name"
 TENANT = "maieutic.tenant"
+
+# --- turns at the workers -----------------------------------------------------------------------
+RUN_TURN = "run turn"
+"""Span of one attempt, from the job to the outcome's confirm."""
+TURN = "maieutic.turn"
+LANE = "maieutic.lane"
+ACTIVE_TURNS = Metric(
+    name="maieutic.agents.turns.active", unit="{turn}", help="Turns running now, by lane"
+)

@@ -1,0 +1,180 @@
+"""A model that works without any network: it quotes, and says that it only quotes."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from services.agents.errors import ModelRejected
+from services.agents.ports import (
+    Author,
+    ModelEvent,
+    ModelPassage,
+    ModelRequest,
+    ModelUsage,
+    TextDelta,
+)
+
+MODEL_NAME = "offline-extractive-1"
+MAX_QUOTES = 3
+MAX_TOPICS = 10
+TOPIC_CHARACTERS = 120
+QUOTE_CHARACTERS = 400
+
+OFFLINE = "I am the offline model: I quote and do not reason."
+
+_WORD = re.compile(r"\w+")
+_CHUNK = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+$")
+_PARAGRAPH_END = re.compile(r"\n\s*\n|\n(?=\s*[-*#>|])")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
+_SUMMARY = re.compile(
+    r"\bsummar|\bwhat (?:did|have|were) we (?:talk|discuss|spoke|speak)", re.IGNORECASE
+)
+# Words that say nothing about the topic; a longer list changes little on short texts.
+# fmt: off
+_STOPWORDS = frozenset({
+    "a", "about", "am", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by", "can",
+    "could", "did", "do", "does", "for", "from", "had", "has", "have", "he", "her", "his", "how",
+    "i", "if", "in", "into", "is", "it", "its", "me", "my", "no", "not", "of", "on", "or", "our",
+    "she", "should", "so", "some", "tell", "than", "that", "the", "their", "them", "then",
+    "there", "these", "they", "this", "to", "was", "we", "were", "what", "when", "where",
+    "which", "who", "whom", "whose", "why", "will", "with", "would", "you", "your",
+})
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Quote:
+    """A sentence with what it shares with the question."""
+
+    score: float
+    number: int
+    """Of its passage, or the position of its message."""
+    text: str
+
+
+class OfflineModel:
+    """Answers with the sentences nearest to the question by shared words; deterministic.
+
+    `chunk_delay` is the pause in seconds before each word, so that streaming can be watched.
+    """
+
+    def __init__(self, *, chunk_delay: float = 0.0) -> None:
+        self._chunk_delay = chunk_delay
+
+    @asynccontextmanager
+    async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
+        """Start one call."""
+        if not request.messages or request.messages[-1].author is not Author.USER:
+            raise ModelRejected("the last message must be the user's")
+        events = self._events(request)
+        try:
+            yield events
+        finally:
+            await events.aclose()
+
+    async def _events(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        chunks = _CHUNK.findall(_limited(answer(request), request.max_tokens))
+        for chunk in chunks:
+            await asyncio.sleep(self._chunk_delay)
+            yield TextDelta(text=chunk)
+        read = (request.system, request.grounding, *(m.text for m in request.messages))
+        yield ModelUsage(
+            model=MODEL_NAME,
+            input_tokens=sum(len(text.split()) for text in read),
+            output_tokens=len(chunks),
+        )
+
+
+def answer(request: ModelRequest) -> str:
+    """Return the whole answer; the same for the same request."""
+    question = request.messages[-1].text
+    if _SUMMARY.search(question):
+        return _topics(request)
+    if request.passages:
+        return _from_passages(question, request.passages)
+    return _from_conversation(question, request)
+
+
+def _topics(request: ModelRequest) -> str:
+    asked = [m.text for m in request.messages[:-1] if m.author is Author.USER]
+    if not asked:
+        return f"{OFFLINE} This is the first question I can see, so there is nothing to sum up."
+    lines = [f"- {_shortened(text, TOPIC_CHARACTERS)}" for text in asked[-MAX_TOPICS:]]
+    return "\n".join([f"{OFFLINE} So far you asked about:", *lines])
+
+
+def _from_passages(question: str, passages: Sequence[ModelPassage]) -> str:
+    quotes = _nearest(question, [(p.number, p.text) for p in passages])
+    if quotes:
+        lines = [f"“{quote.text}” [{quote.number}]" for quote in quotes]
+        return "\n\n".join([f"{OFFLINE} The documents say:", *lines])
+    first = passages[0]
+    return (
+        f"{OFFLINE} No sentence of the documents shares a word with your question. "
+        f"The nearest passage begins: “{_sentences(first.text)[0]}” [{first.number}]"
+    )
+
+
+def _from_conversation(question: str, request: ModelRequest) -> str:
+    earlier = [
+        (position, message.text)
+        for position, message in enumerate(request.messages[:-1])
+        if message.author is Author.USER
+    ]
+    quotes = _nearest(question, earlier)
+    opening = f"{OFFLINE} No documents support this answer; it is drawn from our conversation."
+    if not quotes:
+        return f"{opening} Nothing said so far bears on your question."
+    return "\n\n".join([f"{opening} Earlier you said:", *(f"“{quote.text}”" for quote in quotes)])
+
+
+def _nearest(question: str, texts: Sequence[tuple[int, str]]) -> list[_Quote]:
+    """Return the best sentences, best first; of equal ones the earlier."""
+    wanted = _terms(question)
+    quotes = [
+        _Quote(score=_overlap(wanted, _terms(sentence)), number=number, text=sentence)
+        for number, text in texts
+        for sentence in _sentences(text)
+    ]
+    found = sorted((q for q in quotes if q.score > 0), key=lambda q: -q.score)
+    unique = {quote.text: quote for quote in reversed(found)}
+    return [quote for quote in found if unique[quote.text] is quote][:MAX_QUOTES]
+
+
+def _overlap(wanted: frozenset[str], terms: frozenset[str]) -> float:
+    # The small second part prefers, of sentences with the same hits, the one that says less else.
+    hits = len(wanted & terms)
+    return hits + hits / (1 + len(terms)) if hits else 0.0
+
+
+def _terms(text: str) -> frozenset[str]:
+    words = (word.casefold() for word in _WORD.findall(text))
+    return frozenset(_stem(word) for word in words if word not in _STOPWORDS)
+
+
+def _stem(word: str) -> str:
+    """Make the plural and the simple forms of a word one."""
+    for ending in ("ing", "ies", "ed", "es", "s"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:  # noqa: PLR2004 - a stem
+            return word.removesuffix(ending)
+    return word
+
+
+def _sentences(text: str) -> list[str]:
+    """Split into sentences; a line break inside a paragraph ends none, for texts are wrapped."""
+    lines = (" ".join(part.split()) for part in _PARAGRAPH_END.split(text))
+    parts = (part for line in lines for part in _SENTENCE_END.split(line) if part)
+    return [_shortened(part, QUOTE_CHARACTERS) for part in parts] or [text.strip()]
+
+
+def _shortened(text: str, limit: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _limited(text: str, words: int) -> str:
+    """Cut *text* after so many words, keeping its spacing."""
+    ends = [match.end() for match in re.finditer(r"\S+", text)]
+    return text if len(ends) <= words else text[: ends[words - 1]]

@@ -1,0 +1,1 @@
+"""The agents: one small class for each way of answering."""

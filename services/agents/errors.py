@@ -1,0 +1,55 @@
+"""What can go wrong while a turn is run.
+
+ModelError
+├─ ModelUnavailable   try again later
+├─ ModelRefused       the model will not answer this
+└─ ModelRejected      the request can never succeed
+TurnStopped
+├─ TurnOver           another claim or an outcome stands: nothing is left to do here
+├─ SessionSilent      the session service has not answered for long: somebody else may run it
+└─ WorkerDraining     the process is about to end: hand the turn back
+"""
+
+from maieutic.bus.v1.bus_pb2 import TurnFinished
+
+
+class ModelError(Exception):
+    """A model gave no answer; the message may be shown to people."""
+
+
+class ModelUnavailable(ModelError):
+    """The model cannot answer now: overloaded, over a rate limit or out of reach."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds after which another try makes sense; None if the model did not say."""
+
+
+class ModelRefused(ModelError):
+    """The model declines to answer this request; asking again changes nothing."""
+
+
+class ModelRejected(ModelError):
+    """The request is invalid for the model, or the account may not make it."""
+
+
+class TurnStopped(Exception):
+    """The run of a turn ends here, without an outcome of its own."""
+
+
+class TurnOver(TurnStopped):
+    """Another claim or an outcome stands: ack the job."""
+
+    def __init__(self, finished: TurnFinished | None = None) -> None:
+        super().__init__("another claim or outcome stands")
+        self.finished = finished
+        """The outcome, if it has to be published once more before the ack."""
+
+
+class SessionSilent(TurnStopped):
+    """The session service has been silent for so long that the lease must be taken as lost."""
+
+
+class WorkerDraining(TurnStopped):
+    """The process stops before the turn could end."""

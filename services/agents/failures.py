@@ -1,0 +1,78 @@
+"""What a failed attempt of a turn is told as. Pure."""
+
+from dataclasses import dataclass
+
+from services.agents.errors import ModelError, ModelRefused, ModelRejected, ModelUnavailable
+from services.runtime.errors import (
+    Aborted,
+    Cancelled,
+    DeadlineExceeded,
+    ResourceExhausted,
+    ServiceError,
+    Unavailable,
+)
+
+TRANSIENT = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted, Cancelled)
+"""What a peer may answer today and not tomorrow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt ended without an answer."""
+
+    reason: str
+    """UPPER_SNAKE."""
+    explanation: str
+    """For people."""
+    retryable: bool
+    retry_after: float | None = None
+    """Seconds."""
+
+
+TIME_BUDGET = Failure(
+    reason="TIME_BUDGET",
+    explanation="The answer was not ready within the time that the turn may run.",
+    retryable=False,
+)
+NO_AGENT = Failure(
+    reason="MODE_NOT_SUPPORTED",
+    explanation="No agent answers in this session's mode; use the direct mode.",
+    retryable=False,
+)
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return how to tell of what an agent raised."""
+    if isinstance(error, ModelError):
+        return _of_model(error)
+    if isinstance(error, ServiceError):
+        return _of_peer(error)
+    # An unknown exception may be a bug that this input meets every time, or a passing one: it may
+    # be tried again, and the turn's attempts bound how often.
+    return Failure(
+        reason="AGENT_ERROR",
+        explanation="The agent failed unexpectedly; the cause is in the log.",
+        retryable=True,
+    )
+
+
+def _of_model(error: ModelError) -> Failure:
+    retry_after = error.retry_after if isinstance(error, ModelUnavailable) else None
+    reasons = {ModelRefused: "MODEL_REFUSED", ModelRejected: "MODEL_REJECTED"}
+    return Failure(
+        reason=reasons.get(type(error), "MODEL_UNAVAILABLE"),
+        explanation=str(error),
+        retryable=isinstance(error, ModelUnavailable),
+        retry_after=retry_after,
+    )
+
+
+def _of_peer(error: ServiceError) -> Failure:
+    if isinstance(error, TRANSIENT):
+        return Failure(
+            reason="SEARCH_UNAVAILABLE",
+            explanation="The documents could not be searched for the moment.",
+            retryable=True,
+            retry_after=error.retry_after,
+        )
+    return Failure(reason=error.reason, explanation=error.message, retryable=False)

@@ -1,0 +1,105 @@
+"""The workers' composition root."""
+
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceStub
+from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
+from maieutic.v1.session_service_pb2 import SESSION_MODE_DIRECT, SESSION_MODE_UNSPECIFIED
+from services.agents.adapters.offline import OfflineModel
+from services.agents.adapters.scripted import ScriptedModel, read_script
+from services.agents.agents.direct import DirectAgent, direct_prompts
+from services.agents.consumer import Worker
+from services.agents.ports import Model
+from services.agents.recorder import Recorder
+from services.agents.settings import AgentsSettings, ModelSettings
+from services.agents.turn_run import TurnParts, TurnRun
+from services.agents.turn_work import TurnWork
+from services.runtime.bus import Bus
+from services.runtime.channel import open_channel
+from services.runtime.identity import Signer
+from services.runtime.lifecycle import run
+from services.runtime.rabbitmq import RabbitMQBus
+from services.runtime.server import RunningServer, serving
+from services.runtime.settings import load
+from services.runtime.telemetry import telemetry
+from services.runtime.topology import maieutic_topology
+
+SERVICE = "agents"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningAgents:
+    """Workers that take jobs."""
+
+    server: RunningServer
+    worker: Worker
+
+    async def wait(self) -> None:
+        """Wait until cancelled; raises what ended a consumer."""
+        await self.worker.wait()
+
+
+@asynccontextmanager
+async def agents_service(
+    settings: AgentsSettings, *, bus: Bus, model: Model, signer: Signer
+) -> AsyncIterator[RunningAgents]:
+    """Work during the block; leaving it drains. `embedded` calls this, too."""
+    async with (
+        open_channel(
+            settings.session_address, service="session", signer=signer, options=settings.channel
+        ) as session,
+        open_channel(
+            settings.retrieval_address, service="retrieval", signer=signer, options=settings.channel
+        ) as retrieval,
+        serving(settings.server, lambda _: ()) as server,
+        Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
+    ):
+        direct = DirectAgent(model, DocumentServiceStub(retrieval), direct_prompts())
+        parts = TurnParts(
+            work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
+            recorder=recorder,
+            bus=bus,
+            agents={SESSION_MODE_UNSPECIFIED: direct, SESSION_MODE_DIRECT: direct},
+        )
+
+        def start(job: RunTurn, claim_id: str) -> TurnRun:
+            return TurnRun(job=job, claim_id=claim_id, parts=parts)
+
+        worker = Worker(bus=bus, start=start, options=settings.worker())
+        async with worker.working():
+            yield RunningAgents(server=server, worker=worker)
+
+
+def _worker_id(settings: AgentsSettings) -> str:
+    return settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def model_of(settings: ModelSettings) -> Model:
+    """Make the model that the settings name; raises ModelRejected for a bad script."""
+    if settings.kind == "offline":
+        return OfflineModel(chunk_delay=settings.word_delay)
+    calls_file = Path(settings.calls_file) if settings.calls_file else None
+    script = read_script(json.loads(settings.script or "{}"))
+    return ScriptedModel(script, calls_file=calls_file)
+
+
+async def main(settings: AgentsSettings) -> None:
+    """Work until cancelled."""
+    signer = Signer(SERVICE, settings.signing_key)
+    async with (
+        telemetry(SERVICE, settings.telemetry),
+        RabbitMQBus.connect(settings.bus_url, maieutic_topology()) as bus,
+        agents_service(settings, bus=bus, model=model_of(settings.model), signer=signer) as running,
+    ):
+        await running.wait()
+
+
+if __name__ == "__main__":
+    run(main(load(AgentsSettings)))

@@ -1,0 +1,142 @@
+"""What the agents need, and what an agent is."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from maieutic.v1.message_pb2 import Citation
+from maieutic.v1.turn_service_pb2 import Usage
+
+
+class Author(StrEnum):
+    """Who said a message."""
+
+    USER = "user"
+    AGENT = "agent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMessage:
+    """One message of the conversation."""
+
+    author: Author
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPassage:
+    """A passage that the answer may cite as [number]; data, never instructions."""
+
+    number: int
+    """From 1."""
+    document_name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One call of a model."""
+
+    turn_id: str
+    """For tracing and for counting calls."""
+    system: str
+    """The instructions: the same for all turns of an agent, so that a model may cache them."""
+    messages: tuple[ModelMessage, ...]
+    """Oldest first; the last one is the user's and is the one to answer."""
+    passages: tuple[ModelPassage, ...] = ()
+    grounding: str = ""
+    """The passages as fenced text. A model that reads text is given it before the last message;
+    one that quotes uses `passages`."""
+    max_tokens: int = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """Text to append to the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUsage:
+    """What the call consumed, in tokens."""
+
+    model: str
+    input_tokens: int
+    """Cached tokens included."""
+    output_tokens: int
+    cached_tokens: int = 0
+
+
+ModelEvent = TextDelta | ModelUsage
+
+
+class Model(Protocol):
+    """A language model.
+
+    Entering a stream and reading from it raise ModelUnavailable, ModelRefused or ModelRejected
+    and nothing of the adapter's own technology. The events are text deltas, none of them empty,
+    then exactly one ModelUsage as the last. Leaving the block early stops the call.
+    """
+
+    def stream(
+        self, request: ModelRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
+        """Start one call; the block is its life."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentContext:
+    """What an agent is given for one turn."""
+
+    tenant: str
+    user_id: str
+    turn_id: str
+    document_ids: tuple[str, ...]
+    """The documents that answers are drawn from; may be empty."""
+    messages: tuple[ModelMessage, ...]
+    """The window, oldest first; the last one is the user's and is the one to answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What the agent is doing, for display."""
+
+    code: str
+    """UPPER_SNAKE."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """Text of the answer to show at once."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The whole answer; the last event of a run."""
+
+    text: str
+    """All deltas together."""
+    citations: tuple[Citation, ...] = ()
+    usage: tuple[Usage, ...] = ()
+    """One for each step."""
+
+
+AgentEvent = Notice | Delta | Answer
+
+
+class Agent(Protocol):
+    """A way of answering; without state, so that one instance serves every turn."""
+
+    def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
+        """Answer the last message: notices and deltas, then one Answer.
+
+        Raises ModelError, and ServiceError for what a peer refused.
+        """
+        ...

@@ -1,0 +1,326 @@
+"""One stream from this process to the session service: every turn's frames and heartbeats.
+
+Frames of many turns travel together, at most one batch in every flush interval, and each turn has
+at most one batch under way, which is sent again unchanged after a break. So the service can tell
+what it has already, and nothing is lost or doubled.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import grpc
+
+from maieutic.session.v1.turn_work_service_pb2 import (
+    RecordTurnEventsRequest,
+    RecordTurnEventsResponse,
+    TurnEvents,
+)
+from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
+from services.agents.ports import AgentEvent
+from services.agents.turn_log import TurnLog
+from services.runtime.errors import Internal, ServiceError, Unavailable, from_rpc
+
+_LOG = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES = 1024 * 1024
+"""Far below what a message may hold; after a long break texts of many turns wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderOptions:
+    """When the recorder sends, and when it gives up. Times in seconds."""
+
+    flush_interval: float = 0.025
+    """Between two batches."""
+
+    heartbeat_interval: float = 1.0
+    """Between two renewals of the leases."""
+
+    reply_timeout: float = 10.0
+    """Without an answer for this long the stream is opened anew."""
+
+    silence: float = 30.0
+    """Without any answer for this long the turns are stopped: others may run them by now."""
+
+    reconnect_pause: float = 1.0
+    """Longest pause before a new stream; random, so that workers do not come back all at once."""
+
+
+class TurnListener(Protocol):
+    """Who runs a turn, and hears what becomes of its lease."""
+
+    def fenced(self) -> None:
+        """Another claim or an outcome stands."""
+        ...
+
+    def missing(self) -> None:
+        """The live store has lost the turn: claim it again, then call `resume`."""
+        ...
+
+    def silent(self) -> None:
+        """The session service has not answered for too long."""
+        ...
+
+
+class RecordedTurn:
+    """A turn under a lease: what is appended goes to its event log."""
+
+    def __init__(self, log: TurnLog, listener: TurnListener, wake: asyncio.Event) -> None:
+        self.log = log
+        self.listener = listener
+        self.opened = asyncio.get_running_loop().time()
+        self.sent_on: object | None = None
+        """The stream on which the batch under way was sent last."""
+        self._wake = wake
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    def append(self, event: AgentEvent) -> None:
+        """Take an event; it is sent with the next batch."""
+        self.log.append(event)
+        self._changed()
+
+    async def recorded(self) -> int:
+        """Wait until every frame is in the event log; returns the number of the last one."""
+        await self._settled.wait()
+        return self.log.last_seq
+
+    def resume(self, fence: int) -> None:
+        """Go on under the fence of a new claim."""
+        self.log.resume(fence)
+        self.sent_on = None
+        self._changed()
+
+    def acknowledged(self, events: TurnEvents) -> None:
+        """Note that a batch is in the event log."""
+        self.log.acknowledge(events)
+        self._changed()
+
+    def to_send(self, stream: object) -> TurnEvents | None:
+        """Return what is to be sent on *stream* now."""
+        events = self.log.under_way if self.sent_on is not stream else None
+        if self.log.suspended or (events := events or self.log.freeze()) is None:
+            return None
+        self.sent_on = stream
+        return events
+
+    def _changed(self) -> None:
+        if self.log.is_clear:
+            self._settled.set()
+            return
+        self._settled.clear()
+        self._wake.set()
+
+
+class Recorder:
+    """Keeps the stream open and shares it among the turns."""
+
+    def __init__(self, stub: TurnWorkServiceAsyncStub, options: RecorderOptions) -> None:
+        self._stub = stub
+        self._options = options
+        self._turns: dict[RecordedTurn, None] = {}
+        self._wake = asyncio.Event()
+        self._last_reply = asyncio.get_running_loop().time()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, stub: TurnWorkServiceAsyncStub, options: RecorderOptions
+    ) -> AsyncIterator[Self]:
+        """Record during the block."""
+        recorder = cls(stub, options)
+        tasks = [
+            asyncio.create_task(recorder._keep_stream(), name="record stream"),
+            asyncio.create_task(recorder._notice_silence(), name="record silence"),
+        ]
+        try:
+            yield recorder
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @contextmanager
+    def turn(
+        self, *, turn_id: str, claim_id: str, fence: int, listener: TurnListener
+    ) -> Iterator[RecordedTurn]:
+        """Hold the lease of a claimed turn during the block, and record what it says."""
+        log = TurnLog(turn_id=turn_id, claim_id=claim_id, fence=fence)
+        turn = RecordedTurn(log, listener, self._wake)
+        self._turns[turn] = None
+        try:
+            yield turn
+        finally:
+            del self._turns[turn]
+
+    async def _keep_stream(self) -> None:
+        while True:
+            stream = _Stream(self._turns, self._wake, self._options)
+            try:
+                await self._follow(stream)
+            except ServiceError as error:
+                level = logging.WARNING if stream.answered_any else logging.DEBUG
+                _LOG.log(level, "the record stream broke, opening it again: %s", error.message)
+            await asyncio.sleep(random.uniform(0, self._options.reconnect_pause))  # noqa: S311 - no secret
+
+    async def _follow(self, stream: "_Stream") -> None:
+        """Send and read until the stream ends; raises ServiceError when it breaks."""
+        try:
+            async with asyncio.timeout(None) as patience:
+                stream.opened(patience)
+                async for response in self._stub.RecordTurnEvents(stream.requests()):
+                    self._last_reply = asyncio.get_running_loop().time()
+                    stream.answered(response)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
+        except TimeoutError as error:
+            raise Unavailable("the session service does not answer") from error
+        finally:
+            stream.close()
+
+    async def _notice_silence(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._options.heartbeat_interval)
+            limit = loop.time() - self._options.silence
+            for turn in list(self._turns):
+                if max(self._last_reply, turn.opened) < limit:
+                    turn.listener.silent()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sent:
+    """What one request said of one turn."""
+
+    turn: RecordedTurn
+    fence: int
+    events: TurnEvents | None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """A request on its way, with what its answer will be about."""
+
+    batch_id: int
+    due: float
+    """When its answer must be here."""
+    request: RecordTurnEventsRequest
+    sent: list[_Sent] = field(default_factory=list)
+
+
+class _Stream:
+    """One life of the stream: its requests in order, and whose answers are due."""
+
+    def __init__(
+        self, turns: dict[RecordedTurn, None], wake: asyncio.Event, options: RecorderOptions
+    ) -> None:
+        self._turns = turns
+        self._wake = wake
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._unanswered: deque[_Batch] = deque()
+        self._batch_id = 0
+        self._next_flush = 0.0
+        self._next_heartbeat = 0.0
+        self._closed = False
+        self._patience: asyncio.Timeout | None = None
+        self.answered_any = False
+
+    def opened(self, patience: asyncio.Timeout) -> None:
+        """Let *patience* end when an answer is overdue."""
+        self._patience = patience
+
+    def close(self) -> None:
+        """End the requests: gRPC may still wait for the next one of a broken stream."""
+        self._patience = None
+        self._closed = True
+        self._wake.set()
+
+    async def requests(self) -> AsyncIterator[RecordTurnEventsRequest]:
+        """Yield a request when there is something to say; never two in one flush interval."""
+        self._wake.set()
+        while True:
+            await self._something_to_say()
+            if self._closed:
+                self._wake.set()  # for the stream that comes after this one
+                return
+            if (batch := self._batch()).sent:
+                self._unanswered.append(batch)
+                self._expect_answer()
+                yield batch.request
+
+    def answered(self, response: RecordTurnEventsResponse) -> None:
+        """Tell the turns of the oldest batch what became of it."""
+        if not self._unanswered or self._unanswered[0].batch_id != response.batch_id:
+            raise Internal("the session service answered a batch out of order")
+        self.answered_any = True
+        fenced, missing = set(response.fenced_turn_ids), set(response.missing_turn_ids)
+        for sent in self._unanswered.popleft().sent:
+            _tell(sent, fenced=fenced, missing=missing)
+        self._expect_answer()
+
+    async def _something_to_say(self) -> None:
+        try:
+            async with asyncio.timeout_at(self._next_heartbeat):
+                await self._wake.wait()
+        except TimeoutError:
+            pass  # time for a heartbeat
+        # What follows shortly after an idle time goes at once, the rest waits for its neighbours.
+        await asyncio.sleep(max(0.0, self._next_flush - self._loop.time()))
+        self._wake.clear()
+
+    def _batch(self) -> _Batch:
+        now = self._loop.time()
+        self._batch_id += 1
+        batch = _Batch(
+            batch_id=self._batch_id,
+            due=now + self._options.reply_timeout,
+            request=RecordTurnEventsRequest(batch_id=self._batch_id),
+        )
+        self._add_events(batch)
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + self._options.heartbeat_interval
+            self._add_heartbeats(batch)
+        self._next_flush = now + self._options.flush_interval if batch.sent else now
+        return batch
+
+    def _add_events(self, batch: _Batch) -> None:
+        size = 0
+        for turn in self._turns:
+            if size > MAX_REQUEST_BYTES:
+                self._wake.set()
+                return
+            if (events := turn.to_send(self)) is not None:
+                batch.request.events.append(events)
+                batch.sent.append(_Sent(turn=turn, fence=turn.log.fence, events=events))
+                size += events.ByteSize()
+
+    def _add_heartbeats(self, batch: _Batch) -> None:
+        for turn in self._turns:
+            if not turn.log.suspended:
+                batch.request.heartbeats.append(turn.log.heartbeat())
+                batch.sent.append(_Sent(turn=turn, fence=turn.log.fence, events=None))
+
+    def _expect_answer(self) -> None:
+        if self._patience is not None:
+            self._patience.reschedule(self._unanswered[0].due if self._unanswered else None)
+
+
+def _tell(sent: _Sent, *, fenced: set[str], missing: set[str]) -> None:
+    turn, log = sent.turn, sent.turn.log
+    if log.turn_id not in fenced and log.turn_id not in missing:
+        if sent.events is not None:
+            turn.acknowledged(sent.events)
+    elif log.suspended or log.fence != sent.fence:
+        return  # known already, or about an earlier claim
+    elif log.turn_id in fenced:
+        turn.listener.fenced()
+    else:
+        log.suspended = True
+        turn.listener.missing()

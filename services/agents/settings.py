@@ -1,0 +1,91 @@
+"""The workers' settings; the environment's variables are named after the fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from services.agents.consumer import WorkerOptions
+from services.agents.recorder import RecorderOptions
+from services.runtime.channel import ChannelOptions
+from services.runtime.server import ServerOptions
+from services.runtime.telemetry import TelemetryOptions
+
+SUSPECT_QUEUE = "turns.suspect.v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """Which model answers."""
+
+    kind: Literal["offline", "scripted"] = "offline"
+    """offline: quotes from the passages, without any network. scripted: does as the user's text
+    says, for tests and load."""
+
+    word_delay: float = 0.02
+    """Seconds before each word of the offline model, so that its streaming can be watched."""
+
+    script: str = ""
+    """JSON object over the defaults of the scripted model, as {"chunks": 5, "delay": 0.1}."""
+
+    calls_file: str = ""
+    """File to which the scripted model appends the turn id of each call. Empty writes none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentsSettings:
+    """What the workers consume, whom they call, and how they stop."""
+
+    server: ServerOptions = field(default=ServerOptions(listen="127.0.0.1:50055"))
+    """The listener for health checks; the workers serve nothing else."""
+
+    session_address: str = "127.0.0.1:50052"
+    """The session service: host:port or dns:///name:port."""
+
+    retrieval_address: str = "127.0.0.1:50053"
+    """The retrieval service: host:port or dns:///name:port."""
+
+    channel: ChannelOptions = field(default=ChannelOptions())
+    """How the services are called."""
+
+    bus_url: str = field(default="amqp://guest:guest@127.0.0.1:5672/", repr=False)
+    """RabbitMQ: one URL, or those of a cluster's nodes separated by commas."""
+
+    signing_key: str = field(default="", repr=False)
+    """Ed25519 private key in PEM, with which the workers sign their calls."""
+
+    worker_id: str = ""
+    """Name of this worker in claims; empty takes the host's name and the process id."""
+
+    interactive_turns: int = 256
+    """Interactive turns that run at once; 0 leaves the lane to other workers."""
+
+    analysis_turns: int = 64
+    """Analysis turns that run at once; 0 leaves the lane to other workers."""
+
+    long_turns: int = 16
+    """Long turns that run at once; 0 leaves the lane to other workers."""
+
+    recorder: RecorderOptions = field(default=RecorderOptions())
+    """How frames and heartbeats are sent."""
+
+    grace: float = 25.0
+    """Seconds from SIGTERM until the process ends; turns that are then still running are handed
+    back. Less than what the platform gives before it kills."""
+
+    model: ModelSettings = field(default=ModelSettings())
+    """Which model answers."""
+
+    telemetry: TelemetryOptions = field(default=TelemetryOptions())
+    """Where traces, metrics and logs go."""
+
+    def worker(self) -> WorkerOptions:
+        """Return what to consume. Suspect jobs come one by one: one of them may kill a worker."""
+        return WorkerOptions(queues=self._queues(), grace=self.grace)
+
+    def _queues(self) -> Mapping[str, int]:
+        lanes = {
+            "turns.interactive.v1": self.interactive_turns,
+            "turns.analysis.v1": self.analysis_turns,
+            "turns.long.v1": self.long_turns,
+        }
+        return {queue: turns for queue, turns in lanes.items() if turns} | {SUSPECT_QUEUE: 1}

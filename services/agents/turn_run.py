@@ -1,0 +1,266 @@
+"""One job, from its delivery to its answer: claim, run the agent, commit, publish."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol, TypeVar
+
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.session.v1.turn_work_service_pb2 import (
+    WRITE_STATUS_APPLIED,
+    WRITE_STATUS_FENCED,
+    WRITE_STATUS_MISSING,
+    TurnClaim,
+    WriteStatus,
+)
+from maieutic.v1.message_pb2 import AUTHOR_AGENT
+from maieutic.v1.session_service_pb2 import SessionMode
+from services.agents.errors import SessionSilent, TurnOver, TurnStopped, WorkerDraining
+from services.agents.failures import NO_AGENT, TIME_BUDGET, Failure, failure_of
+from services.agents.ports import Agent, AgentContext, Answer, Author, ModelMessage
+from services.agents.recorder import RecordedTurn, Recorder
+from services.agents.turn_work import TurnWork
+from services.runtime import telemetry
+from services.runtime.bus import Bus, BusUnavailable, OutgoingMessage
+
+_LOG = logging.getLogger(__name__)
+
+LONGEST_PUBLISH_PAUSE = 2.0
+
+T = TypeVar("T")
+
+
+class Disposition(Enum):
+    """What becomes of the deliveries of a job."""
+
+    ACK = "ack"
+    REQUEUE = "requeue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnParts:
+    """What every run of this process shares."""
+
+    work: TurnWork
+    recorder: Recorder
+    bus: Bus
+    agents: Mapping[SessionMode.ValueType, Agent]
+
+
+class _Response(Protocol):
+    """What CompleteTurn and FailTurn have in common."""
+
+    @property
+    def status(self) -> WriteStatus.ValueType: ...
+
+    @property
+    def finished(self) -> TurnFinished: ...
+
+    def HasField(self, field_name: Any, /) -> bool: ...  # noqa: N802 - protobuf's name
+
+
+class TurnRun:
+    """Runs one job under one claim id; hears from the recorder what becomes of its lease."""
+
+    def __init__(self, *, job: RunTurn, claim_id: str, parts: TurnParts) -> None:
+        self._job = job
+        self._claim_id = claim_id
+        self._parts = parts
+        self._turn: RecordedTurn | None = None
+        self._stopped: asyncio.Future[TurnStopped] = asyncio.get_running_loop().create_future()
+        self._committing = False
+        self._claiming = asyncio.Lock()
+        self._reclaim: asyncio.Task[None] | None = None
+
+    async def run(self) -> Disposition:
+        """Run the job to its end; ServiceError if the session service refuses a call."""
+        try:
+            finished = await self._outcome()
+        except TurnOver as over:
+            finished = over.finished
+        except (SessionSilent, WorkerDraining):
+            return Disposition.REQUEUE
+        if finished is not None:
+            await self._publish(finished)
+        return Disposition.ACK
+
+    def fenced(self) -> None:
+        """See `TurnListener`. While a commit is under way its own answer tells."""
+        if not self._committing:
+            self._stop(TurnOver())
+
+    def missing(self) -> None:
+        """See `TurnListener`: claim again, while the agent goes on."""
+        if self._turn is not None:
+            self._reclaim = asyncio.create_task(self._claim_again_or_stop(self._turn.log.fence))
+
+    def silent(self) -> None:
+        """See `TurnListener`."""
+        self._stop(SessionSilent())
+
+    def drain(self) -> None:
+        """Hand the turn back: the process is about to end."""
+        self._stop(WorkerDraining())
+
+    def _stop(self, reason: TurnStopped) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(reason)
+
+    async def _outcome(self) -> TurnFinished | None:
+        """Return what is to be published, or None if there is nothing; raises TurnStopped."""
+        claim = await self._unless_stopped(self._claim())
+        recorded = self._parts.recorder.turn(
+            turn_id=self._job.turn_id, claim_id=self._claim_id, fence=claim.fence, listener=self
+        )
+        with recorded as turn:
+            self._turn = turn
+            try:
+                return await self._unless_stopped(self._attempt(turn, claim))
+            except WorkerDraining:
+                await self._release(turn)
+                return None
+            finally:
+                if self._reclaim is not None:
+                    await _end(self._reclaim)
+
+    async def _release(self, turn: RecordedTurn) -> None:
+        """Hand the turn back; raises WorkerDraining if only its job can bring it back."""
+        response = await self._parts.work.release(turn.log)
+        if response.status == WRITE_STATUS_MISSING:
+            raise WorkerDraining
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work, or stop it at once and raise why."""
+        task = asyncio.create_task(work)
+        try:
+            either: set[asyncio.Future[Any]] = {task, self._stopped}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise self._stopped.result()
+            return task.result()
+        finally:
+            await _end(task)
+
+    async def _claim(self) -> TurnClaim:
+        """Claim the turn; raises TurnOver if there is nothing to do."""
+        response = await self._parts.work.claim(self._job, self._claim_id)
+        if response.HasField("claim"):
+            return response.claim
+        finished = response.finished if response.HasField("finished") else None
+        raise TurnOver(finished)
+
+    async def _claim_again(self, turn: RecordedTurn, lost_fence: int) -> None:
+        """Bring the turn back from its job, under the same claim id, and go on."""
+        async with self._claiming:
+            if turn.log.fence != lost_fence:
+                return  # done meanwhile
+            turn.log.suspended = True
+            turn.resume((await self._claim()).fence)
+
+    async def _claim_again_or_stop(self, lost_fence: int) -> None:
+        if self._turn is None:
+            return
+        try:
+            await self._claim_again(self._turn, lost_fence)
+        except TurnStopped as reason:
+            self._stop(reason)
+
+    async def _attempt(self, turn: RecordedTurn, claim: TurnClaim) -> TurnFinished | None:
+        answer = await self._answered(turn, claim)
+        work = self._parts.work
+        if isinstance(answer, Answer):
+            return await self._commit(turn, lambda seq: work.complete(turn.log, seq, answer))
+        return await self._commit(turn, lambda seq: work.fail(turn.log, seq, answer))
+
+    async def _answered(self, turn: RecordedTurn, claim: TurnClaim) -> Answer | Failure:
+        if (agent := self._parts.agents.get(claim.session.mode)) is None:
+            return NO_AGENT
+        left = claim.deadline.ToMicroseconds() / 1e6 - time.time()
+        budget = asyncio.timeout(left)
+        try:
+            async with budget:
+                return await _said(agent, _context(self._job, claim), turn)
+        # The edge of the agents' code: whatever an agent raises ends this attempt, not the worker.
+        except Exception as error:  # noqa: BLE001 - see above
+            if isinstance(error, TimeoutError) and budget.expired():
+                return TIME_BUDGET
+            failure = failure_of(error)
+            log = _LOG.exception if failure.reason == "AGENT_ERROR" else _LOG.warning
+            log("turn %s: attempt %d failed: %s", self._job.turn_id, claim.attempt, failure.reason)
+            return failure
+
+    async def _commit(
+        self, turn: RecordedTurn, send: Callable[[int], Awaitable[_Response]]
+    ) -> TurnFinished | None:
+        """Commit once every frame is recorded; raises TurnOver if another outcome stands."""
+        while True:
+            last_seq = await turn.recorded()
+            fence = turn.log.fence
+            self._committing = True
+            try:
+                response = await send(last_seq)
+            finally:
+                self._committing = False
+            if response.status == WRITE_STATUS_APPLIED:
+                return response.finished if response.HasField("finished") else None
+            claimed_again = turn.log.suspended or turn.log.fence != fence
+            if response.status == WRITE_STATUS_FENCED and not claimed_again:
+                raise TurnOver
+            await self._claim_again(turn, fence)
+
+    async def _publish(self, finished: TurnFinished) -> None:
+        """Publish the outcome until the broker confirms it; doubles are recognised by their id."""
+        headers: dict[str, str] = {}
+        telemetry.inject(headers)
+        message = OutgoingMessage(
+            exchange="results",
+            routing_key="turn.finished",
+            body=finished.SerializeToString(),
+            message_id=f"{finished.job.turn_id}:{finished.outcome.fence}",
+            headers=headers,
+        )
+        while True:
+            try:
+                return await self._parts.bus.publish(message)
+            except BusUnavailable as error:
+                _LOG.warning("the outcome of %s is not confirmed: %s", self._job.turn_id, error)
+            await asyncio.sleep(random.uniform(0, LONGEST_PUBLISH_PAUSE))  # noqa: S311 - no secret
+
+
+async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn) -> Answer:
+    """Record what the agent says, and return its answer."""
+    async with aclosing(agent.run(context)) as events:
+        async for event in events:
+            if isinstance(event, Answer):
+                return event
+            turn.append(event)
+    raise RuntimeError("the agent ended without an answer")
+
+
+def _context(job: RunTurn, claim: TurnClaim) -> AgentContext:
+    return AgentContext(
+        tenant=job.tenant,
+        user_id=job.user_id,
+        turn_id=job.turn_id,
+        document_ids=tuple(claim.session.document_ids),
+        messages=tuple(
+            ModelMessage(
+                author=Author.AGENT if message.author == AUTHOR_AGENT else Author.USER,
+                text=message.text,
+            )
+            for message in claim.window
+        ),
+    )
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    """Cancel the task and wait until it is over, whatever it says."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,107 @@
+"""The calls of the session service's TurnWorkService, kept up while the service is away."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.session.v1.turn_work_service_pb2 import (
+    ClaimTurnRequest,
+    ClaimTurnResponse,
+    CompleteTurnRequest,
+    CompleteTurnResponse,
+    FailTurnRequest,
+    FailTurnResponse,
+    ReleaseTurnRequest,
+    ReleaseTurnResponse,
+)
+from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
+from maieutic.v1.turn_service_pb2 import Usage
+from services.agents.failures import TRANSIENT, Failure
+from services.agents.ports import Answer
+from services.agents.turn_log import TurnLog
+from services.runtime.errors import from_rpc
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 2.0
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+class TurnWork:
+    """What a worker asks of the session service.
+
+    Every call is repeated with the same arguments while the service is away: claim ids and fences
+    make that harmless. Only the caller ends it, by cancelling. Other errors are ServiceErrors.
+    """
+
+    def __init__(self, stub: TurnWorkServiceAsyncStub, *, worker_id: str) -> None:
+        self._stub = stub
+        self._worker_id = worker_id
+
+    async def claim(self, job: RunTurn, claim_id: str) -> ClaimTurnResponse:
+        """Take the turn under a lease."""
+        request = ClaimTurnRequest(worker_id=self._worker_id, claim_id=claim_id, job=job)
+        return await _persistently(self._stub.ClaimTurn, request)
+
+    async def complete(self, log: TurnLog, last_seq: int, answer: Answer) -> CompleteTurnResponse:
+        """Commit the answer."""
+        request = CompleteTurnRequest(
+            turn_id=log.turn_id,
+            fence=log.fence,
+            claim_id=log.claim_id,
+            last_seq=last_seq,
+            text=answer.text,
+            citations=answer.citations,
+            usage=answer.usage,
+        )
+        return await _persistently(self._stub.CompleteTurn, request)
+
+    async def fail(
+        self, log: TurnLog, last_seq: int, failure: Failure, usage: Sequence[Usage] = ()
+    ) -> FailTurnResponse:
+        """End the attempt."""
+        request = FailTurnRequest(
+            turn_id=log.turn_id,
+            fence=log.fence,
+            claim_id=log.claim_id,
+            last_seq=last_seq,
+            reason=failure.reason,
+            explanation=failure.explanation,
+            retryable=failure.retryable,
+            retry_after=_duration(failure.retry_after),
+            usage=usage,
+        )
+        return await _persistently(self._stub.FailTurn, request)
+
+    async def release(self, log: TurnLog) -> ReleaseTurnResponse:
+        """Hand the turn back; the attempt does not count."""
+        request = ReleaseTurnRequest(turn_id=log.turn_id, fence=log.fence, claim_id=log.claim_id)
+        return await _persistently(self._stub.ReleaseTurn, request)
+
+
+async def _persistently(call: Callable[[Q], Awaitable[R]], request: Q) -> R:
+    longest = FIRST_PAUSE
+    while True:
+        try:
+            return await call(request)
+        except grpc.aio.AioRpcError as error:
+            problem = from_rpc(error)
+            if not isinstance(problem, TRANSIENT):
+                raise problem from error
+        # Random, so that many workers do not come back all at once.
+        await asyncio.sleep((problem.retry_after or 0) + random.uniform(0, longest))  # noqa: S311 - no secret
+        longest = min(2 * longest, LONGEST_PAUSE)
+
+
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
