@@ -35,6 +35,8 @@ from services.runtime.identity import BEARER, METADATA_KEY, Verifier, identified
 INTERNAL_MESSAGE = "internal error; the service's log has more under this trace"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 NO_RETRY = "-1"
+ROUNDING_SECONDS = 0.05
+"""gRPC rounds a deadline up on its way, so the caller's passes a little before the server's."""
 INFRASTRUCTURE = ("/grpc.health.v1.", "/grpc.reflection.")
 SERVER_FAULTS = frozenset(
     {
@@ -199,7 +201,8 @@ async def traced(call: Call) -> AsyncIterator[None]:
 
 def _outcome(call: Call, error: BaseException | None) -> grpc.StatusCode:
     if isinstance(error, asyncio.CancelledError):
-        spent = (call.context.time_remaining() or 1.0) <= 0
+        left: float | None = call.context.time_remaining()
+        spent = left is not None and left <= ROUNDING_SECONDS
         return grpc.StatusCode.DEADLINE_EXCEEDED if spent else grpc.StatusCode.CANCELLED
     if call.code is not grpc.StatusCode.OK:
         return call.code

@@ -1,0 +1,349 @@
+"""Spans, metrics and logs of a service, and its trace across calls and messages."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue as Text
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from services.runtime import names
+from services.runtime.errors import NotFound
+from services.runtime.logs import LogOptions
+from services.runtime.telemetry import (
+    TelemetryOptions,
+    current,
+    extract,
+    inject,
+    links_to,
+    span,
+    telemetry,
+)
+from tests.runtime.calls import UNARY, answering, echo, failure_of
+from tests.waiting import wait_until
+
+
+class Recorded:
+    """What a service recorded."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.reader = InMemoryMetricReader()
+
+    def spans(self) -> dict[str, ReadableSpan]:
+        """Return the finished spans by kind and name."""
+        finished = self.exporter.get_finished_spans()
+        return {f"{one.kind.name} {one.name}": one for one in finished}
+
+    def points(self, metric: names.Metric) -> dict[tuple[str, ...], Any]:
+        """Return the metric's points by their method and status."""
+        data = self.reader.get_metrics_data()
+        found = [
+            point
+            for resource in (data.resource_metrics if data else [])
+            for scope in resource.scope_metrics
+            for one in scope.metrics
+            if one.name == metric.name
+            for point in one.data.data_points
+        ]
+        keys = (names.RPC_METHOD, names.RPC_STATUS)
+        return {
+            tuple(str(point.attributes[key]) for key in keys if key in point.attributes): point
+            for point in found
+        }
+
+
+@asynccontextmanager
+async def recording(service: str = "test", ratio: float = 1.0) -> AsyncIterator[Recorded]:
+    recorded = Recorded()
+    async with telemetry(
+        service,
+        TelemetryOptions(sample_ratio=ratio),
+        span_processors=[SimpleSpanProcessor(recorded.exporter)],
+        metric_readers=[recorded.reader],
+    ):
+        yield recorded
+
+
+def span_id(one: ReadableSpan) -> int:
+    return one.get_span_context().span_id  # type: ignore[union-attr,no-any-return,unused-ignore]
+
+
+async def test_a_call_is_one_trace_over_two_hops() -> None:
+    async with recording() as recorded, answering(Unary=echo) as (far, _):
+
+        async def middle(request: Text, context: Any) -> Text:
+            with span("work"):
+                reply: Text = await far.unary(request)
+                return reply
+
+        async with answering(Unary=middle) as (near, _):
+            with span("outermost"):
+                await near.unary(Text())
+            await wait_until(lambda: len(recorded.exporter.get_finished_spans()) == 6)
+
+    finished = recorded.exporter.get_finished_spans()
+    by_id = {span_id(one): one for one in finished}
+    chain, here = [], next(one for one in finished if _is_last(one, finished))
+    while here is not None:
+        chain.append(f"{here.kind.name} {here.name}")
+        here = by_id.get(here.parent.span_id) if here.parent else None  # type: ignore[assignment]
+    assert chain == [
+        f"SERVER {UNARY}",
+        f"CLIENT {UNARY}",
+        "INTERNAL work",
+        f"SERVER {UNARY}",
+        f"CLIENT {UNARY}",
+        "INTERNAL outermost",
+    ]
+
+
+def _is_last(one: ReadableSpan, finished: Any) -> bool:
+    return all(not other.parent or other.parent.span_id != span_id(one) for other in finished)
+
+
+async def test_a_refused_call_fails_the_client_s_span_and_not_the_server_s() -> None:
+    async def refuse(request: Text, context: Any) -> Text:
+        raise NotFound("session", "abc")
+
+    spans = await spans_of_one_call(refuse)
+
+    server, client = spans[f"SERVER {UNARY}"], spans[f"CLIENT {UNARY}"]
+    assert server.attributes is not None
+    assert server.attributes[names.RPC_STATUS] == "NOT_FOUND"
+    assert server.status.status_code is StatusCode.UNSET
+    assert client.status.status_code is StatusCode.ERROR
+
+
+async def test_a_bug_fails_both_spans_without_the_exception_s_text() -> None:
+    async def fail(request: Text, context: Any) -> Text:
+        raise RuntimeError("the user said hunter2")
+
+    spans = await spans_of_one_call(fail)
+
+    for one in (spans[f"SERVER {UNARY}"], spans[f"CLIENT {UNARY}"]):
+        assert one.attributes is not None
+        assert one.attributes[names.RPC_STATUS] == "INTERNAL"
+        assert one.status.status_code is StatusCode.ERROR
+        assert "hunter2" not in one.to_json()
+
+
+async def test_a_deadline_that_passes_is_on_both_spans() -> None:
+    spans = await spans_of_one_call(sleep, timeout=0.1)
+
+    for one in (spans[f"SERVER {UNARY}"], spans[f"CLIENT {UNARY}"]):
+        assert one.attributes is not None
+        assert one.attributes[names.RPC_STATUS] == "DEADLINE_EXCEEDED"
+        assert one.status.status_code is StatusCode.ERROR
+
+
+async def test_a_cancelled_call_is_no_failure() -> None:
+    async with recording() as recorded, answering(Unary=sleep) as (stub, _):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(stub.unary(Text()), 0.1)
+        await wait_until(lambda: len(recorded.spans()) == 2)
+
+    for one in recorded.spans().values():
+        assert one.attributes is not None
+        assert one.attributes[names.RPC_STATUS] == "CANCELLED"
+        assert one.status.status_code is StatusCode.UNSET
+
+
+async def sleep(request: Text, context: Any) -> Text:
+    await asyncio.Event().wait()
+    return request
+
+
+async def spans_of_one_call(handler: Any, timeout: float = 5.0) -> dict[str, ReadableSpan]:  # noqa: ASYNC109 - the call's
+    async with recording() as recorded, answering(Unary=handler) as (stub, _):
+        await failure_of(stub.unary(Text(), timeout=timeout))
+        await wait_until(lambda: len(recorded.spans()) == 2)
+    return recorded.spans()
+
+
+async def test_calls_are_counted_and_timed_by_method_and_status() -> None:
+    async def odd(request: Text, context: Any) -> Text:
+        if request.value:
+            raise NotFound("session", "abc")
+        return request
+
+    async with recording() as recorded, answering(Unary=odd) as (stub, _):
+        await stub.unary(Text())
+        await stub.unary(Text())
+        await failure_of(stub.unary(Text(value="x")))
+        client = names.RPC_CLIENT_DURATION
+        await wait_until(lambda: len(recorded.points(client)) == 2)
+        for metric in (client, names.RPC_SERVER_DURATION):
+            points = recorded.points(metric)
+            counts = {status: point.count for (_, status), point in points.items()}
+            assert counts == {"OK": 2, "NOT_FOUND": 1}
+            assert next(iter(points.values())).explicit_bounds == names.FAST_SECONDS
+        assert recorded.points(names.RPC_SERVER_ACTIVE)[UNARY,].value == 0
+
+
+async def test_bugs_are_counted() -> None:
+    async def fail(request: Text, context: Any) -> Text:
+        raise RuntimeError
+
+    async with recording() as recorded, answering(Unary=fail) as (stub, _):
+        await failure_of(stub.unary(Text()))
+        assert recorded.points(names.UNEXPECTED_ERRORS)[UNARY,].value == 1
+
+
+async def test_health_checks_leave_no_spans() -> None:
+    async with recording() as recorded, answering(Unary=echo) as (_, running):
+        await running.health.set("x", 1)
+        await stub_check(running.address)
+
+    assert recorded.spans() == {}
+
+
+async def stub_check(address: str) -> None:
+    import grpc  # noqa: PLC0415
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        await stub.Check(health_pb2.HealthCheckRequest())
+
+
+async def test_services_in_one_process_record_apart() -> None:
+    started = asyncio.Event()
+
+    async def service(name: str) -> Recorded:
+        async with recording(name) as recorded:
+            started.set()
+            assert current().service == name
+            with span(f"{name}'s own"):
+                await asyncio.sleep(0)
+            return recorded
+
+    one, two = await asyncio.gather(service("session"), service("gateway"))
+
+    assert set(one.spans()) == {"INTERNAL session's own"}
+    assert set(two.spans()) == {"INTERNAL gateway's own"}
+    (session,) = one.spans().values()
+    assert session.resource.attributes["service.name"] == "session"
+    assert current().service == ""
+
+
+async def test_the_trace_travels_in_a_message_s_headers() -> None:
+    headers: dict[str, str] = {}
+    async with recording() as recorded:
+        with span("publish", kind=SpanKind.PRODUCER):
+            inject(headers)
+        with span("child", parent=extract(headers)):
+            pass
+        with span("batch", kind=SpanKind.CONSUMER, links=links_to(headers)):
+            pass
+
+    spans = recorded.spans()
+    publish, child, batch = (
+        spans[name] for name in ("PRODUCER publish", "INTERNAL child", "CONSUMER batch")
+    )
+    assert child.parent is not None
+    assert child.parent.span_id == span_id(publish)
+    assert [link.context.span_id for link in batch.links] == [span_id(publish)]
+    assert batch.parent is None
+
+
+async def test_a_message_without_a_trace_begins_one() -> None:
+    async with recording() as recorded:
+        with span("caller"):
+            with span("work", parent=extract({"traceparent": "nonsense"}), links=links_to({})):
+                pass
+
+    work = recorded.spans()["INTERNAL work"]
+    assert work.parent is None
+    assert not work.links
+
+
+async def test_a_failed_span_names_the_exception_s_type_alone() -> None:
+    async with recording() as recorded:
+        with pytest.raises(ValueError, match="hunter2"), span("work"):
+            raise ValueError("hunter2")
+
+    work = recorded.spans()["INTERNAL work"]
+    assert work.status.status_code is StatusCode.ERROR
+    assert "ValueError" in work.to_json()
+    assert "hunter2" not in work.to_json()
+
+
+async def test_without_an_exporter_spans_are_ids_only_and_still_travel() -> None:
+    headers: dict[str, str] = {}
+    async with telemetry("test", TelemetryOptions()):
+        with span("work") as opened:
+            inject(headers)
+            assert not opened.is_recording()
+
+    assert headers["traceparent"].startswith("00-")
+
+
+async def test_a_caller_s_decision_to_record_is_followed() -> None:
+    sampled = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
+    async with recording(ratio=0.0) as recorded:
+        with span("asked for", parent=extract(sampled)):
+            pass
+        with span("own"):
+            pass
+
+    assert set(recorded.spans()) == {"INTERNAL asked for"}
+
+
+async def test_log_lines_are_json_with_service_and_trace(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with telemetry("session", TelemetryOptions(log=LogOptions(level="warning"))):
+        with span("work") as opened:
+            logging.getLogger("a.b").warning("turn %s is late", "t1", extra={"lane": "long"})
+            logging.getLogger("a.b").info("not shown")
+
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert line["message"] == "turn t1 is late"
+    assert (line["level"], line["service"], line["logger"]) == ("warning", "session", "a.b")
+    assert line["lane"] == "long"
+    assert line["trace_id"] == f"{opened.get_span_context().trace_id:032x}"
+    assert line["span_id"] == f"{opened.get_span_context().span_id:016x}"
+
+
+async def test_a_logged_exception_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    async with telemetry("session", TelemetryOptions()):
+        try:
+            raise ValueError("x")
+        except ValueError:
+            logging.getLogger("a").exception("failed")
+
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert "ValueError: x" in line["exception"]
+
+
+async def test_console_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    async with telemetry("session", TelemetryOptions(log=LogOptions(form="console"))):
+        logging.getLogger("a").warning("late", extra={"turn": "t1"})
+
+    assert capsys.readouterr().err.endswith(" warning session     late turn=t1\n")
+
+
+async def test_services_in_one_process_share_one_log_and_mark_their_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def service(name: str) -> None:
+        async with telemetry(name, TelemetryOptions()):
+            await asyncio.sleep(0)
+            logging.getLogger("a").warning("here")
+
+    before = list(logging.getLogger().handlers)
+    async with telemetry("embedded", TelemetryOptions()):
+        await asyncio.gather(service("session"), service("gateway"))
+
+    lines = [json.loads(line)["service"] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(lines) == ["gateway", "session"]
+    assert logging.getLogger().handlers == before
