@@ -2,15 +2,23 @@
 
 from services.runtime.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 
+RETRY_SECONDS = 1.0
+
 
 class Unreadable(ValueError):
     """A message from the bus that says nothing the archive could keep; the text says why."""
 
 
 class ArchiveUnavailable(Unavailable):
-    """The database is away, or cannot write now. What was to be written may have been written."""
+    """The database is away, or cannot write now. What was to be written may have been written.
+
+    Why is the cause's to say, for logs: its text may hold addresses.
+    """
 
     default_reason = "ARCHIVE_UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the archive's database does not answer", retry_after=RETRY_SECONDS)
 
 
 class Refused(InvalidArgument):

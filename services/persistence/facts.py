@@ -93,7 +93,7 @@ def enum_name(enum: EnumDescriptor, value: int) -> str:
 
 def _accepted(body: bytes) -> Fact:
     job = TurnAccepted.FromString(body).job
-    session = _session_row(job.tenant, job.user_id, _session_of(job), job)
+    session = _session_row(job.tenant, job.user_id, _session_of(job))
     turn = _turn_row(job, session)
     return Fact(
         session=session,
@@ -109,7 +109,7 @@ def _finished(body: bytes) -> Fact:
     if outcome.state not in TERMINAL:
         raise Unreadable(f"the outcome's state is not terminal: {outcome.state}")
     held = finished.session if finished.HasField("session") else _session_of(job)
-    session = _session_row(job.tenant, job.user_id, held, job)
+    session = _session_row(job.tenant, job.user_id, held)
     turn = _turn_row(job, session)._replace(
         state=enum_name(turn_service_pb2.TurnState.DESCRIPTOR, outcome.state),
         reason=visible(outcome.reason),
@@ -152,10 +152,11 @@ def _changed(body: bytes) -> Fact:
 def _deleted(body: bytes) -> Fact:
     deleted = SessionDeleted.FromString(body)
     when = time_of(deleted, "delete_time") or UNKNOWN_TIME
-    bare = session_service_pb2.Session(session_id=deleted.session_id)
+    # Whose it was is kept, so that only its owner is told that it is gone.
+    bare = session_service_pb2.Session(session_id=deleted.session_id, user_id=deleted.user_id)
     session = _session_row(deleted.tenant, deleted.user_id, bare)
     return Fact(
-        session=session._replace(mode="", delete_time=when, record=b""),
+        session=session._replace(mode="", delete_time=when),
         event=EventRow(
             event_key=f"{SESSION_DELETED}:{session.session_id}",
             kind=SESSION_DELETED,
@@ -190,9 +191,7 @@ def _session_of(job: RunTurn) -> session_service_pb2.Session:
     )
 
 
-def _session_row(
-    tenant: str, user_id: str, session: session_service_pb2.Session, job: RunTurn | None = None
-) -> SessionRow:
+def _session_row(tenant: str, user_id: str, session: session_service_pb2.Session) -> SessionRow:
     owner = user_id or session.user_id
     return SessionRow(
         session_id=_id("session_id", session.session_id),

@@ -26,7 +26,7 @@ class Snapshot:
 
     tenant: str = ""
     session: Session | None = None
-    """None if the archive does not know the session, or it was deleted."""
+    """None if the archive does not know the session; of a deleted one no more than its ids."""
     deleted: bool = False
     window: tuple[Message, ...] = ()
     """The last messages, oldest first."""

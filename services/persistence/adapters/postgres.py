@@ -117,7 +117,13 @@ def translated_errors() -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         if (error.sqlstate or "")[:2] in DATA_ERROR_CLASSES:
-            raise Refused(f"{type(error).__name__}: {error}") from error
-        raise ArchiveUnavailable(f"PostgreSQL: {error}") from error
+            raise Refused(_problem(error)) from error
+        raise ArchiveUnavailable from error
     except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        raise ArchiveUnavailable(f"PostgreSQL does not answer: {error}") from error
+        raise ArchiveUnavailable from error
+
+
+def _problem(error: asyncpg.PostgresError) -> str:
+    """Say what is wrong by names alone: PostgreSQL's own text quotes the row."""
+    names = (error.sqlstate, error.table_name, error.column_name, error.constraint_name)
+    return " ".join([type(error).__name__, *(name for name in names if name)])

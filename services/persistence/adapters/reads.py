@@ -82,7 +82,8 @@ class Reader:
                 return Snapshot()
             (row,) = found
             if row["delete_time"] is not None:
-                return Snapshot(tenant=row["tenant"], deleted=True)
+                tombstone = Session.FromString(row["record"])
+                return Snapshot(tenant=row["tenant"], session=tombstone, deleted=True)
             return await _living(connection, session_id, row, window)
 
     async def list_sessions(

@@ -104,7 +104,7 @@ def translated_errors() -> Iterator[None]:
     except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:
         raise Refused(f"{type(error).__name__}: {error}") from error
     except (sqlite3.Error, OSError) as error:
-        raise ArchiveUnavailable(f"SQLite: {error}") from error
+        raise ArchiveUnavailable from error
 
 
 @asynccontextmanager

@@ -1,0 +1,93 @@
+"""The archive's composition root."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+
+from maieutic.archive.v1.archive_service_pb2_grpc import add_ArchiveServiceServicer_to_server
+from services.persistence.adapters.archive import open_archive
+from services.persistence.confirming import Confirmations
+from services.persistence.consumer import Consumer
+from services.persistence.ports import Archive
+from services.persistence.rpc import ArchiveServicer
+from services.persistence.settings import PersistenceSettings
+from services.persistence.sweeper import Sweeper
+from services.runtime.bus import Bus
+from services.runtime.channel import open_channel
+from services.runtime.identity import Signer, Verifier
+from services.runtime.lifecycle import until_signalled
+from services.runtime.rabbitmq import RabbitMQBus
+from services.runtime.server import RunningServer, serving
+from services.runtime.settings import load
+from services.runtime.telemetry import telemetry
+from services.runtime.topology import maieutic_topology
+
+SERVICE = "persistence"
+
+
+@asynccontextmanager
+async def persistence_service(
+    settings: PersistenceSettings,
+    *,
+    archive: Archive,
+    bus: Bus,
+    signer: Signer,
+    verifier: Verifier,
+) -> AsyncIterator[RunningServer]:
+    """Serve reads and archive what the bus brings during the block. `embedded` calls this too."""
+
+    def register(server: grpc.aio.Server) -> Sequence[str]:
+        servicer = ArchiveServicer(reads=archive, documents=archive)
+        add_ArchiveServiceServicer_to_server(servicer, server)
+        return ["maieutic.archive.v1.ArchiveService"]
+
+    async with (
+        open_channel(
+            settings.session_address, service="session", signer=signer, options=settings.channel
+        ) as channel,
+        # Reads are served until the last batch is archived: confirming it may need them.
+        serving(settings.server, register, verifier=verifier) as running,
+        _archiving(settings, archive, bus, Confirmations(channel)),
+    ):
+        yield running
+
+
+@asynccontextmanager
+async def _archiving(
+    settings: PersistenceSettings, archive: Archive, bus: Bus, confirmations: Confirmations
+) -> AsyncIterator[None]:
+    """Consume and sweep during the block; if either fails, the block is cancelled."""
+    consumer = Consumer(
+        bus=bus, archive=archive, confirmations=confirmations, options=settings.batch
+    )
+    sweeper = Sweeper(archive=archive, confirmations=confirmations, options=settings.ensure)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(consumer.run()), group.create_task(sweeper.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def main(settings: PersistenceSettings) -> None:
+    """Run until cancelled."""
+    signer = Signer(SERVICE, settings.signing_key)
+    verifier = Verifier(settings.public_keys)
+    async with (
+        telemetry(SERVICE, settings.telemetry),
+        open_archive(
+            settings.archive_url, pool=settings.pool, migrate_timeout=settings.migrate_timeout
+        ) as archive,
+        RabbitMQBus.connect(settings.bus_url, maieutic_topology()) as bus,
+        persistence_service(
+            settings, archive=archive, bus=bus, signer=signer, verifier=verifier
+        ) as running,
+    ):
+        await running.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(until_signalled(main(load(PersistenceSettings))))
