@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import grpc
 
@@ -21,10 +21,12 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     RecordTurnEventsResponse,
     TurnEvents,
 )
-from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
 from services.agents.ports import AgentEvent
 from services.agents.turn_log import TurnLog
 from services.runtime.errors import Internal, ServiceError, Unavailable, from_rpc
+
+if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
+    from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ class RecordedTurn:
 class Recorder:
     """Keeps the stream open and shares it among the turns."""
 
-    def __init__(self, stub: TurnWorkServiceAsyncStub, options: RecorderOptions) -> None:
+    def __init__(self, stub: "TurnWorkServiceAsyncStub", options: RecorderOptions) -> None:
         self._stub = stub
         self._options = options
         self._turns: dict[RecordedTurn, None] = {}
@@ -131,7 +133,7 @@ class Recorder:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, stub: TurnWorkServiceAsyncStub, options: RecorderOptions
+        cls, stub: "TurnWorkServiceAsyncStub", options: RecorderOptions
     ) -> AsyncIterator[Self]:
         """Record during the block."""
         recorder = cls(stub, options)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -19,12 +19,14 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     ReleaseTurnRequest,
     ReleaseTurnResponse,
 )
-from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
 from maieutic.v1.turn_service_pb2 import Usage
 from services.agents.failures import TRANSIENT, Failure
 from services.agents.ports import Answer
 from services.agents.turn_log import TurnLog
 from services.runtime.errors import from_rpc
+
+if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
+    from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
@@ -40,7 +42,7 @@ class TurnWork:
     make that harmless. Only the caller ends it, by cancelling. Other errors are ServiceErrors.
     """
 
-    def __init__(self, stub: TurnWorkServiceAsyncStub, *, worker_id: str) -> None:
+    def __init__(self, stub: "TurnWorkServiceAsyncStub", *, worker_id: str) -> None:
         self._stub = stub
         self._worker_id = worker_id
 

@@ -4,12 +4,12 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from maieutic.v1.document_service_pb2 import Passage, SearchDocumentsRequest
-from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
 from maieutic.v1.turn_service_pb2 import Usage
 from services.agents.agents.citations import cited, fenced, numbered
 from services.agents.ports import (
@@ -26,6 +26,9 @@ from services.agents.ports import (
 from services.agents.prompts import Prompt, load_prompt
 from services.runtime.errors import from_rpc
 from services.runtime.identity import acting_for
+
+if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
+    from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
 
 STEP = "direct"
 PASSAGES = 5
@@ -52,7 +55,7 @@ class DirectAgent:
     """Searches, asks the model once, cites what the answer refers to."""
 
     def __init__(
-        self, model: Model, documents: DocumentServiceAsyncStub, prompts: DirectPrompts
+        self, model: Model, documents: "DocumentServiceAsyncStub", prompts: DirectPrompts
     ) -> None:
         self._model = model
         self._documents = documents

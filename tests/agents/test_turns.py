@@ -1,0 +1,195 @@
+"""A job's way through the workers, with a session service that is there."""
+
+import asyncio
+
+from maieutic.v1.message_pb2 import AUTHOR_USER, Message
+from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
+from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TURN_STATE_FAILED
+from services.agents.adapters.offline import OfflineModel
+from services.agents.adapters.scripted import Script, ScriptedModel
+from tests.fakes.turn_work import LiveStore
+from tests.fakes.workers import office
+from tests.waiting import wait_until
+
+
+async def test_a_job_is_answered_and_its_outcome_published_once() -> None:
+    model = ScriptedModel(Script(text="Hello there, Ada.", chunks=4))
+    async with office(model) as place:
+        turn_id = await place.ask("Hello?")
+        finished = await place.finished()
+        await place.idle()
+        assert finished.job.turn_id == turn_id
+        assert finished.outcome.state == TURN_STATE_COMPLETED
+        assert finished.outcome.text == place.store.turns[turn_id].text == "Hello there, Ada."
+        assert [u.model for u in finished.outcome.usage] == ["scripted-1"]
+        assert model.calls[turn_id] == 1
+        assert (place.outcomes, place.waiting_jobs) == (0, 0)
+
+
+async def test_deltas_that_come_together_are_recorded_as_few_frames() -> None:
+    text = "word " * 500
+    async with office(ScriptedModel(Script(text=text))) as place:
+        turn_id = await place.ask("Go on.")
+        await place.finished()
+        turn = place.store.turns[turn_id]
+        assert turn.text == text
+        assert len(turn.log) < 10
+
+
+async def test_many_turns_share_few_requests() -> None:
+    model = ScriptedModel(Script(text="a b c d e f", delay=0.01))
+    async with office(model) as place:
+        turns = [await place.ask("All together?") for _ in range(60)]
+        await wait_until(lambda: place.outcomes == 60)
+        assert {place.store.turns[t].text for t in turns} == {"a b c d e f"}
+        assert len(place.store.requests) < 60
+        assert max(len(request.events) for request in place.store.requests) > 10
+
+
+async def test_a_job_delivered_twice_costs_one_model_call() -> None:
+    model = ScriptedModel(Script(delay=0.02))
+    async with office(model) as place:
+        job = place.job("Only once, please.")
+        await place.publish(job)
+        await place.streaming(job.turn_id)
+        await place.publish(job)
+        place.bus.drop_connections()
+        await place.finished()
+        await place.idle()
+        assert model.calls[job.turn_id] == 1
+        assert place.store.calls["ClaimTurn"] >= 1
+        await wait_until(lambda: place.waiting_jobs == 0)
+
+
+async def test_a_job_published_again_after_its_turn_ended_publishes_the_outcome_once_more() -> None:
+    model = ScriptedModel()
+    async with office(model) as place:
+        job = place.job("Again?")
+        await place.publish(job)
+        first = await place.finished()
+        await place.idle()
+        await place.publish(job)
+        assert await place.finished() == first
+        assert model.calls[job.turn_id] == 1
+
+
+async def test_confirms_that_stay_away_make_no_second_call() -> None:
+    model = ScriptedModel()
+    async with office(model) as place:
+        job = place.job("Slow broker?")
+        async with asyncio.TaskGroup() as group:
+            with place.bus.holding_confirms():
+                # The publisher hears nothing and publishes twice, as the clock of the turn would.
+                group.create_task(place.publish(job))
+                await wait_until(lambda: place.outcomes == 1)
+                group.create_task(place.publish(job))
+                place.bus.drop_connections()
+                assert place.running.worker.busy == 1
+        await place.idle()
+        await wait_until(lambda: place.waiting_jobs == 0)
+        assert model.calls[job.turn_id] == 1
+
+
+async def test_a_turn_that_another_worker_holds_is_acked_and_left_alone() -> None:
+    model = ScriptedModel()
+    async with office(model) as place:
+        job = place.job("Mine?")
+        turn = place.store.put(job)
+        turn.claim_id, turn.lease_end = "theirs", float("inf")
+        await place.publish(job)
+        await wait_until(lambda: place.store.calls["ClaimTurn"] == 1)
+        await place.idle()
+        assert (model.calls[job.turn_id], place.waiting_jobs, place.outcomes) == (0, 0, 0)
+
+
+async def test_a_suspect_job_is_run_like_any_other() -> None:
+    async with office() as place:
+        job = place.job("Did my worker die?")
+        await place.publish(job, "suspect")
+        assert (await place.finished()).job.turn_id == job.turn_id
+
+
+async def test_an_unavailable_model_queues_the_turn_again_with_its_wait() -> None:
+    model = ScriptedModel(Script(fail="unavailable", retry_after=7.5, fail_after=2))
+    async with office(model) as place:
+        turn_id = await place.ask("Anybody there?")
+        failure = await place.failure(turn_id)
+        assert (failure.reason, failure.retryable) == ("MODEL_UNAVAILABLE", True)
+        assert failure.retry_after.ToMilliseconds() == 7500
+        assert (place.waiting_jobs, place.outcomes) == (0, 0)
+
+
+async def test_a_refusal_is_the_outcome_of_the_turn() -> None:
+    async with office(ScriptedModel(Script(fail="refused"))) as place:
+        await place.ask("Something bad?")
+        outcome = (await place.finished()).outcome
+        assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "MODEL_REFUSED")
+
+
+async def test_a_rejected_request_is_the_outcome_of_the_turn() -> None:
+    async with office() as place:
+        await place.ask('{"script": {"no_such_field": 1}}')
+        outcome = (await place.finished()).outcome
+        assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "MODEL_REJECTED")
+        assert "no_such_field" in outcome.explanation
+
+
+async def test_an_agent_that_crashes_may_be_tried_again() -> None:
+    async with office(ScriptedModel(Script(fail="crash"))) as place:
+        turn_id = await place.ask("Boom?", max_attempts=0)
+        failure = await place.failure(turn_id)
+        assert (failure.reason, failure.retryable) == ("AGENT_ERROR", True)
+
+
+async def test_a_spent_time_budget_fails_the_turn_and_stops_the_call() -> None:
+    model = ScriptedModel(Script(fail="hang", fail_after=1))
+    async with office(model) as place:
+        job = place.job("How long?")
+        job.time_budget.FromMilliseconds(100)
+        await place.publish(job)
+        outcome = (await place.finished()).outcome
+        assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "TIME_BUDGET")
+        assert job.turn_id in model.cancelled
+
+
+async def test_a_mode_without_an_agent_fails_the_turn_with_its_reason() -> None:
+    async with office() as place:
+        job = place.job("Ask me something.")
+        job.session.mode = SESSION_MODE_SOCRATIC
+        await place.publish(job)
+        assert (await place.finished()).outcome.reason == "MODE_NOT_SUPPORTED"
+
+
+async def test_a_job_that_cannot_be_read_is_dead_lettered_with_the_reason() -> None:
+    async with office() as place:
+        await place.publish_body(b"\xff no job", "broken")
+        async with place.bus.consume("dead.v1", prefetch=1) as dead:
+            delivery = await anext(dead)
+            assert (delivery.dead_reason or "").startswith("unreadable job")
+
+
+async def test_the_search_is_made_for_the_user_of_the_job_and_cited() -> None:
+    store = LiveStore()
+    async with office(OfflineModel(), store=store) as place:
+        store.document_ids.append(place.add_document("tides", "The moon makes the tides."))
+        turn_id = await place.ask("What makes the tides?")
+        outcome = (await place.finished()).outcome
+        assert "The moon makes the tides." in outcome.text
+        assert [(c.number, c.document_name) for c in outcome.citations] == [(1, "tides")]
+        assert store.turns[turn_id].log[0].notice.code == "SEARCHING"
+
+
+async def test_a_search_that_is_not_possible_now_queues_the_turn_again() -> None:
+    store = LiveStore(document_ids=["d" * 48])
+    async with office(store=store) as place:
+        await place.retrieval.server.stop(0)
+        turn_id = await place.ask("Where?")
+        failure = await place.failure(turn_id)
+        assert (failure.reason, failure.retryable) == ("SEARCH_UNAVAILABLE", True)
+
+
+async def test_the_window_reaches_the_model() -> None:
+    store = LiveStore(window=[Message(author=AUTHOR_USER, text="How do tides work?")])
+    async with office(OfflineModel(), store=store) as place:
+        await place.ask("What did we talk about?")
+        assert "How do tides work?" in (await place.finished()).outcome.text

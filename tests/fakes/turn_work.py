@@ -1,0 +1,259 @@
+"""A small working TurnWorkService: turns, fences, leases and event logs, in memory.
+
+It refuses what the real one refuses. What a worker must never do, and what the real one could only
+answer with FENCED, is noted in `violations`.
+"""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import grpc
+
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.session.v1 import turn_work_service_pb2 as pb
+from maieutic.session.v1.turn_work_service_pb2_grpc import (
+    TurnWorkServiceServicer,
+    add_TurnWorkServiceServicer_to_server,
+)
+from maieutic.v1 import turn_service_pb2 as turn_pb
+from maieutic.v1.message_pb2 import Message
+from services.runtime.errors import Unavailable, Unimplemented
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Hold = pb.TurnEvents | pb.TurnHeartbeat | pb.CompleteTurnRequest | pb.FailTurnRequest
+
+
+@dataclass(kw_only=True)
+class Turn:
+    """One turn as the live store has it."""
+
+    job: RunTurn
+    fence: int = 0
+    claim_id: str = ""
+    attempt: int = 0
+    lease_end: float = 0.0
+    log: list[turn_pb.TurnFrame] = field(default_factory=list)
+    """Of the present fence."""
+    finished: TurnFinished | None = None
+    failures: list[pb.FailTurnRequest] = field(default_factory=list)
+
+    @property
+    def leased(self) -> bool:
+        return bool(self.claim_id) and self.finished is None
+
+    @property
+    def text(self) -> str:
+        """What a watcher has on the screen."""
+        shown = ""
+        for frame in self.log:
+            if frame.HasField("snapshot"):
+                shown = frame.snapshot.text
+            shown += frame.delta.text
+        return shown
+
+
+@dataclass(kw_only=True)
+class LiveStore:
+    """What the service keeps; the rest are faults that a test can switch on."""
+
+    turns: dict[str, Turn] = field(default_factory=dict)
+    window: list[Message] = field(default_factory=list)
+    """Messages before the one to answer, for every turn."""
+    document_ids: list[str] = field(default_factory=list)
+    lease: float = 10.0
+    violations: list[str] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter)
+    claim_ids: list[str] = field(default_factory=list)
+    requests: list[pb.RecordTurnEventsRequest] = field(default_factory=list)
+    away: bool = False
+    """Every call fails, and every stream breaks."""
+    mute: bool = False
+    """Streams take requests and answer nothing."""
+    swallowed_replies: int = 0
+    """So many times a batch is applied and the stream breaks before its answer."""
+    streams: int = 0
+    fences: "itertools.count[int]" = field(default_factory=lambda: itertools.count(100))
+
+    def put(self, job: RunTurn) -> Turn:
+        return self.turns.setdefault(job.turn_id, Turn(job=job))
+
+    def fence_off(self, turn_id: str) -> None:
+        """Move the fence, as a cancel or another worker's claim does."""
+        turn = self.turns[turn_id]
+        turn.fence, turn.claim_id, turn.log = next(self.fences), "somebody else", []
+
+    def lose(self, turn_id: str) -> Turn:
+        """Forget the turn, as a lost store does."""
+        return self.turns.pop(turn_id)
+
+    def verdict(self, hold: Hold) -> pb.WriteStatus.ValueType:
+        if (turn := self.turns.get(hold.turn_id)) is None:
+            return pb.WRITE_STATUS_MISSING
+        held = turn.leased and (turn.fence, turn.claim_id) == (hold.fence, hold.claim_id)
+        return pb.WRITE_STATUS_APPLIED if held else pb.WRITE_STATUS_FENCED
+
+    def append(self, events: pb.TurnEvents) -> None:
+        """Store a batch; the same one again changes nothing."""
+        log = self.turns[events.turn_id].log
+        start = events.first_seq - 1
+        known = log[start : start + len(events.frames)]
+        if not events.frames or start > len(log):
+            self.violations.append(f"gap: {len(log)} frames, then number {events.first_seq}")
+        elif not known:
+            log.extend(events.frames)
+        elif list(events.frames) != known:
+            self.violations.append(f"batch {events.first_seq} was changed before it was resent")
+
+    def end(self, turn: Turn, outcome: turn_pb.TurnOutcome) -> TurnFinished:
+        outcome.fence, outcome.attempts = turn.fence, turn.attempt
+        turn.finished = TurnFinished(job=turn.job, outcome=outcome)
+        return turn.finished
+
+
+class FakeTurnWork(TurnWorkServiceServicer):
+    def __init__(self, store: LiveStore) -> None:
+        self._store = store
+
+    async def ClaimTurn(
+        self, request: pb.ClaimTurnRequest, context: Context
+    ) -> pb.ClaimTurnResponse:
+        store = self._enter("ClaimTurn")
+        store.claim_ids.append(request.claim_id)
+        turn = store.put(request.job)
+        if turn.finished is not None:
+            return pb.ClaimTurnResponse(finished=turn.finished)
+        if turn.claim_id != request.claim_id:
+            if turn.claim_id and time.monotonic() < turn.lease_end:
+                return pb.ClaimTurnResponse(held=pb.TurnHeld())
+            turn.fence, turn.claim_id, turn.log = next(store.fences), request.claim_id, []
+            turn.attempt += 1
+        turn.lease_end = time.monotonic() + store.lease
+        return pb.ClaimTurnResponse(claim=self._claim(turn))
+
+    def _claim(self, turn: Turn) -> pb.TurnClaim:
+        claim = pb.TurnClaim(
+            fence=turn.fence,
+            attempt=turn.attempt,
+            max_attempts=turn.job.max_attempts,
+            session=turn.job.session,
+            window=[*self._store.window, turn.job.message],
+        )
+        claim.session.document_ids.extend(self._store.document_ids)
+        claim.lease.FromMilliseconds(round(self._store.lease * 1000))
+        claim.deadline.FromMilliseconds(
+            round(time.time() * 1000) + turn.job.time_budget.ToMilliseconds()
+        )
+        return claim
+
+    async def RecordTurnEvents(
+        self, request_iterator: AsyncIterator[pb.RecordTurnEventsRequest], context: Context
+    ) -> AsyncIterator[pb.RecordTurnEventsResponse]:
+        self._enter("RecordTurnEvents")
+        self._store.streams += 1
+        async for request in request_iterator:
+            if self._store.away:
+                raise Unavailable("away")
+            response = self._record(request)
+            if self._store.swallowed_replies and request.events:
+                self._store.swallowed_replies -= 1
+                raise Unavailable("the answer is lost")
+            if not self._store.mute:
+                yield response
+
+    def _record(self, request: pb.RecordTurnEventsRequest) -> pb.RecordTurnEventsResponse:
+        store, response = self._store, pb.RecordTurnEventsResponse(batch_id=request.batch_id)
+        store.requests.append(request)
+        if len({events.turn_id for events in request.events}) < len(request.events):
+            store.violations.append("two batches of one turn in one request")
+        said: Sequence[pb.TurnEvents | pb.TurnHeartbeat]
+        for said in (request.events, request.heartbeats):
+            for one in said:
+                verdict = store.verdict(one)
+                if verdict == pb.WRITE_STATUS_MISSING:
+                    response.missing_turn_ids.append(one.turn_id)
+                elif verdict == pb.WRITE_STATUS_FENCED:
+                    response.fenced_turn_ids.append(one.turn_id)
+                elif isinstance(one, pb.TurnEvents):
+                    store.append(one)
+                else:
+                    store.turns[one.turn_id].lease_end = time.monotonic() + store.lease
+        return response
+
+    async def CompleteTurn(
+        self, request: pb.CompleteTurnRequest, context: Context
+    ) -> pb.CompleteTurnResponse:
+        store = self._enter("CompleteTurn")
+        turn = store.turns.get(request.turn_id)
+        if turn is not None and turn.finished is not None and turn.claim_id == request.claim_id:
+            return pb.CompleteTurnResponse(status=pb.WRITE_STATUS_APPLIED, finished=turn.finished)
+        if (status := store.verdict(request)) != pb.WRITE_STATUS_APPLIED or turn is None:
+            return pb.CompleteTurnResponse(status=status)
+        if request.last_seq != len(turn.log):
+            store.violations.append(f"completed at {request.last_seq} of {len(turn.log)}")
+        outcome = turn_pb.TurnOutcome(
+            state=turn_pb.TURN_STATE_COMPLETED,
+            text=request.text,
+            citations=request.citations,
+            usage=request.usage,
+        )
+        return pb.CompleteTurnResponse(status=status, finished=store.end(turn, outcome))
+
+    async def FailTurn(self, request: pb.FailTurnRequest, context: Context) -> pb.FailTurnResponse:
+        store = self._enter("FailTurn")
+        turn = store.turns.get(request.turn_id)
+        if (status := store.verdict(request)) != pb.WRITE_STATUS_APPLIED or turn is None:
+            return pb.FailTurnResponse(status=status)
+        if request.last_seq != len(turn.log):
+            store.violations.append(f"failed at {request.last_seq} of {len(turn.log)}")
+        turn.failures.append(request)
+        if request.retryable and turn.attempt < turn.job.max_attempts:
+            turn.claim_id = ""
+            return pb.FailTurnResponse(status=status)
+        outcome = turn_pb.TurnOutcome(
+            state=turn_pb.TURN_STATE_FAILED,
+            reason=request.reason,
+            explanation=request.explanation,
+        )
+        return pb.FailTurnResponse(status=status, finished=store.end(turn, outcome))
+
+    async def ReleaseTurn(
+        self, request: pb.ReleaseTurnRequest, context: Context
+    ) -> pb.ReleaseTurnResponse:
+        store = self._enter("ReleaseTurn")
+        turn = store.turns.get(request.turn_id)
+        if turn is None:
+            return pb.ReleaseTurnResponse(status=pb.WRITE_STATUS_MISSING)
+        if (turn.fence, turn.claim_id) != (request.fence, request.claim_id):
+            return pb.ReleaseTurnResponse(status=pb.WRITE_STATUS_FENCED)
+        turn.claim_id, turn.attempt = "", turn.attempt - 1
+        return pb.ReleaseTurnResponse(status=pb.WRITE_STATUS_APPLIED)
+
+    async def MarkArchived(
+        self, request: pb.MarkArchivedRequest, context: Context
+    ) -> pb.MarkArchivedResponse:
+        raise Unimplemented("no worker asks for this")
+
+    async def EnsureTurns(
+        self, request: pb.EnsureTurnsRequest, context: Context
+    ) -> pb.EnsureTurnsResponse:
+        raise Unimplemented("no worker asks for this")
+
+    def _enter(self, method: str) -> LiveStore:
+        self._store.calls[method] += 1
+        if self._store.away:
+            raise Unavailable("away")
+        return self._store
+
+
+def register_turn_work(store: LiveStore) -> Callable[[grpc.aio.Server], list[str]]:
+    """Return what `serving` calls to add the service."""
+
+    def register(server: grpc.aio.Server) -> list[str]:
+        add_TurnWorkServiceServicer_to_server(FakeTurnWork(store), server)
+        return ["maieutic.session.v1.TurnWorkService"]
+
+    return register
