@@ -1,0 +1,64 @@
+"""What the contract suite of the archive needs from each database."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+
+from services.persistence.adapters.archive import SqlArchive
+from services.persistence.adapters.migrate import migrate
+from services.persistence.adapters.postgres import PoolOptions, postgres_database
+from services.persistence.adapters.sql import Database
+from services.persistence.adapters.sqlite import sqlite_database
+from tests.backends.postgres import PostgresServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveHarness:
+    """An archive on an empty database, and a way to look into its tables."""
+
+    archive: SqlArchive
+    database: Database
+
+    async def rows(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        async with self.database.reading() as connection:
+            found: Sequence[Any] = await connection.fetch(statement, *arguments)
+        return [tuple(row) for row in found]
+
+
+@asynccontextmanager
+async def fresh_postgres_url(server: PostgresServer) -> AsyncIterator[str]:
+    """Make a database that no other test uses, and drop it afterwards."""
+    name = f"archive_{uuid4().hex[:12]}"
+    await _command(server, f'CREATE DATABASE "{name}"')
+    try:
+        yield server.url_of(name)
+    finally:
+        await _command(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@asynccontextmanager
+async def postgres_harness(url: str) -> AsyncIterator[ArchiveHarness]:
+    await migrate(url)
+    async with postgres_database(url, PoolOptions(size=4)) as database:
+        yield ArchiveHarness(archive=SqlArchive(database), database=database)
+
+
+@asynccontextmanager
+async def sqlite_harness(folder: Path) -> AsyncIterator[ArchiveHarness]:
+    url = f"sqlite://{folder}/archive.db"
+    await migrate(url)
+    async with sqlite_database(url) as database:
+        yield ArchiveHarness(archive=SqlArchive(database), database=database)
+
+
+async def _command(server: PostgresServer, command: str) -> None:
+    connection = await asyncpg.connect(server.url)
+    try:
+        await connection.execute(command)
+    finally:
+        await connection.close()

@@ -1,0 +1,567 @@
+"""One suite for the archive, over PostgreSQL and SQLite."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from maieutic.bus.v1.bus_pb2 import TurnFinished
+from maieutic.v1 import turn_service_pb2 as turn_pb
+from maieutic.v1.document_service_pb2 import (
+    DOCUMENT_FORMAT_MARKDOWN,
+    DOCUMENT_STATE_PENDING,
+    DOCUMENT_STATE_READY,
+    Document,
+)
+from maieutic.v1.message_pb2 import Message
+from services.persistence.errors import (
+    DocumentIdTaken,
+    DocumentNotFound,
+    Refused,
+    RequestIdTaken,
+)
+from services.persistence.model import Applied
+from services.persistence.ports import Place, Registration, Snapshot
+from tests.backends.postgres import PostgresServer
+from tests.contracts.archives import (
+    ArchiveHarness,
+    fresh_postgres_url,
+    postgres_harness,
+    sqlite_harness,
+)
+from tests.persistence.stories import TENANT, USER, Story, fact
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def server(request: pytest.FixtureRequest) -> PostgresServer | None:
+    """The database server, or None for the database that needs none; started only if asked for."""
+    if request.param == "sqlite":
+        return None
+    found: PostgresServer = request.getfixturevalue("postgres_server")
+    return found
+
+
+@pytest.fixture
+async def harness(server: PostgresServer | None, tmp_path: Path) -> AsyncIterator[ArchiveHarness]:
+    if server is None:
+        async with sqlite_harness(tmp_path) as opened:
+            yield opened
+        return
+    async with fresh_postgres_url(server) as url, postgres_harness(url) as opened:
+        yield opened
+
+
+# --- turns --------------------------------------------------------------------------------------
+
+
+async def test_a_finished_turn_is_kept_with_all_that_was_said(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.changed()), fact(story.accepted())])
+    await harness.archive.apply([fact(story.finished(text="Buoyancy."))])
+    turns = await harness.rows("SELECT turn_id, session_id, state, attempts, lane FROM turns")
+    assert turns == [(story.turn_id(1), story.session_id, "COMPLETED", 1, "interactive")]
+    said = await harness.rows("SELECT position, author, text FROM messages ORDER BY position")
+    assert said == [(1, "USER", "Why do ships float?"), (2, "AGENT", "Buoyancy.")]
+    usage = await harness.rows(
+        "SELECT step, input_tokens, output_tokens FROM usage ORDER BY step_no"
+    )
+    assert usage == [("search", 7, 0), ("answer", 0, 9)]
+    kinds = await harness.rows("SELECT kind FROM events ORDER BY kind")
+    assert kinds == [("session.changed",), ("turn.accepted",), ("turn.finished",)]
+
+
+async def test_what_was_applied_is_told_for_the_session_service(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    assert await harness.archive.apply([fact(story.accepted())]) == Applied(
+        revisions={story.session_id: 10}, accepted=(story.turn_id(1),)
+    )
+    assert await harness.archive.apply([fact(story.finished())]) == Applied(
+        finished=(story.finished(),), revisions={story.session_id: 15}
+    )
+
+
+async def test_facts_applied_again_change_nothing(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    batch = [fact(story.changed()), fact(story.accepted()), fact(story.finished())]
+    first = await harness.archive.apply(batch)
+    before = await _everything(harness)
+    assert await harness.archive.apply(batch) == first
+    assert await harness.archive.apply([*batch, *batch]) == first
+    assert await _everything(harness) == before
+
+
+async def test_the_first_outcome_committed_wins_over_later_ones(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    first = story.finished(text="First.", fence=1)
+    late = story.finished(text="Second.", fence=2, state=turn_pb.TURN_STATE_FAILED)
+    await harness.archive.apply([fact(first)])
+    before = await _everything(harness)
+    applied = await harness.archive.apply([fact(late)])
+    assert applied.finished == (first,)
+    assert await _everything(harness) == before
+
+
+async def test_of_two_outcomes_in_one_batch_the_first_wins(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    first, late = story.finished(text="First."), story.finished(text="Second.", fence=2)
+    applied = await harness.archive.apply([fact(first), fact(late)])
+    assert applied.finished == (first,)
+    turn = await harness.archive.get_turn(story.turn_id(1), "")
+    assert turn.finished == first
+    assert [m.text for m in await _messages(harness, story)] == ["First.", "Why do ships float?"]
+
+
+async def test_of_outcomes_committed_at_the_same_time_every_writer_hears_the_same(
+    harness: ArchiveHarness,
+) -> None:
+    stories = [Story(f"race-{number}") for number in range(20)]
+
+    async def write(fence: int) -> Applied:
+        ordered = stories if fence % 2 else list(reversed(stories))
+        outcomes = [story.finished(text=f"by {fence}", fence=fence) for story in ordered]
+        return await harness.archive.apply([fact(outcome) for outcome in outcomes])
+
+    applied = await asyncio.gather(*(write(fence) for fence in range(1, 7)))
+    heard: list[set[int]] = []
+    for story in stories:
+        row = (await harness.archive.get_turn(story.turn_id(1), "")).finished
+        assert row is not None
+        told = [f for each in applied for f in each.finished if f.job.turn_id == row.job.turn_id]
+        assert told == [row] * 6
+        texts = [m.text for m in await _messages(harness, story)]
+        assert texts == [row.outcome.text, "Why do ships float?"]
+        heard.append({f.outcome.fence for f in told})
+    assert all(len(fences) == 1 for fences in heard)
+
+
+async def test_an_acceptance_that_comes_after_the_outcome_changes_nothing(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished())])
+    before = await _rows_of(harness, "turns", "messages", "sessions")
+    applied = await harness.archive.apply([fact(story.accepted())])
+    assert applied.accepted == (story.turn_id(1),)
+    assert await _rows_of(harness, "turns", "messages", "sessions") == before
+    assert await harness.archive.unfinished_turns(older_than=0, lease=0, limit=10) == []
+
+
+async def test_an_outcome_nobody_announced_brings_its_session_and_messages(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished())])
+    snapshot = await harness.archive.snapshot(story.session_id, window=20)
+    assert snapshot.session == story.session(revision=15)
+    assert [m.author for m in snapshot.window] == [1, 2]
+
+
+async def test_an_outcome_without_any_session_still_is_kept(harness: ArchiveHarness) -> None:
+    finished = Story("one").finished()
+    finished.ClearField("session")
+    applied = await harness.archive.apply([fact(finished)])
+    assert applied.finished == (finished,)
+    later = Story("one").changed(revision=3)
+    await harness.archive.apply([fact(later)])
+    snapshot = await harness.archive.snapshot(later.session.session_id, window=1)
+    assert snapshot.session == later.session
+
+
+async def test_an_unknown_turn_gives_an_empty_answer(harness: ArchiveHarness) -> None:
+    turn = await harness.archive.get_turn("nothing", "nowhere")
+    assert (turn.job, turn.finished, turn.session_deleted) == (None, None, False)
+
+
+async def test_a_turn_is_read_as_it_was_told(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.accepted())])
+    turn = await harness.archive.get_turn(story.turn_id(1), story.session_id)
+    assert (turn.job, turn.finished, turn.archive_time) == (story.job(), None, None)
+    started = datetime.now(UTC)
+    await harness.archive.apply([fact(story.finished())])
+    turn = await harness.archive.get_turn(story.turn_id(1), story.session_id)
+    assert turn.finished == story.finished()
+    assert turn.archive_time is not None
+    assert abs((turn.archive_time - started).total_seconds()) < 60
+
+
+# --- sessions -----------------------------------------------------------------------------------
+
+
+async def test_the_highest_revision_of_a_session_stays(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    newest = story.changed(revision=7, title="New")
+    await harness.archive.apply([fact(story.changed(revision=5)), fact(newest)])
+    applied = await harness.archive.apply([fact(story.changed(revision=6, title="Old"))])
+    assert applied.revisions == {story.session_id: 7}
+    assert await harness.archive.list_sessions(TENANT, USER, before=None, limit=9) == [
+        newest.session
+    ]
+
+
+async def test_a_deleted_session_is_gone_for_good(harness: ArchiveHarness) -> None:
+    story, other = Story("one"), Story("two")
+    await harness.archive.apply([fact(s.finished()) for s in (story, other)])
+    assert await harness.archive.apply([fact(story.deleted())]) == Applied()
+    for late in (story.changed(revision=99), story.accepted(2), story.finished(3)):
+        assert await harness.archive.apply([fact(late)]) == Applied()
+    assert await harness.archive.list_sessions(TENANT, USER, before=None, limit=9) == [
+        other.session(revision=15)
+    ]
+    assert await _messages(harness, story) == []
+    assert (await harness.archive.get_turn(story.turn_id(1), story.session_id)).session_deleted
+    assert {row[0] for row in await harness.rows("SELECT session_id FROM turns")} == {
+        other.session_id
+    }
+
+
+async def test_a_tombstone_keeps_no_more_than_whose_it_was(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished(text="A secret."))])
+    await harness.archive.apply([fact(story.deleted())])
+    snapshot = await harness.archive.snapshot(story.session_id, window=20)
+    assert snapshot.deleted
+    assert snapshot.session is not None
+    assert (snapshot.tenant, snapshot.session.user_id) == (TENANT, USER)
+    assert "title" not in str(snapshot.session)
+    assert snapshot.window == ()
+    assert "secret" not in str(await _everything(harness))
+    usage = await harness.rows("SELECT count(*) FROM usage")
+    assert usage == [(2,)]
+
+
+async def test_a_deletion_in_the_midst_of_a_batch_wins(harness: ArchiveHarness) -> None:
+    story, other = Story("one"), Story("two")
+    batch = [story.accepted(), story.deleted(), other.accepted(), story.finished()]
+    applied = await harness.archive.apply([fact(message) for message in batch])
+    assert applied.accepted == (other.turn_id(1),)
+    assert applied.finished == ()
+    assert (await harness.archive.snapshot(story.session_id, window=1)).deleted
+
+
+async def test_a_session_deleted_before_it_was_heard_of_never_appears(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.deleted())])
+    await harness.archive.apply([fact(story.changed()), fact(story.finished())])
+    assert await harness.archive.list_sessions(TENANT, USER, before=None, limit=9) == []
+
+
+async def test_sessions_are_listed_by_user_newest_first_and_by_page(
+    harness: ArchiveHarness,
+) -> None:
+    stories = [Story(f"s{age}", age=age // 2) for age in range(7)]
+    others = [Story("other-user", user="bob"), Story("other-tenant", tenant="globex")]
+    await harness.archive.apply([fact(story.changed()) for story in [*stories, *others]])
+    listed: list[str] = []
+    before: Place | None = None
+    while page := await harness.archive.list_sessions(TENANT, USER, before=before, limit=2):
+        listed += [session.session_id for session in page]
+        before = Place(time=page[-1].create_time.ToDatetime(UTC), id=page[-1].session_id)
+    expected = sorted(
+        stories, key=lambda story: (story.session().create_time.seconds, story.session_id)
+    )
+    assert listed == [story.session_id for story in reversed(expected)]
+
+
+# --- snapshots and messages -----------------------------------------------------------------------
+
+
+async def test_an_unknown_session_gives_an_empty_snapshot(harness: ArchiveHarness) -> None:
+    assert await harness.archive.snapshot("nothing", window=20) == Snapshot()
+
+
+async def test_a_snapshot_brings_back_the_window_and_what_is_unfinished(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished(number)) for number in (1, 2, 3)])
+    await harness.archive.apply([fact(story.accepted(4)), fact(story.accepted(5, waiting=True))])
+    snapshot = await harness.archive.snapshot(story.session_id, window=4)
+    assert snapshot.tenant == TENANT
+    assert snapshot.session == story.session(revision=50)
+    assert [m.position for m in snapshot.window] == [4, 5, 6, 7]
+    assert snapshot.unfinished == (story.job(4), story.job(5, waiting=True))
+    assert (snapshot.last_position, snapshot.last_turn_id) == (7, story.turn_id(5))
+    assert (await harness.archive.snapshot(story.session_id, window=0)).window == ()
+
+
+async def test_unfinished_turns_come_in_the_order_of_acceptance_however_they_arrived(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    jobs = [story.accepted(number) for number in (1, 2, 3, 4)]
+    for accepted in jobs:
+        # The clock went back, or stood still: the chain of predecessors is what counts.
+        accepted.job.create_time.CopyFrom(jobs[0].job.create_time)
+    for number in (3, 1, 0, 2):
+        await harness.archive.apply([fact(jobs[number])])
+    snapshot = await harness.archive.snapshot(story.session_id, window=20)
+    assert snapshot.unfinished == tuple(accepted.job for accepted in jobs)
+    assert snapshot.last_turn_id == story.turn_id(4)
+    assert await harness.archive.unfinished_turns(older_than=0, lease=0, limit=1) == [
+        accepted.job for accepted in jobs
+    ]
+
+
+async def test_the_message_of_a_waiting_turn_joins_once_it_has_a_position(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.accepted(1, waiting=True))])
+    assert await _messages(harness, story) == []
+    await harness.archive.apply([fact(story.finished(1))])
+    assert [m.position for m in await _messages(harness, story)] == [2, 1]
+    await harness.archive.apply([fact(story.accepted(1, waiting=True))])
+    assert [m.position for m in await _messages(harness, story)] == [2, 1]
+
+
+async def test_messages_are_paged_without_gap_or_double(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished(number)) for number in range(1, 8)])
+    seen: list[int] = []
+    before = 0
+    while page := await harness.archive.list_messages(
+        story.session_id, before_position=before, limit=3
+    ):
+        seen += [message.position for message in page]
+        before = seen[-1]
+    assert seen == list(range(14, 0, -1))
+
+
+async def test_a_page_never_ends_between_messages_of_one_position(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    twin = story.finished(2)
+    twin.job.message.position, twin.answer.position = 1, 2
+    await harness.archive.apply([fact(story.finished(1)), fact(twin)])
+    page = await harness.archive.list_messages(story.session_id, before_position=0, limit=1)
+    assert [message.position for message in page] == [2, 2]
+
+
+# --- unfinished turns -----------------------------------------------------------------------------
+
+
+async def test_only_old_unfinished_turns_of_living_sessions_are_handed_out(
+    harness: ArchiveHarness,
+) -> None:
+    unfinished, done, gone = Story("unfinished"), Story("done"), Story("gone")
+    await harness.archive.apply(
+        [fact(m) for m in (unfinished.accepted(), done.finished(), gone.accepted())]
+    )
+    await harness.archive.apply([fact(gone.deleted())])
+    assert await harness.archive.unfinished_turns(older_than=60, lease=0, limit=9) == []
+    assert await harness.archive.unfinished_turns(older_than=0, lease=0, limit=9) == [
+        unfinished.job()
+    ]
+
+
+async def test_a_session_is_handed_to_one_caller_during_a_lease(harness: ArchiveHarness) -> None:
+    stories = [Story(f"s{number}") for number in range(10)]
+    await harness.archive.apply(
+        [fact(story.accepted(number)) for story in stories for number in (1, 2)]
+    )
+    ids: list[str] = []
+    while len(ids) < 20:
+        # Callers at the same time may get fewer than are left, but never the same.
+        handed = await asyncio.gather(
+            *(harness.archive.unfinished_turns(older_than=0, lease=600, limit=4) for _ in range(4))
+        )
+        assert any(handed)
+        ids += [job.turn_id for jobs in handed for job in jobs]
+    assert sorted(ids) == sorted(story.turn_id(n) for story in stories for n in (1, 2))
+    assert await harness.archive.unfinished_turns(older_than=0, lease=600, limit=9) == []
+    assert await harness.archive.unfinished_turns(older_than=0, lease=0, limit=1) != []
+
+
+# --- hostile data -------------------------------------------------------------------------------
+
+
+async def test_a_nul_in_a_text_is_kept_and_shown(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    hostile = story.finished(text="null \x00 byte")
+    hostile.outcome.reason = "NUL\x00"
+    hostile.session.title = "\x00title"
+    hostile.answer.citations.add(number=1, quote="a \x00 quote", score=float("nan"))
+    hostile.outcome.usage[0].model = "\x00"
+    applied = await harness.archive.apply([fact(hostile)])
+    (row,) = applied.finished
+    assert row.SerializeToString() == hostile.SerializeToString()
+    (answer, _) = await _messages(harness, story)
+    assert answer.text == "null \x00 byte"
+    shown = await harness.rows("SELECT text FROM messages WHERE position = 2")
+    assert shown == [("null \u2400 byte",)]
+
+
+async def test_data_that_the_database_refuses_takes_nothing_of_its_batch_along(
+    harness: ArchiveHarness,
+) -> None:
+    good, bad = Story("good"), Story("bad")
+    refused = bad.accepted()
+    refused.job.turn_id = "x" * 10_000
+    before = await _everything(harness)
+    with pytest.raises(Refused) as refusal:
+        await harness.archive.apply([fact(good.finished()), fact(refused)])
+    assert "xxx" not in refusal.value.message
+    assert await _everything(harness) == before
+    assert (await harness.archive.apply([fact(good.finished())])).finished == (good.finished(),)
+
+
+async def test_fields_of_a_newer_version_survive(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    newer = story.finished()
+    unknown = b"\xfa\x3e\x03new"  # field 1007, not known here
+    body = newer.SerializeToString() + unknown
+    merged = TurnFinished.FromString(body)
+    await harness.archive.apply([fact(merged)])
+    turn = await harness.archive.get_turn(story.turn_id(1), "")
+    assert turn.finished is not None
+    assert unknown in turn.finished.SerializeToString()
+
+
+# --- documents ----------------------------------------------------------------------------------
+
+
+def registration(
+    document_id: str = "document-1",
+    *,
+    user: str = USER,
+    request_id: str = "add-1",
+    content: bytes = b"# Ships",
+    tenant: str = TENANT,
+) -> Registration:
+    return Registration(
+        tenant=tenant,
+        user_id=user,
+        request_id=request_id,
+        request_hash=b"hash of " + content,
+        document=Document(
+            document_id=document_id,
+            name="Ships\x00",
+            format=DOCUMENT_FORMAT_MARKDOWN,
+            size=len(content),
+            content_hash=content.hex(),
+        ),
+        content=content,
+    )
+
+
+async def test_a_document_is_pending_until_it_is_finished(harness: ArchiveHarness) -> None:
+    added = await harness.archive.register_document(registration())
+    assert (added.state, added.format) == (DOCUMENT_STATE_PENDING, DOCUMENT_FORMAT_MARKDOWN)
+    assert added.HasField("create_time")
+    finished = await harness.archive.finish_document(TENANT, "document-1", 12)
+    assert (finished.state, finished.chunk_count) == (DOCUMENT_STATE_READY, 12)
+    assert await harness.archive.get_document(TENANT, USER, "document-1") == finished
+    assert await harness.rows("SELECT content FROM document_bytes") == [(b"# Ships",)]
+
+
+async def test_the_same_content_is_stored_once_for_all_owners(harness: ArchiveHarness) -> None:
+    first = await harness.archive.register_document(registration())
+    again = await harness.archive.register_document(
+        registration("document-2", user="bob", request_id="add-2")
+    )
+    assert again == first
+    assert await harness.rows("SELECT count(*) FROM document_bytes") == [(1,)]
+    for user in (USER, "bob"):
+        assert await harness.archive.get_document(TENANT, user, "document-1") == first
+    foreign = await harness.archive.register_document(registration("document-3", tenant="globex"))
+    assert foreign.document_id == "document-3"
+
+
+async def test_a_request_id_makes_one_reference_and_fits_one_request(
+    harness: ArchiveHarness,
+) -> None:
+    first = await harness.archive.register_document(registration())
+    assert await harness.archive.register_document(registration()) == first
+    with pytest.raises(RequestIdTaken):
+        await harness.archive.register_document(registration("document-2", content=b"other"))
+    assert await harness.archive.list_documents(TENANT, USER, before=None, limit=9) == [first]
+
+
+async def test_a_document_id_fits_one_content(harness: ArchiveHarness) -> None:
+    await harness.archive.register_document(registration())
+    with pytest.raises(DocumentIdTaken):
+        await harness.archive.register_document(registration(request_id="add-2", content=b"other"))
+
+
+async def test_documents_of_others_do_not_exist(harness: ArchiveHarness) -> None:
+    await harness.archive.register_document(registration())
+    for tenant, user in ((TENANT, "bob"), ("globex", USER)):
+        with pytest.raises(DocumentNotFound):
+            await harness.archive.get_document(tenant, user, "document-1")
+        assert await harness.archive.list_documents(tenant, user, before=None, limit=9) == []
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.finish_document("globex", "document-1", 1)
+
+
+async def test_the_last_release_removes_the_document(harness: ArchiveHarness) -> None:
+    await harness.archive.register_document(registration())
+    await harness.archive.register_document(registration(user="bob", request_id="add-2"))
+    assert not await harness.archive.release_document(TENANT, USER, "document-1")
+    assert not await harness.archive.release_document(TENANT, USER, "document-1")
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.get_document(TENANT, USER, "document-1")
+    assert await harness.archive.release_document(TENANT, "bob", "document-1")
+    assert await harness.archive.release_document(TENANT, "bob", "document-1")
+    for table in ("documents", "document_bytes", "document_owners", "document_requests"):
+        assert await _rows_of(harness, table) == [[]]
+
+
+async def test_a_released_document_may_be_added_again(harness: ArchiveHarness) -> None:
+    await harness.archive.register_document(registration())
+    await harness.archive.release_document(TENANT, USER, "document-1")
+    added = await harness.archive.register_document(registration("document-9"))
+    assert added.document_id == "document-9"
+
+
+async def test_documents_are_listed_newest_first_and_by_page(harness: ArchiveHarness) -> None:
+    for number in range(5):
+        await harness.archive.register_document(
+            registration(f"document-{number}", request_id=f"r{number}", content=b"%d" % number)
+        )
+    listed: list[Document] = []
+    before: Place | None = None
+    while page := await harness.archive.list_documents(TENANT, USER, before=before, limit=2):
+        listed += page
+        before = Place(time=page[-1].create_time.ToDatetime(UTC), id=page[-1].document_id)
+    places = [(d.create_time.ToNanoseconds(), d.document_id) for d in listed]
+    assert len(places) == 5
+    assert places == sorted(places, reverse=True)
+
+
+async def test_adding_and_releasing_at_the_same_time_leaves_no_half_document(
+    harness: ArchiveHarness,
+) -> None:
+    async def come_and_go(user: str) -> None:
+        for turn in range(5):
+            added = await harness.archive.register_document(
+                registration(user=user, request_id=f"{user}-{turn}")
+            )
+            await harness.archive.release_document(TENANT, user, added.document_id)
+
+    await asyncio.gather(*(come_and_go(f"user-{number}") for number in range(4)))
+    for table in ("documents", "document_bytes", "document_owners", "document_requests"):
+        assert await _rows_of(harness, table) == [[]]
+
+
+# --- helpers ------------------------------------------------------------------------------------
+
+
+async def _messages(harness: ArchiveHarness, story: Story) -> list[Message]:
+    return list(await harness.archive.list_messages(story.session_id, before_position=0, limit=100))
+
+
+async def _everything(harness: ArchiveHarness) -> list[list[tuple[object, ...]]]:
+    return await _rows_of(harness, "sessions", "turns", "messages", "usage", "events")
+
+
+async def _rows_of(harness: ArchiveHarness, *tables: str) -> list[list[tuple[object, ...]]]:
+    return [
+        sorted(await harness.rows(f"SELECT * FROM {table}"), key=repr)  # noqa: S608 - the test's own
+        for table in tables
+    ]
