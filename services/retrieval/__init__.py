@@ -1,0 +1,1 @@
+"""Documents: stored once per tenant, split, embedded, and searched by meaning."""

@@ -1,0 +1,1 @@
+"""The technologies behind the ports: what embeds text, and what keeps and searches vectors."""

@@ -1,0 +1,260 @@
+"""Vectors on this machine: SQLite keeps them, numpy compares them all.
+
+One thread owns the database and the matrices, so nothing is shared between threads. A matrix is
+only a copy of what SQLite has committed: it is read when its namespace is first searched, and a
+process that is killed loses nothing that it had answered.
+"""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import ParamSpec, Self, TypeVar
+
+import numpy as np
+
+from services.retrieval.adapters.matrix import Matrix
+from services.retrieval.errors import IndexDamaged, IndexUnavailable
+from services.retrieval.model import Chunk
+from services.retrieval.ports import Hit, Vectors
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STORED = np.dtype("<f4")
+"""Files may move between machines."""
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS chunks (
+    key INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    chunk_id TEXT NOT NULL,
+    text TEXT NOT NULL,
+    vector BLOB NOT NULL,
+    UNIQUE (namespace, chunk_id)
+);
+CREATE TABLE IF NOT EXISTS links (
+    namespace TEXT NOT NULL,
+    document_id TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    chunk INTEGER NOT NULL REFERENCES chunks (key),
+    PRIMARY KEY (namespace, document_id, position)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS links_by_chunk ON links (chunk);
+"""
+
+
+class LocalVectorIndex:
+    """A `VectorIndex` for one process, with exact search."""
+
+    def __init__(self, store: "_Store", executor: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._executor = executor
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, folder: Path, *, embedder: str, dimension: int) -> AsyncIterator[Self]:
+        """Open the index of that embedder in the folder, made if it is not there.
+
+        Raises IndexUnavailable if another process has it open, and IndexDamaged.
+        """
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vectors")
+        opened = asyncio.get_running_loop().run_in_executor
+        try:
+            store = await opened(executor, _Store.open, folder / f"{embedder}.sqlite3", dimension)
+            try:
+                yield cls(store, executor)
+            finally:
+                # Behind whatever is still queued, so that no call finds the database closed.
+                await asyncio.shield(opened(executor, store.close))
+        finally:
+            executor.shutdown(wait=False)
+
+    async def missing(self, namespace: str, chunk_ids: Collection[str]) -> frozenset[str]:
+        """Return those of the ids that are not stored."""
+        return await self._run(self._store.missing, namespace, chunk_ids)
+
+    async def upsert(self, namespace: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+        """Store the chunks with their vectors, [len(chunks), dimension]."""
+        await self._run(self._store.upsert, namespace, chunks, vectors)
+
+    async def link(self, namespace: str, document_id: str, chunk_ids: Sequence[str]) -> bool:
+        """Make the document consist of exactly these chunks; False if one is not stored."""
+        return await self._run(self._store.link, namespace, document_id, chunk_ids)
+
+    async def unlink(self, namespace: str, document_id: str) -> None:
+        """Remove the document, and those of its chunks that no other document has."""
+        await self._run(self._store.unlink, namespace, document_id)
+
+    async def search(
+        self, namespace: str, vector: Vectors, *, document_ids: Collection[str], limit: int
+    ) -> list[Hit]:
+        """Return the chunks of these documents nearest to the vector, best first."""
+        return await self._run(self._store.search, namespace, vector, document_ids, limit)
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def translated() -> T:
+            with _sqlite_errors():
+                return work(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, translated)
+
+
+class _Store:
+    """The database and the matrices read from it; used by one thread only."""
+
+    def __init__(self, database: sqlite3.Connection, dimension: int) -> None:
+        self._database = database
+        self._dimension = dimension
+        self._matrices: dict[str, Matrix] = {}
+
+    @classmethod
+    def open(cls, path: Path, dimension: int) -> Self:
+        with _sqlite_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(path, isolation_level=None)
+            # A second process would not see what this one adds to its matrices: it is kept out.
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            database.execute("PRAGMA journal_mode = WAL")
+            # What was answered as stored must survive a power cut too.
+            database.execute("PRAGMA synchronous = FULL")
+            database.executescript(SCHEMA)
+            return cls(database, dimension)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def missing(self, namespace: str, chunk_ids: Collection[str]) -> frozenset[str]:
+        return frozenset(chunk_ids) - self._keys(namespace, chunk_ids).keys()
+
+    def upsert(self, namespace: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+        stored = np.ascontiguousarray(vectors, STORED).reshape(len(chunks), self._dimension)
+        new: dict[int, Vectors] = {}
+        with self._transaction():
+            for chunk, vector in zip(chunks, stored, strict=True):
+                key = self._inserted(namespace, chunk, vector.tobytes())
+                new |= {} if key is None else {key: vector}
+        if new and (matrix := self._matrices.get(namespace)):
+            matrix.put(list(new), np.stack(list(new.values())))
+
+    def link(self, namespace: str, document_id: str, chunk_ids: Sequence[str]) -> bool:
+        with self._transaction():
+            keys = self._keys(namespace, chunk_ids)
+            if len(keys) < len(set(chunk_ids)):
+                return False
+            self._remove_links(namespace, document_id)
+            self._database.executemany(
+                "INSERT INTO links (namespace, document_id, position, chunk) VALUES (?, ?, ?, ?)",
+                [(namespace, document_id, at, keys[id_]) for at, id_ in enumerate(chunk_ids)],
+            )
+        if matrix := self._matrices.get(namespace):
+            matrix.link({document_id: keys.values()})
+        return True
+
+    def unlink(self, namespace: str, document_id: str) -> None:
+        with self._transaction():
+            had = self._remove_links(namespace, document_id)
+            removed = self._database.execute(
+                "DELETE FROM chunks WHERE key IN (SELECT value FROM json_each(?))"
+                " AND key NOT IN (SELECT chunk FROM links WHERE chunk = key) RETURNING key",
+                [json.dumps(had)],
+            ).fetchall()
+        if matrix := self._matrices.get(namespace):
+            matrix.unlink(document_id, [key for (key,) in removed])
+
+    def search(
+        self, namespace: str, vector: Vectors, document_ids: Collection[str], limit: int
+    ) -> list[Hit]:
+        if namespace not in self._matrices:
+            self._matrices[namespace] = self._read(namespace)
+        found = self._matrices[namespace].nearest(vector, document_ids, limit)
+        places = self._places([key for key, _ in found], frozenset(document_ids))
+        return [
+            Hit(document_id=document_id, position=position, chunk=chunk, score=score)
+            for (document_id, position, chunk), score in (
+                (places[key], score) for key, score in found
+            )
+        ]
+
+    def _places(
+        self, keys: Sequence[int], document_ids: frozenset[str]
+    ) -> dict[int, tuple[str, int, Chunk]]:
+        """Return one place of each chunk in these documents."""
+        rows = self._database.execute(
+            "SELECT key, document_id, position, chunk_id, text"
+            " FROM json_each(?) JOIN chunks ON key = value JOIN links ON chunk = key"
+            " ORDER BY document_id DESC, position DESC",
+            [json.dumps(keys)],
+        )
+        return {
+            key: (document_id, position, Chunk(id=chunk_id, text=text))
+            for key, document_id, position, chunk_id, text in rows
+            if document_id in document_ids
+        }
+
+    def _keys(self, namespace: str, chunk_ids: Collection[str]) -> dict[str, int]:
+        rows = self._database.execute(
+            "SELECT chunk_id, key FROM chunks"
+            " WHERE namespace = ? AND chunk_id IN (SELECT value FROM json_each(?))",
+            [namespace, json.dumps(list(chunk_ids))],
+        )
+        return dict(rows.fetchall())
+
+    def _inserted(self, namespace: str, chunk: Chunk, vector: bytes) -> int | None:
+        """Return the key of the new chunk, None if it is stored already."""
+        row = self._database.execute(
+            "INSERT INTO chunks (namespace, chunk_id, text, vector) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING RETURNING key",
+            [namespace, chunk.id, chunk.text, vector],
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def _remove_links(self, namespace: str, document_id: str) -> list[int]:
+        """Return the keys of the chunks that the document had."""
+        rows = self._database.execute(
+            "DELETE FROM links WHERE namespace = ? AND document_id = ? RETURNING chunk",
+            [namespace, document_id],
+        )
+        return [key for (key,) in rows.fetchall()]
+
+    def _read(self, namespace: str) -> Matrix:
+        matrix = Matrix(self._dimension)
+        rows = self._database.execute(
+            "SELECT key, vector FROM chunks WHERE namespace = ?", [namespace]
+        ).fetchall()
+        vectors = np.frombuffer(b"".join(vector for _, vector in rows), STORED)
+        matrix.put([key for key, _ in rows], vectors.reshape(len(rows), self._dimension))
+        links = self._database.execute(
+            "SELECT document_id, chunk FROM links WHERE namespace = ? ORDER BY document_id",
+            [namespace],
+        )
+        by_document = groupby(links, key=lambda link: str(link[0]))
+        matrix.link({id_: [chunk for _, chunk in group] for id_, group in by_document})
+        return matrix
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.commit()
+        except BaseException:
+            self._database.rollback()
+            raise
+
+
+@contextmanager
+def _sqlite_errors() -> Iterator[None]:
+    """Translate what SQLite says of its file; any other of its errors is a bug and passes."""
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        raise IndexUnavailable(f"the vector index does not answer: {error}") from error
+    except sqlite3.DatabaseError as error:
+        # Of the kinds below DatabaseError only the bare one speaks of the file.
+        if type(error) is sqlite3.DatabaseError:
+            raise IndexDamaged(f"the vector index cannot be read: {error}") from error
+        raise

@@ -1,0 +1,73 @@
+"""What can go wrong with documents, and with what keeps them."""
+
+from google.rpc.error_details_pb2 import BadRequest, ResourceInfo
+
+from services.runtime.errors import (
+    Aborted,
+    DataLoss,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ServiceError,
+    Unavailable,
+)
+
+
+class BadDocument(InvalidArgument):
+    """The document cannot be stored as it is: names the field and the fix."""
+
+    default_reason = "BAD_DOCUMENT"
+
+
+class DocumentNotFound(NotFound):
+    """There is no such document, or it is not the caller's; names the request's field."""
+
+    def __init__(self, document_id: str, *, field: str = "document_id") -> None:
+        problem = f"document {document_id!r} does not exist"
+        violation = BadRequest.FieldViolation(field=field, description=problem)
+        ServiceError.__init__(
+            self,
+            f"{field}: {problem}",
+            reason="DOCUMENT_NOT_FOUND",
+            extra=[
+                ResourceInfo(resource_type="document", resource_name=document_id),
+                BadRequest(field_violations=[violation]),
+            ],
+        )
+
+
+class NobodysDocuments(PermissionDenied):
+    """The caller acts for no user, and documents belong to users."""
+
+    default_reason = "NO_USER"
+
+    def __init__(self) -> None:
+        super().__init__("documents belong to a tenant and a user: the call is for neither")
+
+
+class DocumentChanging(Aborted):
+    """Chunks were removed as fast as they were added: other documents share them."""
+
+    default_reason = "DOCUMENT_CHANGING"
+
+
+class IndexUnavailable(Unavailable):
+    """The vector index does not answer now. What was to be written may have been written."""
+
+    default_reason = "INDEX_UNAVAILABLE"
+
+
+class IndexDamaged(DataLoss):
+    """The vector index cannot be read. Documents are safe: a new index can be built from them."""
+
+    default_reason = "INDEX_DAMAGED"
+
+
+class EmbedderUnavailable(Unavailable):
+    """Texts cannot be embedded now."""
+
+    default_reason = "EMBEDDER_UNAVAILABLE"
+
+
+class BadIndexUrl(Exception):
+    """The index URL names no index that this service knows; says which it does."""

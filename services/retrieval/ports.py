@@ -1,0 +1,95 @@
+"""What the retrieval service needs from the outside world."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.retrieval.model import Chunk
+
+Vectors = NDArray[np.float32]
+"""One unit vector per row, [n, dimension]; or a single one, [dimension]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A chunk near the vector that was searched for, at one place where it stands."""
+
+    document_id: str
+    position: int
+    """Place among the chunks of that document, from 0."""
+    chunk: Chunk
+    score: float
+    """Cosine similarity, -1 to 1."""
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors whose angles tell how near the texts are in meaning.
+
+    The vector of a text depends on that text alone, not on the others of the call.
+    """
+
+    @property
+    def name(self) -> str:
+        """The model, precisely: vectors of one name may be compared."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """The length of its vectors."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return the texts' vectors, [len(texts), dimension], each of length 1.
+
+        Raises EmbedderUnavailable.
+        """
+        ...
+
+
+class VectorIndex(Protocol):
+    """Chunks with their vectors, and which documents they are part of.
+
+    A namespace is a tenant; nothing is shared between two of them. Within one a chunk is stored
+    once, however many documents have it. Every write may be repeated and then changes nothing
+    more. All methods raise IndexUnavailable, after which a write may or may not have happened,
+    and IndexDamaged.
+    """
+
+    async def missing(self, namespace: str, chunk_ids: Collection[str]) -> frozenset[str]:
+        """Return those of the ids that are not stored."""
+        ...
+
+    async def upsert(self, namespace: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+        """Store the chunks with their vectors, [len(chunks), dimension].
+
+        They are not found before a document is linked to them.
+        """
+        ...
+
+    async def link(self, namespace: str, document_id: str, chunk_ids: Sequence[str]) -> bool:
+        """Make the document consist of exactly these stored chunks, in this order.
+
+        Returns False, and links nothing, if one of them is not stored (any more): another document
+        that had it was removed meanwhile.
+        """
+        ...
+
+    async def unlink(self, namespace: str, document_id: str) -> None:
+        """Remove the document, and those of its chunks that no other document has.
+
+        A document that is not there is no error.
+        """
+        ...
+
+    async def search(
+        self, namespace: str, vector: Vectors, *, document_ids: Collection[str], limit: int
+    ) -> list[Hit]:
+        """Return the chunks of these documents nearest to the vector, best first.
+
+        Each chunk is returned once, at one of its places in these documents. No documents, no
+        hits.
+        """
+        ...

@@ -1,0 +1,114 @@
+"""gRPC in, library call, gRPC out."""
+
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+import grpc
+
+from maieutic.v1 import document_service_pb2 as pb
+from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
+from services.retrieval.library import Found, Library, Upload
+from services.retrieval.model import Owner
+from services.retrieval.paging import page_size, page_token, parse_page_token
+from services.retrieval.registry import Registry, place_of
+from services.runtime.errors import InvalidArgument
+from services.runtime.identity import current_identity
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+DEFAULT_PASSAGES = 5
+MOST_PASSAGES = 50
+
+
+class DocumentServicer(DocumentServiceServicer):
+    """The documents of the tenant and user whom the caller's token names."""
+
+    def __init__(self, *, library: Library, registry: Registry) -> None:
+        self._library = library
+        self._registry = registry
+
+    async def AddDocument(
+        self, request: pb.AddDocumentRequest, context: Context
+    ) -> pb.AddDocumentResponse:
+        """Store a document and index it."""
+        added = await self._library.add(
+            Upload(
+                owner=_caller(),
+                request_id=request.request_id,
+                request_hash=sha256(request.SerializeToString(deterministic=True)).digest(),
+                name=request.name,
+                format=request.format,
+                content=request.content,
+            )
+        )
+        return pb.AddDocumentResponse(
+            document=added.document,
+            chunks_embedded=added.chunks_embedded,
+            chunks_reused=added.chunks_reused,
+        )
+
+    async def GetDocument(
+        self, request: pb.GetDocumentRequest, context: Context
+    ) -> pb.GetDocumentResponse:
+        """Return one of the caller's documents."""
+        document = await self._registry.get(_caller(), request.document_id)
+        return pb.GetDocumentResponse(document=document)
+
+    async def ListDocuments(
+        self, request: pb.ListDocumentsRequest, context: Context
+    ) -> pb.ListDocumentsResponse:
+        """Return a page of the caller's documents, newest first."""
+        size = page_size(request.page_size)
+        after = parse_page_token(request.page_token)
+        # One more than asked for tells whether there is another page.
+        found = await self._registry.page(_caller(), after=after, limit=size + 1)
+        page = found[:size]
+        more = page_token(place_of(page[-1])) if len(found) > size else ""
+        return pb.ListDocumentsResponse(documents=page, next_page_token=more)
+
+    async def DeleteDocument(
+        self, request: pb.DeleteDocumentRequest, context: Context
+    ) -> pb.DeleteDocumentResponse:
+        """Give up the caller's reference."""
+        await self._library.remove(_caller(), request.document_id)
+        return pb.DeleteDocumentResponse()
+
+    async def SearchDocuments(
+        self, request: pb.SearchDocumentsRequest, context: Context
+    ) -> pb.SearchDocumentsResponse:
+        """Return the passages nearest to the query, from the caller's documents only."""
+        found = await self._library.search(
+            _caller(),
+            _query(request.query),
+            document_ids=request.document_ids,
+            limit=_limit(request.limit),
+        )
+        return pb.SearchDocumentsResponse(passages=[_passage(one) for one in found])
+
+
+def _caller() -> Owner:
+    identity = current_identity()
+    return Owner(tenant=identity.tenant, user=identity.user)
+
+
+def _query(query: str) -> str:
+    if not query.strip():
+        raise InvalidArgument("query", "is empty: say what to look for")
+    return query
+
+
+def _limit(limit: int) -> int:
+    if not 0 <= limit <= MOST_PASSAGES:
+        raise InvalidArgument("limit", f"is {limit}: choose 0 to {MOST_PASSAGES}")
+    return limit or DEFAULT_PASSAGES
+
+
+def _passage(found: Found) -> pb.Passage:
+    return pb.Passage(
+        document_id=found.hit.document_id,
+        document_name=found.document_name,
+        chunk_id=found.hit.chunk.id,
+        position=found.hit.position,
+        text=found.hit.chunk.text,
+        score=found.hit.score,
+    )
