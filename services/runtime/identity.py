@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from services.runtime.errors import Unauthenticated
 
@@ -25,6 +27,10 @@ RENEW_SECONDS = 20.0
 """A cached token with less life than this is not used again: its call may queue on the way."""
 CLOCK_SKEW_SECONDS = 5.0
 CACHED_TOKENS = 10_000
+
+
+class BadKey(Exception):
+    """A key that was configured is missing, or is not an Ed25519 key in PEM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +81,7 @@ def acting() -> tuple[str, str]:
 
 
 class Signer:
-    """Mints this service's tokens. *private_key* is an Ed25519 key in PEM."""
+    """Mints this service's tokens. *private_key* is an Ed25519 key in PEM, else BadKey."""
 
     def __init__(
         self,
@@ -86,7 +92,7 @@ class Signer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = service
-        self._key = private_key
+        self._key = _private(service, private_key)
         self._life = life
         self._clock = clock
         self._tokens: _Expiring[tuple[str, str], str] = _Expiring(clock)
@@ -110,7 +116,10 @@ class Signer:
 
 
 class Verifier:
-    """Checks tokens against the public keys (Ed25519, PEM) of the services that may call."""
+    """Checks tokens against the public keys of the services that may call.
+
+    The keys are Ed25519 in PEM, by service; raises BadKey naming the service of one that is not.
+    """
 
     def __init__(
         self,
@@ -118,7 +127,7 @@ class Verifier:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._keys = dict(public_keys)
+        self._keys = {service: _public(service, key) for service, key in public_keys.items()}
         self._verified: _Expiring[str, Identity] = _Expiring(clock)
 
     def verify(self, token: str) -> Identity:
@@ -150,6 +159,30 @@ class Verifier:
             options={"require": ["exp", "iat", "iss", "sub", "aud", "tenant"]},
         )
         return claims
+
+
+def _private(service: str, pem: str | bytes) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(_bytes(pem), password=None)
+    except (ValueError, TypeError) as error:  # TypeError: the key has a password
+        raise BadKey(f"{service}: the signing key is no private key in PEM: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise BadKey(f"{service}: the signing key is not of the kind Ed25519")
+    return key
+
+
+def _public(service: str, pem: str | bytes) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(_bytes(pem))
+    except ValueError as error:
+        raise BadKey(f"{service}: no public key in PEM: {error}") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise BadKey(f"{service}: the public key is not of the kind Ed25519")
+    return key
+
+
+def _bytes(pem: str | bytes) -> bytes:
+    return pem.encode() if isinstance(pem, str) else pem
 
 
 K = TypeVar("K")

@@ -11,16 +11,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.runtime.identity import Verifier
-from services.runtime.interceptors import (
-    Around,
-    AroundCalls,
+from services.runtime.concerns import (
     Draining,
     errors_to_status,
     identified,
     traced,
     within_deadline,
 )
+from services.runtime.identity import Verifier
+from services.runtime.interceptors import Around, AroundCalls
 
 MEBIBYTE = 1024 * 1024
 LOOK_AHEAD_BYTES = 16_384

@@ -9,6 +9,7 @@ and mappings are written as JSON.
 import ast
 import dataclasses
 import inspect
+import json
 import os
 import textwrap
 import typing
@@ -45,8 +46,8 @@ class Variable:
 
     name: str
     type: str
-    default: str
-    """As written in code; empty if the variable must be set."""
+    default: str | None
+    """As one would write it; None if the variable must be set."""
     help: str
 
 
@@ -67,7 +68,7 @@ def describe(settings: type[Any], *, prefix: str = PREFIX) -> list[Variable]:
         Variable(
             name=(prefix + leaf.path).upper(),
             type=_type_name(leaf.type),
-            default="" if leaf.default is dataclasses.MISSING else _default_text(leaf.default),
+            default=None if leaf.default is dataclasses.MISSING else _written(leaf.default),
             help=leaf.help,
         )
         for leaf in _leaves(settings)
@@ -186,10 +187,17 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
-def _default_text(value: object) -> str:
+def _written(value: Any) -> str:
+    """Return *value* as the environment would give it."""
     if isinstance(value, Enum):
         return str(value.value)
-    return str(value)
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}"
+    if isinstance(value, (Mapping, list, tuple)):
+        return json.dumps(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
 
 
 def _type_name(kind: Any) -> str:

@@ -82,26 +82,27 @@ async def test_calls_go_round_the_replicas_and_leave_one_that_stops() -> None:
 
         return registered(Unary=answer)
 
-    async with serving(ServerOptions(), replica("a")) as one:
-        async with serving(ServerOptions(), replica("b")) as two:
-            address = f"ipv4:{one.address},{two.address}"
-            async with open_channel(address, service="test") as channel:
-                stub = Stub(channel)
+    async with (
+        serving(ServerOptions(), replica("a")) as one,
+        serving(ServerOptions(), replica("b")) as two,
+        open_channel(f"ipv4:{one.address},{two.address}", service="test") as channel,
+    ):
+        stub = Stub(channel)
 
-                async def both_answer() -> bool:
-                    await stub.unary(Text())
-                    return {"a", "b"} <= set(seen)
+        async def both_answer() -> bool:
+            await stub.unary(Text())
+            return {"a", "b"} <= set(seen)
 
-                await wait_until(both_answer)
-                seen.clear()
-                for _ in range(10):
-                    await stub.unary(Text())
-                assert sorted(seen) == ["a"] * 5 + ["b"] * 5
-                await two.server.stop(0)
-                seen.clear()
-                for _ in range(10):
-                    await stub.unary(Text())
-                assert set(seen) == {"a"}
+        await wait_until(both_answer)
+        seen.clear()
+        for _ in range(10):
+            await stub.unary(Text())
+        assert sorted(seen) == ["a"] * 5 + ["b"] * 5
+        await two.server.stop(0)
+        seen.clear()
+        for _ in range(10):
+            await stub.unary(Text())
+        assert set(seen) == {"a"}
 
 
 async def test_a_peer_that_comes_back_is_reached_again() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -21,6 +22,7 @@ from services.runtime.errors import Unauthenticated, from_rpc
 from services.runtime.identity import (
     AUDIENCE,
     CACHED_TOKENS,
+    BadKey,
     Identity,
     Signer,
     Verifier,
@@ -43,6 +45,10 @@ def key_pair() -> tuple[bytes, bytes]:
 GATEWAY, GATEWAY_PUBLIC = key_pair()
 AGENTS, AGENTS_PUBLIC = key_pair()
 STRANGER, _ = key_pair()
+
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+RSA_PRIVATE = RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+RSA_PUBLIC = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def verifier() -> Verifier:
@@ -124,10 +130,11 @@ async def test_a_call_without_a_good_token_is_refused(signer: Signer | None) -> 
 
 
 async def test_health_needs_no_token() -> None:
-    async with answering(server={"verifier": verifier()}, Unary=who) as (_, running):
-        async with grpc.aio.insecure_channel(running.address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-            answer = await stub.Check(health_pb2.HealthCheckRequest())
+    async with (
+        answering(server={"verifier": verifier()}, Unary=who) as (_, running),
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
 
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
@@ -154,7 +161,7 @@ def forged(header: dict[str, str], **claims: object) -> str:
         "",
         "not.a.token",
         jwt.encode({"iss": "gateway"}, "x" * 32, "HS256", headers={"kid": "gateway"}),
-        jwt.encode({"iss": "gateway"}, None, "none", headers={"kid": "gateway"}),
+        jwt.encode({"iss": "gateway"}, "", "none", headers={"kid": "gateway"}),
         forged({"kid": "gateway"}, iss="agents"),
         forged({"kid": "agents"}),
         forged({"kid": "gateway"}, aud="somebody else"),
@@ -200,6 +207,18 @@ def test_the_caches_stay_bounded() -> None:
 
     assert len(signer._tokens._values) == CACHED_TOKENS
     assert signer._tokens.get(("acme", "first")) is None
+
+
+@pytest.mark.parametrize("key", ["", "not a key", GATEWAY_PUBLIC, RSA_PRIVATE])
+def test_a_bad_signing_key_is_refused_at_the_start(key: str | bytes) -> None:
+    with pytest.raises(BadKey, match="gateway: the signing key is"):
+        Signer("gateway", key)
+
+
+@pytest.mark.parametrize("key", ["", "not a key", GATEWAY, RSA_PUBLIC])
+def test_a_bad_public_key_is_refused_at_the_start(key: str | bytes) -> None:
+    with pytest.raises(BadKey, match="agents: "):
+        Verifier({"gateway": GATEWAY_PUBLIC, "agents": key})
 
 
 def test_there_is_no_identity_outside_of_a_call() -> None:

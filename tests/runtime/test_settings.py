@@ -136,8 +136,12 @@ def test_each_variable_is_described() -> None:
     rows = {row.name: row for row in describe(Settings)}
 
     assert rows["MAIEUTIC_REDIS_URL"] == Variable(
-        name="MAIEUTIC_REDIS_URL", type="str", default="", help="Where Redis is."
+        name="MAIEUTIC_REDIS_URL", type="str", default=None, help="Where Redis is."
     )
+    assert rows["MAIEUTIC_TTL"].default == "1800"
+    assert rows["MAIEUTIC_HOSTS"].default == "[]"
+    assert rows["MAIEUTIC_JSON"].default == "false"
+    assert rows["MAIEUTIC_TLS_CERTIFICATE_FILE"].default == ""
     assert rows["MAIEUTIC_TTL"].help == "Life of an idle session, in seconds."
     assert rows["MAIEUTIC_BACKEND"].type == "redis | memory"
     assert rows["MAIEUTIC_LANE"].type == "short | long"

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue as Text
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -56,7 +58,7 @@ class Recorded:
         ]
         keys = (names.RPC_METHOD, names.RPC_STATUS)
         return {
-            tuple(str(point.attributes[key]) for key in keys if key in point.attributes): point
+            tuple(str(value) for key in keys if (value := (point.attributes or {}).get(key))): point
             for point in found
         }
 
@@ -92,10 +94,11 @@ async def test_a_call_is_one_trace_over_two_hops() -> None:
 
     finished = recorded.exporter.get_finished_spans()
     by_id = {span_id(one): one for one in finished}
-    chain, here = [], next(one for one in finished if _is_last(one, finished))
+    here: ReadableSpan | None = next(one for one in finished if _is_last(one, finished))
+    chain = []
     while here is not None:
         chain.append(f"{here.kind.name} {here.name}")
-        here = by_id.get(here.parent.span_id) if here.parent else None  # type: ignore[assignment]
+        here = by_id.get(here.parent.span_id) if here.parent else None
     assert chain == [
         f"SERVER {UNARY}",
         f"CLIENT {UNARY}",
@@ -199,20 +202,14 @@ async def test_bugs_are_counted() -> None:
 
 
 async def test_health_checks_leave_no_spans() -> None:
-    async with recording() as recorded, answering(Unary=echo) as (_, running):
-        await running.health.set("x", 1)
-        await stub_check(running.address)
+    async with (
+        recording() as recorded,
+        answering(Unary=echo) as (_, running),
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
 
     assert recorded.spans() == {}
-
-
-async def stub_check(address: str) -> None:
-    import grpc  # noqa: PLC0415
-    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
-
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-        await stub.Check(health_pb2.HealthCheckRequest())
 
 
 async def test_services_in_one_process_record_apart() -> None:
@@ -256,10 +253,10 @@ async def test_the_trace_travels_in_a_message_s_headers() -> None:
 
 
 async def test_a_message_without_a_trace_begins_one() -> None:
+    nonsense = extract({"traceparent": "nonsense"})
     async with recording() as recorded:
-        with span("caller"):
-            with span("work", parent=extract({"traceparent": "nonsense"}), links=links_to({})):
-                pass
+        with span("caller"), span("work", parent=nonsense, links=links_to({})):
+            pass
 
     work = recorded.spans()["INTERNAL work"]
     assert work.parent is None
@@ -316,10 +313,8 @@ async def test_log_lines_are_json_with_service_and_trace(
 
 async def test_a_logged_exception_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     async with telemetry("session", TelemetryOptions()):
-        try:
-            raise ValueError("x")
-        except ValueError:
-            logging.getLogger("a").exception("failed")
+        error = ValueError("x")
+        logging.getLogger("a").error("failed", exc_info=error)
 
     (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert "ValueError: x" in line["exception"]

@@ -1,6 +1,6 @@
 """TLS between services, with a certificate authority of the test's own."""
 
-import datetime
+import datetime as dt
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,7 +52,7 @@ class Authority:
         )
 
     def _signed(self, subject: x509.Name, key: Any, *, authority: bool) -> x509.Certificate:
-        now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+        now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         return (
             x509.CertificateBuilder()
