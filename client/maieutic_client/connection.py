@@ -19,6 +19,9 @@ CHANNEL_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Without these two, a reader that stalls has thousands of frames sent to it all the same.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 16_384),
     # Tries are counted and paced here, where a call's whole deadline is known.
     ("grpc.enable_retries", 0),
 )

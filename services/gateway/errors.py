@@ -1,6 +1,7 @@
 """Why the gateway turns a call away, each with a reason that programs can act on."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from google.rpc.error_details_pb2 import BadRequest, ResourceInfo
 
@@ -17,6 +18,7 @@ from services.runtime.errors import (
 HOW_TO_SEND_A_KEY = "send the metadata 'authorization: Bearer mk_…' or 'x-api-key: mk_…'"
 PEER_RETRY_SECONDS = 1.0
 BUSY_RETRY_SECONDS = 1.0
+MOST_NAMED = 10
 
 
 class NoKey(Unauthenticated):
@@ -81,6 +83,8 @@ class UnknownDocuments(NotFound):
     """A request refers to documents that the caller does not have; says which, and where."""
 
     def __init__(self, field: str, missing: Mapping[int, str]) -> None:
+        # Errors travel in headers, which have no room for hundreds.
+        missing = dict(islice(missing.items(), MOST_NAMED))
         listed = ", ".join(missing.values())
         ServiceError.__init__(
             self,

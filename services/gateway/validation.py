@@ -7,6 +7,7 @@ descriptor image and checks requests as messages of a pool of its own.
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,10 @@ FIXES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What to do about it, by field name; the rule itself says what is wrong."""
+MOST_PROBLEMS = 10
+SHOWN_KEY_CHARACTERS = 32
+DURATION = "google.protobuf.Duration"
+NANOS_PER_SECOND = 1_000_000_000
 MISSING_RULES = frozenset({"string.min_len", "string.pattern", "bytes.min_len", "enum.not_in"})
 
 if TYPE_CHECKING:  # the stubs are generic, the classes themselves are not
@@ -69,8 +74,11 @@ class RequestRules:
             message = GetMessageClass(kind).FromString(raw)
         except DecodeError as error:
             raise self._unreadable(kind, raw) from error
-        if violations := self._validator.collect_violations(message):
-            raise InvalidArgument.fields(_problems(violations))
+        problems = _problems(self._validator.collect_violations(message))
+        for path in _ill_formed_durations(message):
+            problems.setdefault(path, "nanos must be within a second, and of the sign of seconds")
+        if problems:
+            raise InvalidArgument.fields(_first(problems))
 
     def _unreadable(self, kind: Descriptor, raw: bytes) -> InvalidArgument:
         """Find out which strings are not UTF-8; the parser itself does not say."""
@@ -151,8 +159,27 @@ def _subscript(subscript: Any) -> str:
     if subscript is None:
         return ""
     if subscript.field == "string_key":
-        return f'["{subscript.value}"]'
+        shown = subscript.value[:SHOWN_KEY_CHARACTERS]
+        return f'["{shown}{"" if shown == subscript.value else "…"}"]'
     return f"[{subscript.value}]"
+
+
+def _first(problems: Mapping[str, str]) -> Mapping[str, str]:
+    """Bound what is answered: errors travel in headers, which have no room for hundreds."""
+    first = dict(islice(problems.items(), MOST_PROBLEMS))
+    if more := len(problems) - len(first):
+        last = next(reversed(first))
+        first[last] += f" (and {more} more fields are wrong)"
+    return first
+
+
+def _ill_formed_durations(message: Message) -> Iterator[str]:
+    """Yield the fields with a duration that no rule of protovalidate refuses."""
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.full_name != DURATION:
+            continue
+        if abs(value.nanos) >= NANOS_PER_SECOND or value.seconds * value.nanos < 0:
+            yield field.name
 
 
 def _problem(violation: protovalidate.Violation) -> str:

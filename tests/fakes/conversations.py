@@ -1,0 +1,273 @@
+"""Small working session and turn services: they keep what they are given, and answer by echo."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from maieutic.v1 import message_pb2, session_service_pb2 as session_pb, turn_service_pb2 as turn_pb
+from maieutic.v1.session_service_pb2_grpc import (
+    SessionServiceServicer,
+    add_SessionServiceServicer_to_server,
+)
+from maieutic.v1.turn_service_pb2_grpc import (
+    TurnServiceServicer,
+    add_TurnServiceServicer_to_server,
+)
+from services.runtime.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ServiceError,
+    Unavailable,
+)
+from services.runtime.identity import current_identity
+
+Context = grpc.aio.ServicerContext
+Owner = tuple[str, str]
+
+PAGE_SIZE = 50
+
+
+def caller() -> Owner:
+    identity = current_identity()
+    return identity.tenant, identity.user
+
+
+def stable_id(*parts: str) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:48]
+
+
+def page_of(items: Sequence[Any], size: int, token: str) -> tuple[Sequence[Any], str]:
+    """Return one page and the next page's token; the tokens are positions."""
+    if token and not (token.isdigit() and int(token) < len(items)):
+        raise InvalidArgument("page_token", "must be the next_page_token of the answer before")
+    start = int(token or 0)
+    end = start + (size or PAGE_SIZE)
+    return items[start:end], str(end) if end < len(items) else ""
+
+
+@dataclass(kw_only=True)
+class Conversations:
+    """What both services share. `cuts` and `hold` are for tests of broken links and slow turns."""
+
+    owner: Callable[[], Owner] = caller
+    sessions: dict[str, tuple[Owner, session_pb.Session]] = field(default_factory=dict)
+    turns: dict[str, tuple[Owner, turn_pb.Turn]] = field(default_factory=dict)
+    requests: dict[tuple[str, ...], bytes] = field(default_factory=dict)
+    frames: dict[str, list[turn_pb.TurnFrame]] = field(default_factory=dict)
+    cuts: list[int] = field(default_factory=list)
+    """For the next streams, in order, after how many frames each breaks."""
+    breaks_with: ServiceError = field(default_factory=lambda: Unavailable("cut by the test"))
+    hold: asyncio.Event | None = None
+    """If set, streams stop before their outcome until it is."""
+    open_streams: int = 0
+    sent: int = 0
+    """Frames handed to gRPC so far, in all streams."""
+    opened: list[str] = field(default_factory=list)
+    """The method of each stream that was opened."""
+    calls: list[tuple[str, Owner]] = field(default_factory=list)
+    answer: Callable[[str, str], list[turn_pb.TurnFrame]] | None = None
+    """Makes the frames after `accepted`, from turn id and text."""
+
+    def session(self, session_id: str) -> session_pb.Session:
+        owner, session = self.sessions.get(session_id, (None, None))
+        if session is None or owner != self.owner():
+            raise NotFound("session", session_id)
+        return session
+
+    def turn(self, turn_id: str) -> turn_pb.Turn:
+        owner, turn = self.turns.get(turn_id, (None, None))
+        if turn is None or owner != self.owner():
+            raise NotFound("turn", turn_id)
+        return turn
+
+    def once(self, request: Any, *key: str) -> None:
+        """Refuse a request id that came with another request."""
+        raw = request.SerializeToString(deterministic=True)
+        if self.requests.setdefault((*self.owner(), *key, request.request_id), raw) != raw:
+            raise AlreadyExists("request_id was used before", reason="REQUEST_ID_TAKEN")
+
+
+class FakeSessions(SessionServiceServicer):
+    def __init__(self, state: Conversations) -> None:
+        self._state = state
+
+    async def CreateSession(
+        self, request: session_pb.CreateSessionRequest, context: Context
+    ) -> session_pb.CreateSessionResponse:
+        state, owner = self._state, self._state.owner()
+        state.calls.append(("CreateSession", owner))
+        state.once(request, "session")
+        session = session_pb.Session(
+            session_id=stable_id(*owner, request.request_id),
+            user_id=owner[1],
+            title=request.title,
+            mode=request.mode or session_pb.SESSION_MODE_DIRECT,
+            metadata=request.metadata,
+            document_ids=request.document_ids,
+            revision=1,
+        )
+        session.create_time.GetCurrentTime()
+        _, kept = state.sessions.setdefault(session.session_id, (owner, session))
+        return session_pb.CreateSessionResponse(session=kept)
+
+    async def GetSession(
+        self, request: session_pb.GetSessionRequest, context: Context
+    ) -> session_pb.GetSessionResponse:
+        return session_pb.GetSessionResponse(session=self._state.session(request.session_id))
+
+    async def ListSessions(
+        self, request: session_pb.ListSessionsRequest, context: Context
+    ) -> session_pb.ListSessionsResponse:
+        state = self._state
+        own = [session for owner, session in state.sessions.values() if owner == state.owner()]
+        page, token = page_of(own[::-1], request.page_size, request.page_token)
+        return session_pb.ListSessionsResponse(sessions=page, next_page_token=token)
+
+    async def DeleteSession(
+        self, request: session_pb.DeleteSessionRequest, context: Context
+    ) -> session_pb.DeleteSessionResponse:
+        self._state.session(request.session_id)
+        del self._state.sessions[request.session_id]
+        return session_pb.DeleteSessionResponse()
+
+    async def ListMessages(
+        self, request: session_pb.ListMessagesRequest, context: Context
+    ) -> session_pb.ListMessagesResponse:
+        state = self._state
+        state.session(request.session_id)
+        messages = [
+            message_pb2.Message(
+                message_id=stable_id(turn.turn_id, str(author)), author=author, text=text
+            )
+            for _, turn in state.turns.values()
+            if turn.session_id == request.session_id
+            for author, text in (
+                (message_pb2.AUTHOR_USER, turn.text),
+                (message_pb2.AUTHOR_AGENT, turn.outcome.text),
+            )
+        ]
+        page, token = page_of(messages[::-1], request.page_size, request.page_token)
+        return session_pb.ListMessagesResponse(messages=page, next_page_token=token)
+
+
+class FakeTurns(TurnServiceServicer):
+    def __init__(self, state: Conversations) -> None:
+        self._state = state
+
+    async def StreamTurn(
+        self, request: turn_pb.StreamTurnRequest, context: Context
+    ) -> AsyncIterator[turn_pb.StreamTurnResponse]:
+        self._state.opened.append("StreamTurn")
+        turn = self._begun(request)
+        async for frame in self._sent(self._state.frames[turn.turn_id]):
+            yield turn_pb.StreamTurnResponse(frame=frame)
+
+    async def BeginTurn(
+        self, request: turn_pb.BeginTurnRequest, context: Context
+    ) -> turn_pb.BeginTurnResponse:
+        return turn_pb.BeginTurnResponse(turn=self._begun(request))
+
+    async def WatchTurn(
+        self, request: turn_pb.WatchTurnRequest, context: Context
+    ) -> AsyncIterator[turn_pb.WatchTurnResponse]:
+        self._state.opened.append("WatchTurn")
+        turn = self._state.turn(request.turn_id)
+        frames = self._state.frames[turn.turn_id]
+        async for frame in self._sent(frames[_place(frames, request.cursor) :]):
+            yield turn_pb.WatchTurnResponse(frame=frame)
+
+    async def GetTurn(
+        self, request: turn_pb.GetTurnRequest, context: Context
+    ) -> turn_pb.GetTurnResponse:
+        return turn_pb.GetTurnResponse(turn=self._state.turn(request.turn_id))
+
+    async def CancelTurn(
+        self, request: turn_pb.CancelTurnRequest, context: Context
+    ) -> turn_pb.CancelTurnResponse:
+        turn = self._state.turn(request.turn_id)
+        return turn_pb.CancelTurnResponse(turn=turn)
+
+    def _begun(self, request: turn_pb.StreamTurnRequest | turn_pb.BeginTurnRequest) -> turn_pb.Turn:
+        state = self._state
+        state.session(request.session_id)
+        state.once(request, "turn", request.session_id)
+        if request.text == "busy":
+            raise FailedPrecondition("another turn is running", reason="SESSION_BUSY")
+        turn = turn_pb.Turn(
+            turn_id=stable_id(request.session_id, request.request_id),
+            session_id=request.session_id,
+            request_id=request.request_id,
+            state=turn_pb.TURN_STATE_COMPLETED,
+            text=request.text,
+            durable=True,
+        )
+        if turn.turn_id not in state.turns:
+            frames = self._frames(turn)
+            turn.outcome.CopyFrom(frames[-1].outcome)
+            state.turns[turn.turn_id], state.frames[turn.turn_id] = (state.owner(), turn), frames
+        return state.turns[turn.turn_id][1]
+
+    def _frames(self, turn: turn_pb.Turn) -> list[turn_pb.TurnFrame]:
+        make = self._state.answer or echo
+        frames = [turn_pb.TurnFrame(accepted=turn_pb.TurnAccepted(turn=turn))]
+        frames += make(turn.turn_id, turn.text)
+        for place, frame in enumerate(frames):
+            frame.turn_id, frame.cursor = turn.turn_id, f"{turn.turn_id[:8]}-{place}"
+        return frames
+
+    async def _sent(self, frames: list[turn_pb.TurnFrame]) -> AsyncIterator[turn_pb.TurnFrame]:
+        state = self._state
+        cut = state.cuts.pop(0) if state.cuts else None
+        state.open_streams += 1
+        try:
+            for sent, frame in enumerate(frames):
+                if sent == cut:
+                    raise state.breaks_with
+                if state.hold is not None and frame.HasField("outcome"):
+                    await state.hold.wait()
+                state.sent += 1
+                yield frame
+        finally:
+            state.open_streams -= 1
+
+
+def echo(turn_id: str, text: str) -> list[turn_pb.TurnFrame]:
+    """Answer with the words of the question, one a frame."""
+    words = [f"{word} " for word in text.split()]
+    outcome = turn_pb.TurnOutcome(
+        state=turn_pb.TURN_STATE_COMPLETED,
+        text="".join(words),
+        attempts=1,
+        citations=[
+            message_pb2.Citation(number=1, document_name="facts.md", quote="as it is written")
+        ],
+    )
+    return [
+        turn_pb.TurnFrame(started=turn_pb.TurnStarted(attempt=1)),
+        *(turn_pb.TurnFrame(delta=turn_pb.TurnDelta(text=word)) for word in words),
+        turn_pb.TurnFrame(outcome=outcome),
+    ]
+
+
+def _place(frames: list[turn_pb.TurnFrame], cursor: str) -> int:
+    places = [place for place, frame in enumerate(frames) if frame.cursor == cursor]
+    if cursor and not places:
+        raise InvalidArgument("cursor", "must be the cursor of a frame of this turn")
+    return places[0] + 1 if cursor else 0
+
+
+def register_conversations(state: Conversations) -> Callable[[grpc.aio.Server], list[str]]:
+    """Return what `serving` calls to add both services."""
+
+    def register(server: grpc.aio.Server) -> list[str]:
+        add_SessionServiceServicer_to_server(FakeSessions(state), server)
+        add_TurnServiceServicer_to_server(FakeTurns(state), server)
+        return ["maieutic.v1.SessionService", "maieutic.v1.TurnService"]
+
+    return register

@@ -1,0 +1,109 @@
+"""A small working document service: it keeps texts and searches them by shared words."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+
+from maieutic.v1 import document_service_pb2 as pb
+from maieutic.v1.document_service_pb2_grpc import (
+    DocumentServiceServicer,
+    add_DocumentServiceServicer_to_server,
+)
+from services.runtime.errors import InvalidArgument, NotFound
+from tests.fakes.conversations import Context, Owner, caller, page_of
+
+
+@dataclass(kw_only=True)
+class Library:
+    """What the service keeps."""
+
+    owner: Callable[[], Owner] = caller
+    texts: dict[tuple[Owner, str], tuple[pb.Document, str]] = field(default_factory=dict)
+
+    def own(self) -> list[tuple[pb.Document, str]]:
+        return [entry for (owner, _), entry in self.texts.items() if owner == self.owner()]
+
+    def get(self, document_id: str) -> tuple[pb.Document, str]:
+        entry = self.texts.get((self.owner(), document_id))
+        if entry is None:
+            raise NotFound("document", document_id)
+        return entry
+
+
+class FakeDocuments(DocumentServiceServicer):
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def AddDocument(
+        self, request: pb.AddDocumentRequest, context: Context
+    ) -> pb.AddDocumentResponse:
+        try:
+            text = request.content.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidArgument("content", "must be UTF-8 text") from error
+        digest = hashlib.sha256(request.content).hexdigest()
+        key = (self._library.owner(), digest[:48])
+        new = key not in self._library.texts
+        document = pb.Document(
+            document_id=key[1],
+            name=request.name,
+            format=request.format,
+            state=pb.DOCUMENT_STATE_READY,
+            size=len(request.content),
+            chunk_count=1,
+            content_hash=digest,
+        )
+        document.create_time.GetCurrentTime()
+        self._library.texts.setdefault(key, (document, text))
+        return pb.AddDocumentResponse(
+            document=document, chunks_embedded=int(new), chunks_reused=int(not new)
+        )
+
+    async def GetDocument(
+        self, request: pb.GetDocumentRequest, context: Context
+    ) -> pb.GetDocumentResponse:
+        return pb.GetDocumentResponse(document=self._library.get(request.document_id)[0])
+
+    async def ListDocuments(
+        self, request: pb.ListDocumentsRequest, context: Context
+    ) -> pb.ListDocumentsResponse:
+        own = [document for document, _ in self._library.own()][::-1]
+        page, token = page_of(own, request.page_size, request.page_token)
+        return pb.ListDocumentsResponse(documents=page, next_page_token=token)
+
+    async def DeleteDocument(
+        self, request: pb.DeleteDocumentRequest, context: Context
+    ) -> pb.DeleteDocumentResponse:
+        self._library.texts.pop((self._library.owner(), request.document_id), None)
+        return pb.DeleteDocumentResponse()
+
+    async def SearchDocuments(
+        self, request: pb.SearchDocumentsRequest, context: Context
+    ) -> pb.SearchDocumentsResponse:
+        wanted = set(request.query.lower().split())
+        searched = (
+            [self._library.get(id_) for id_ in request.document_ids]
+            if request.document_ids
+            else self._library.own()
+        )
+        scored = [
+            (len(wanted & set(text.lower().split())), document, text) for document, text in searched
+        ]
+        scored.sort(key=lambda entry: entry[0], reverse=True)
+        passages = [
+            pb.Passage(document_id=d.document_id, document_name=d.name, text=text, score=score)
+            for score, d, text in scored
+        ]
+        return pb.SearchDocumentsResponse(passages=passages[: request.limit or 5])
+
+
+def register_documents(library: Library) -> Callable[[grpc.aio.Server], list[str]]:
+    """Return what `serving` calls to add the service."""
+
+    def register(server: grpc.aio.Server) -> list[str]:
+        add_DocumentServiceServicer_to_server(FakeDocuments(library), server)
+        return ["maieutic.v1.DocumentService"]
+
+    return register

@@ -1,0 +1,89 @@
+"""A real gateway in front of the fake services."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from services.gateway.adapters.key_file import KeyFile, add_key
+from services.gateway.main import gateway_service
+from services.gateway.model import KeyHolder
+from services.gateway.settings import GatewaySettings
+from services.runtime.identity import Signer, Verifier
+from services.runtime.server import RunningServer, ServerOptions, serving
+from tests.fakes.conversations import Conversations, register_conversations
+from tests.fakes.documents import Library, register_documents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """What a test holds of a running gateway."""
+
+    address: str
+    key: str
+    """Of ann, at tenant acme."""
+    stranger_key: str
+    """Of ann too, at another tenant."""
+    backend_key: str
+    """Of acme's backend, which may act for users."""
+    keys_file: Path
+    conversations: Conversations
+    library: Library
+    gateway: RunningServer
+    session: RunningServer
+    retrieval: RunningServer
+
+
+@asynccontextmanager
+async def gateway_stack(folder: Path, **settings: object) -> AsyncIterator[Stack]:
+    """Run the gateway and the services behind it; *settings* replaces those of the gateway."""
+    signer, verifier = _identities()
+    conversations, library = Conversations(), Library()
+    keys_file = folder / "api-keys.jsonl"
+    key = add_key(keys_file, KeyHolder(tenant="acme", user="ann"))
+    stranger = add_key(keys_file, KeyHolder(tenant="zenith", user="ann"))
+    backend = KeyHolder(tenant="acme", user="backend", may_act_for_users=True)
+    quick = ServerOptions(grace=0.5, stream_grace=0.1)
+    async with (
+        serving(quick, register_conversations(conversations), verifier=verifier) as session,
+        serving(quick, register_documents(library), verifier=verifier) as retrieval,
+        gateway_service(
+            GatewaySettings(
+                **{  # type: ignore[arg-type] # a test names what it replaces
+                    "server": quick,
+                    "session_address": session.address,
+                    "retrieval_address": retrieval.address,
+                    **settings,
+                }
+            ),
+            keys=await KeyFile.open(keys_file, check_every=0.0),
+            signer=signer,
+        ) as gateway,
+    ):
+        yield Stack(
+            address=gateway.address,
+            key=key,
+            stranger_key=stranger,
+            backend_key=add_key(keys_file, backend),
+            keys_file=keys_file,
+            conversations=conversations,
+            library=library,
+            gateway=gateway,
+            session=session,
+            retrieval=retrieval,
+        )
+
+
+def _identities() -> tuple[Signer, Verifier]:
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return Signer("gateway", pem), Verifier({"gateway": public})
