@@ -122,7 +122,7 @@ class _Parts:
 
 async def main(settings: SessionSettings) -> None:
     """Serve until cancelled."""
-    signer, verifier = Signer(SERVICE, settings.signing_key), Verifier(settings.verify_keys)
+    signer, verifier = Signer(SERVICE, settings.signing_key), Verifier(settings.public_keys)
     async with (
         telemetry(SERVICE, settings.telemetry),
         RabbitMQBus.connect(settings.bus_url, maieutic_topology()) as bus,

@@ -19,7 +19,7 @@ class SessionSettings:
     server: ServerOptions = field(default=ServerOptions(listen="127.0.0.1:50052"))
     """The listener."""
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     """The session store: redis://, rediss:// or unix:// URL of a Redis 7 or Valkey server."""
 
     redis_timeout: float = 5.0
@@ -37,10 +37,10 @@ class SessionSettings:
     signing_key: str = field(default="", repr=False)
     """Ed25519 private key in PEM, with which this service signs its calls."""
 
-    verify_keys: Mapping[str, str] = field(default_factory=dict)
+    public_keys: Mapping[str, str] = field(default_factory=dict)
     """Ed25519 public keys in PEM of the services that may call, as JSON: service to key."""
 
-    bus_url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    bus_url: str = field(default="amqp://guest:guest@127.0.0.1:5672/", repr=False)
     """RabbitMQ; several nodes are separated by commas."""
 
     lease: float = 10.0

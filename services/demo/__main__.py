@@ -1,0 +1,56 @@
+"""`python -m services.demo`: exit status 0 only if every expectation held."""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from services.demo.backend import Backend
+from services.demo.conversation import Conversation
+from services.demo.corpus import installed_texts
+from services.demo.proofs import Proofs
+from services.demo.screen import Screen
+
+
+async def demonstrate(screen: Screen) -> Proofs:
+    """Hold the conversation on a backend of its own, in a folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="maieutic-demo-") as home:
+        backend = Backend(Path(home), dict(os.environ))
+        started = time.monotonic()
+        await backend.start()
+        screen.line(f"ready to talk after {time.monotonic() - started:.1f} s")
+        try:
+            return await _converse(backend, screen)
+        finally:
+            await backend.stop()
+
+
+async def _converse(backend: Backend, screen: Screen) -> Proofs:
+    async with backend.client() as client:
+        talk = Conversation(backend=backend, client=client, screen=screen, proofs=Proofs())
+        await talk.begin(await talk.ingest(installed_texts()))
+        await talk.ask_questions()
+        await talk.cut_and_resume()
+        await talk.kill_worker()
+        await talk.summarise()
+        await talk.restart()
+        return talk.proofs
+
+
+def main() -> int:
+    """Run the demonstration and say what it proved."""
+    screen = Screen(Console())
+    proofs = asyncio.run(demonstrate(screen))
+    screen.summary(proofs)
+    held = sum(proof.held for proof in proofs.proofs)
+    verdict = "All of it held." if proofs.all_held else "Not all of it held."
+    screen.line(f"{verdict} {held} of {len(proofs.proofs)} expectations.")
+    return 0 if proofs.all_held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

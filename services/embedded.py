@@ -1,0 +1,236 @@
+"""The whole backend in one process, without servers, keys or root: the second composition root.
+
+The same five services as in a cluster, over unix sockets: a Valkey of its own, a bus in memory, an
+archive in SQLite, local vectors, and a model that answers offline. All state lives in one folder,
+so a restart, or a kill, loses nothing: the clock of unfinished work runs what was accepted.
+"""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from services.agents.main import RunningAgents, agents_service, model_of
+from services.agents.settings import AgentsSettings, ModelSettings
+from services.gateway.adapters.key_file import KeyFile, ensure_key
+from services.gateway.main import ADMIN, gateway_service
+from services.gateway.settings import GatewaySettings
+from services.persistence.adapters.archive import open_archive
+from services.persistence.main import persistence_service
+from services.persistence.ports import Archive
+from services.persistence.settings import PersistenceSettings
+from services.retrieval.main import retrieval_service
+from services.retrieval.settings import RetrievalSettings
+from services.runtime.hosting import hosted
+from services.runtime.keyring import KeyRing
+from services.runtime.lifecycle import run
+from services.runtime.logs import LogOptions
+from services.runtime.memory import MemoryBus
+from services.runtime.server import RunningServer, ServerOptions
+from services.runtime.settings import load
+from services.runtime.telemetry import TelemetryOptions
+from services.runtime.topology import maieutic_topology
+from services.session.adapters.private_valkey import private_valkey
+from services.session.main import session_service
+from services.session.settings import SessionSettings
+
+SERVICES = ("gateway", "session", "retrieval", "agents", "persistence")
+STOP_SECONDS = 2.0
+"""Running turns are handed back after this; the next start runs them."""
+
+
+class HomeInUse(Exception):
+    """Another process works in the same folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedSettings:
+    """One process, one folder."""
+
+    home: Path = Path("~/.maieutic")
+    """Folder that keeps everything: sessions, archive, vectors, keys."""
+
+    listen: str = "127.0.0.1:50051"
+    """host:port of the public API; port 0 takes a free one."""
+
+    lease: float = 5.0
+    """Seconds after which a silent worker has lost its turn."""
+
+    idle: float = 1800.0
+    """Seconds without use after which a session leaves the live store for the archive alone."""
+
+    model: ModelSettings = field(default=ModelSettings())
+    """Which model answers."""
+
+    telemetry: TelemetryOptions = field(
+        default=TelemetryOptions(log=LogOptions(level="warning", form="console"))
+    )
+    """Where traces, metrics and logs go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A running backend."""
+
+    address: str
+    """Of the public API."""
+
+    api_key: str
+    key_file: Path
+
+
+@asynccontextmanager
+async def embedded(settings: EmbeddedSettings) -> AsyncIterator[Stack]:
+    """Run the whole backend during the block. Raises HomeInUse."""
+    home = settings.home.expanduser()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _locked(home), tempfile.TemporaryDirectory(prefix="maieutic-") as sockets:
+        wiring = _Wiring(settings, home, Path(sockets))
+        async with AsyncExitStack() as stack:
+            yield await wiring.start(stack)
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """Keep others out; the kernel lets go when this process ends, however it ends."""
+    with (home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{home} is in use by another process: stop it, or set MAIEUTIC_HOME"
+            raise HomeInUse(message) from error
+        yield
+
+
+class _Wiring:
+    """Which service gets what."""
+
+    def __init__(self, settings: EmbeddedSettings, home: Path, sockets: Path) -> None:
+        self._settings = settings
+        self._home = home
+        self._sockets = sockets
+        self._keys = KeyRing.generate(SERVICES)
+        self._bus = MemoryBus(maieutic_topology())
+
+    async def start(self, stack: AsyncExitStack) -> Stack:
+        """Start everything, each part before those that call it; the stack stops it in reverse."""
+        redis_url = await stack.enter_async_context(private_valkey(self._home / "valkey"))
+        await stack.enter_async_context(self._bus)
+        url = f"sqlite:///{self._home / 'archive.sqlite'}"
+        archive = await stack.enter_async_context(open_archive(url))
+        options = self._settings.telemetry
+        for name, service in (
+            ("persistence", self._persistence(archive)),
+            ("session", self._session(redis_url)),
+            ("retrieval", self._retrieval()),
+            ("agents", self._agents()),
+        ):
+            await stack.enter_async_context(hosted(name, service, options))
+        return await self._gateway(stack)
+
+    def _address(self, service: str) -> str:
+        return f"unix:{self._sockets / service}"
+
+    def _server(self, service: str) -> ServerOptions:
+        return ServerOptions(listen=self._address(service))
+
+    def _persistence(self, archive: Archive) -> AbstractAsyncContextManager[RunningServer]:
+        settings = PersistenceSettings(
+            server=replace(PersistenceSettings().server, listen=self._address("persistence")),
+            session_address=self._address("session"),
+        )
+        return persistence_service(
+            settings,
+            archive=archive,
+            bus=self._bus,
+            signer=self._keys.signer("persistence"),
+            verifier=self._keys.verifier(),
+        )
+
+    def _session(self, redis_url: str) -> AbstractAsyncContextManager[RunningServer]:
+        settings = SessionSettings(
+            id_key=_secret(self._home / "id.key"),
+            server=self._server("session"),
+            redis_url=redis_url,
+            archive_address=self._address("persistence"),
+            lease=self._settings.lease,
+            idle=self._settings.idle,
+        )
+        return session_service(
+            settings,
+            bus=self._bus,
+            signer=self._keys.signer("session"),
+            verifier=self._keys.verifier(),
+        )
+
+    def _retrieval(self) -> AbstractAsyncContextManager[RunningServer]:
+        settings = RetrievalSettings(
+            server=self._server("retrieval"),
+            archive_address=self._address("persistence"),
+            index_url=f"local://{self._home / 'vectors'}",
+        )
+        return retrieval_service(
+            settings, signer=self._keys.signer("retrieval"), verifier=self._keys.verifier()
+        )
+
+    def _agents(self) -> AbstractAsyncContextManager[RunningAgents]:
+        settings = AgentsSettings(
+            server=self._server("agents"),
+            session_address=self._address("session"),
+            retrieval_address=self._address("retrieval"),
+            grace=STOP_SECONDS,
+        )
+        return agents_service(
+            settings,
+            bus=self._bus,
+            model=model_of(self._settings.model),
+            signer=self._keys.signer("agents"),
+        )
+
+    async def _gateway(self, stack: AsyncExitStack) -> Stack:
+        key_file, keys = self._home / "api.key", self._home / "api-keys.jsonl"
+        api_key = await asyncio.to_thread(ensure_key, keys, key_file, ADMIN)
+        settings = GatewaySettings(
+            server=ServerOptions(listen=self._settings.listen),
+            session_address=self._address("session"),
+            retrieval_address=self._address("retrieval"),
+        )
+        service = gateway_service(
+            settings, keys=await KeyFile.open(keys), signer=self._keys.signer("gateway")
+        )
+        running = await stack.enter_async_context(
+            hosted("gateway", service, self._settings.telemetry)
+        )
+        return Stack(address=running.address, api_key=api_key, key_file=key_file)
+
+
+def _secret(path: Path) -> str:
+    """Return the secret in the file; makes it once, readable by its owner alone."""
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return path.read_text()
+
+
+async def main(settings: EmbeddedSettings) -> None:
+    """Serve until cancelled; the first line on standard output says where and with which key."""
+    async with embedded(settings) as stack:
+        print(  # noqa: T201 - whoever started this process waits for it
+            f"ready {stack.address} {stack.key_file}", flush=True
+        )
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    run(main(load(EmbeddedSettings)))
