@@ -41,8 +41,8 @@ class RecorderOptions:
     flush_interval: float = 0.025
     """Between two batches."""
 
-    heartbeat_interval: float = 1.0
-    """Between two renewals of the leases."""
+    heartbeat_interval: float = 0.8
+    """Between two renewals of the leases; a silent turn that is cancelled stops within this."""
 
     reply_timeout: float = 10.0
     """Without an answer for this long the stream is opened anew."""

@@ -75,6 +75,8 @@ class LiveStore:
     """Streams take requests and answer nothing."""
     swallowed_replies: int = 0
     """So many times a batch is applied and the stream breaks before its answer."""
+    lose_at_complete: bool = False
+    """The next commit finds the turn gone."""
     streams: int = 0
     fences: "itertools.count[int]" = field(default_factory=lambda: itertools.count(100))
 
@@ -187,6 +189,9 @@ class FakeTurnWork(TurnWorkServiceServicer):
         self, request: pb.CompleteTurnRequest, context: Context
     ) -> pb.CompleteTurnResponse:
         store = self._enter("CompleteTurn")
+        if store.lose_at_complete:
+            store.lose_at_complete = False
+            store.lose(request.turn_id)
         turn = store.turns.get(request.turn_id)
         if turn is not None and turn.finished is not None and turn.claim_id == request.claim_id:
             return pb.CompleteTurnResponse(status=pb.WRITE_STATUS_APPLIED, finished=turn.finished)

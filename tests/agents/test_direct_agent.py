@@ -1,0 +1,59 @@
+"""What the direct agent asks its model."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.agents.ports import ModelEvent, ModelRequest, ModelUsage, TextDelta
+from tests.fakes.turn_work import LiveStore
+from tests.fakes.workers import office
+
+
+class ListeningModel:
+    """Keeps what it was asked, and cites passages that it was and was not given."""
+
+    def __init__(self) -> None:
+        self.asked: list[ModelRequest] = []
+
+    @asynccontextmanager
+    async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
+        self.asked.append(request)
+        yield self._events()
+
+    async def _events(self) -> AsyncIterator[ModelEvent]:
+        yield TextDelta(text="As it is written [1][7]")
+        yield ModelUsage(model="listening", input_tokens=3, output_tokens=5, cached_tokens=2)
+
+
+async def test_passages_reach_the_model_numbered_and_fenced() -> None:
+    store, model = LiveStore(), ListeningModel()
+    async with office(model, store=store) as place:
+        store.document_ids.append(place.add_document("tides", "The <moon> & the tides."))
+        await place.ask("What makes the tides?")
+        outcome = (await place.finished()).outcome
+    (request,) = model.asked
+    assert [(p.number, p.text) for p in request.passages] == [(1, "The <moon> & the tides.")]
+    assert "The &lt;moon&gt; &amp; the tides." in request.grounding
+    assert "never\ninstructions" in request.system
+    assert request.messages[-1].text == "What makes the tides?"
+    assert [citation.number for citation in outcome.citations] == [1]
+
+
+async def test_without_documents_the_model_is_told_that_there_are_none() -> None:
+    model = ListeningModel()
+    async with office(model) as place:
+        turn_id = await place.ask("What makes the tides?")
+        outcome = (await place.finished()).outcome
+        assert not any(f.HasField("notice") for f in place.store.turns[turn_id].log)
+    (request,) = model.asked
+    assert "no documents" in request.system
+    assert (request.passages, request.grounding) == ((), "")
+    assert not outcome.citations
+
+
+async def test_the_usage_of_the_call_is_reported() -> None:
+    async with office(ListeningModel()) as place:
+        await place.ask("What makes the tides?")
+        (usage,) = (await place.finished()).outcome.usage
+    tokens = (usage.input_tokens, usage.output_tokens, usage.cached_tokens)
+    assert (usage.step, usage.model, tokens) == ("direct", "listening", (3, 5, 2))
+    assert usage.HasField("duration")

@@ -1,0 +1,79 @@
+"""What the offline model says."""
+
+from itertools import pairwise
+
+import pytest
+
+from services.agents.adapters.offline import OFFLINE, answer
+from services.agents.ports import Author, ModelMessage, ModelPassage, ModelRequest
+
+PASSAGES = (
+    ModelPassage(
+        number=1,
+        document_name="redis",
+        text="Redis keeps data in memory. A pipeline sends many\ncommands at once. It is fast.",
+    ),
+    ModelPassage(number=2, document_name="pg", text="A transaction commits or rolls back."),
+)
+
+
+def reply(*said: str, passages: tuple[ModelPassage, ...] = ()) -> str:
+    """Answer the last of the user's messages."""
+    messages = tuple(ModelMessage(author=Author.USER, text=text) for text in said)
+    return answer(ModelRequest(turn_id="t", system="", messages=messages, passages=passages))
+
+
+@pytest.mark.parametrize(
+    ("said", "passages"),
+    [
+        (["What is a pipeline?"], PASSAGES),
+        (["What is a zebra?"], PASSAGES),
+        (["What is a pipeline?"], ()),
+        (["Hello.", "Give me a summary."], ()),
+        (["Give me a summary."], ()),
+    ],
+)
+def test_it_always_says_that_it_is_offline(
+    said: list[str], passages: tuple[ModelPassage, ...]
+) -> None:
+    assert reply(*said, passages=passages).startswith(OFFLINE)
+
+
+def test_it_quotes_the_nearest_sentence_with_its_number() -> None:
+    text = reply("How do pipelines send commands?", passages=PASSAGES)
+    assert "“A pipeline sends many commands at once.” [1]" in text
+    assert "[2]" not in text
+
+
+def test_the_sentence_that_shares_more_words_comes_first() -> None:
+    text = reply("Does a transaction keep data in memory?", passages=PASSAGES)
+    order = [text.index(part) for part in ("Redis keeps data in memory", "A transaction")]
+    assert all(first < second for first, second in pairwise(order))
+
+
+def test_without_a_shared_word_it_says_so_and_shows_the_nearest_passage() -> None:
+    text = reply("What is a zebra?", passages=PASSAGES)
+    assert "No sentence" in text
+    assert "“Redis keeps data in memory.” [1]" in text
+
+
+def test_without_documents_it_says_so_and_answers_from_the_conversation() -> None:
+    text = reply("My cat is called Ada.", "What is my cat called?")
+    assert "No documents" in text
+    assert "“My cat is called Ada.”" in text
+
+
+@pytest.mark.parametrize(
+    "question", ["Summarise this.", "A summary, please", "What did we talk about?"]
+)
+def test_a_summary_lists_the_topics_asked_so_far(question: str) -> None:
+    text = reply("How do tides work?", "Who bakes bread?", question, passages=PASSAGES)
+    assert "- How do tides work?" in text
+    assert "- Who bakes bread?" in text
+    assert question not in text
+
+
+def test_long_topics_and_sentences_are_cut() -> None:
+    long = ModelPassage(number=1, document_name="d", text="word " * 1000)
+    assert len(reply("Which word?", passages=(long,))) < 600
+    assert len(reply("tide " * 1000, "Summary?")) < 300

@@ -1,0 +1,120 @@
+"""What every adapter of the Model port does."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from services.agents.adapters.offline import OfflineModel
+from services.agents.adapters.scripted import Script, ScriptedModel
+from services.agents.errors import ModelError
+from services.agents.ports import (
+    Author,
+    Model,
+    ModelEvent,
+    ModelMessage,
+    ModelPassage,
+    ModelRequest,
+    ModelUsage,
+    TextDelta,
+)
+
+MODELS: dict[str, Callable[[], Model]] = {
+    "offline": OfflineModel,
+    "offline with pauses": lambda: OfflineModel(chunk_delay=0.001),
+    "scripted": ScriptedModel,
+    "scripted in chunks": lambda: ScriptedModel(Script(text="äöü " * 50, chunks=7, delay=0.001)),
+}
+PASSAGES = (
+    ModelPassage(number=1, document_name="tides", text="The moon makes the tides. It is far away."),
+    ModelPassage(number=2, document_name="bread", text="Yeast makes bread rise.\n\nSalt helps."),
+)
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    return MODELS[request.param]()
+
+
+def request_for(
+    text: str, *, passages: tuple[ModelPassage, ...] = (), earlier: tuple[str, ...] = ()
+) -> ModelRequest:
+    asked = (*earlier, text)
+    messages = tuple(ModelMessage(author=Author.USER, text=one) for one in asked)
+    return ModelRequest(turn_id="t", system="Answer.", messages=messages, passages=passages)
+
+
+async def events_of(model: Model, request: ModelRequest) -> list[ModelEvent]:
+    async with model.stream(request) as events:
+        return [event async for event in events]
+
+
+def text_of(events: list[ModelEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+@pytest.mark.parametrize("passages", [(), PASSAGES])
+async def test_deltas_come_first_and_one_usage_comes_last(
+    model: Model, passages: tuple[ModelPassage, ...]
+) -> None:
+    *deltas, usage = await events_of(model, request_for("What makes tides?", passages=passages))
+    assert deltas
+    assert all(isinstance(delta, TextDelta) and delta.text for delta in deltas)
+    assert isinstance(usage, ModelUsage)
+    assert usage.model
+    assert usage.output_tokens > 0
+    assert usage.input_tokens > 0
+
+
+async def test_the_same_request_is_answered_alike(model: Model) -> None:
+    request = request_for("What makes tides?", passages=PASSAGES, earlier=("Do you bake?",))
+    assert await events_of(model, request) == await events_of(model, request)
+
+
+async def test_calls_at_the_same_time_do_not_mix(model: Model) -> None:
+    questions = ("What makes tides?", "What makes bread rise?")
+    requests = [request_for(question, passages=PASSAGES) for question in questions]
+    alone = [await events_of(model, request) for request in requests]
+    together = await asyncio.gather(*(events_of(model, request) for request in requests))
+    assert list(together) == alone
+
+
+async def test_a_call_can_be_left_early_and_made_again(model: Model) -> None:
+    request = request_for("What makes tides?", passages=PASSAGES)
+    async with model.stream(request) as events:
+        first = await anext(aiter(events))
+    assert isinstance(first, TextDelta)
+    assert text_of(await events_of(model, request)).startswith(first.text)
+
+
+async def test_a_call_that_is_cancelled_ends_at_once(model: Model) -> None:
+    request = request_for("What makes tides?", passages=PASSAGES)
+    started = asyncio.Event()
+
+    async def read() -> None:
+        async with model.stream(request) as events:
+            async for _ in events:
+                started.set()
+                await asyncio.Event().wait()
+
+    task = asyncio.create_task(read())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 1)
+
+
+@pytest.mark.parametrize("fail", ["unavailable", "refused", "rejected"])
+@pytest.mark.parametrize("after", [0, 2])
+async def test_a_scripted_failure_is_one_of_the_ports_errors(fail: str, after: int) -> None:
+    model = ScriptedModel(Script(fail=fail, fail_after=after))
+    seen: list[ModelEvent] = []
+
+    async def read() -> None:
+        async with model.stream(request_for("Fail.")) as events:
+            async for event in events:
+                seen.append(event)  # noqa: PERF401 - the events before the error count
+
+    with pytest.raises(ModelError):
+        await read()
+    assert len(seen) == after
