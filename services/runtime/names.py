@@ -59,3 +59,28 @@ LANE = "maieutic.lane"
 ACTIVE_TURNS = Metric(
     name="maieutic.agents.turns.active", unit="{turn}", help="Turns running now, by lane"
 )
+
+# --- the archive --------------------------------------------------------------------------------
+ARCHIVE_BATCH = "archive batch"
+"""Span of one batch, linked to the spans that published its messages."""
+FACT_KIND = "maieutic.archive.kind"
+BATCH_SIZE = "messaging.batch.message_count"
+ARCHIVED_FACTS = Metric(
+    name="maieutic.archive.facts", unit="{fact}", help="Facts committed to the archive, by kind"
+)
+DEAD_FACTS = Metric(
+    name="maieutic.archive.facts.dead",
+    unit="{fact}",
+    help="Messages that the archive could not read or keep, and put to the dead letters",
+)
+ARCHIVE_COMMIT_DURATION = Metric(
+    name="maieutic.archive.commit.duration",
+    unit="s",
+    help="Duration of commits of a batch, waiting for an absent database included",
+    buckets=FAST_SECONDS,
+)
+LOST_TURNS = Metric(
+    name="maieutic.archive.turns.lost",
+    unit="{turn}",
+    help="Turns that the live store had lost and the archive brought back",
+)

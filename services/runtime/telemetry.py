@@ -36,6 +36,8 @@ from services.runtime import names
 from services.runtime.logs import LogOptions, logging_to_stderr
 
 SCOPE = "maieutic"
+EXPORT_SECONDS = 3.0
+"""Limit of one export with its retries, and so of what a collector that is away costs a stop."""
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -137,7 +139,10 @@ async def telemetry(
             yield bound
     finally:
         _current.reset(token)
-        await asyncio.to_thread(_shut_down, tracers, meters)
+        # Both flush what they hold, in threads, side by side: a collector may be away.
+        await asyncio.gather(
+            asyncio.to_thread(tracers.shutdown), asyncio.to_thread(meters.shutdown)
+        )
 
 
 @contextmanager
@@ -208,12 +213,8 @@ def _otlp(options: TelemetryOptions) -> tuple[SpanProcessor, MetricReader]:
     )
 
     plain = options.endpoint.startswith("http://")
-    spans = OTLPSpanExporter(endpoint=options.endpoint, insecure=plain)
-    metrics = OTLPMetricExporter(endpoint=options.endpoint, insecure=plain)
+    endpoint, timeout = options.endpoint, EXPORT_SECONDS
+    spans = OTLPSpanExporter(endpoint=endpoint, insecure=plain, timeout=timeout)
+    metrics = OTLPMetricExporter(endpoint=endpoint, insecure=plain, timeout=timeout)
     interval = options.metric_interval * 1000
     return BatchSpanProcessor(spans), PeriodicExportingMetricReader(metrics, interval)
-
-
-def _shut_down(tracers: TracerProvider, meters: MeterProvider) -> None:
-    tracers.shutdown()
-    meters.shutdown()

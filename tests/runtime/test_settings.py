@@ -1,5 +1,6 @@
 """Settings come from the environment into frozen dataclasses, with errors that help."""
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import Literal
 
 import pytest
 
+import services
 from services.runtime.server import ServerOptions
 from services.runtime.settings import BadSettings, Variable, describe, load
 
@@ -156,3 +158,19 @@ def test_the_server_s_options_are_described_too() -> None:
 
     assert all(row.help for row in rows)
     assert "MAIEUTIC_TLS_KEY_FILE" in {row.name for row in rows}
+
+
+SERVICES = sorted(
+    file.parent.name
+    for file in Path(services.__file__ or "").parent.glob("*/settings.py")
+    if file.parent.name != "runtime"
+)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_setting_of_a_service_is_explained(service: str) -> None:
+    module = importlib.import_module(f"services.{service}.settings")
+    rows = describe(getattr(module, f"{service.capitalize()}Settings"))
+
+    assert [row.name for row in rows if not row.help] == []
+    assert len({row.name for row in rows}) == len(rows)
