@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maieutic.archive.v1 import archive_service_pb2 as pb
-from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceAsyncStub, ArchiveServiceStub
+from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
 from maieutic.v1.document_service_pb2 import Document
 from services.retrieval.errors import DocumentNotFound
 from services.retrieval.model import Content, Owner
@@ -42,7 +42,7 @@ class Registry:
     def __init__(
         self, channel: grpc.aio.Channel, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._archive: ArchiveServiceAsyncStub = ArchiveServiceStub(channel)
+        self._archive = ArchiveServiceStub(channel)
         self._owned = _Owned(clock)
 
     async def register(self, registration: Registration) -> Document:
