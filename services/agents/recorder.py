@@ -21,6 +21,7 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     RecordTurnEventsResponse,
     TurnEvents,
 )
+from services.agents.failures import TRANSIENT
 from services.agents.ports import AgentEvent
 from services.agents.turn_log import TurnLog
 from services.runtime.errors import Internal, ServiceError, Unavailable, from_rpc
@@ -167,7 +168,9 @@ class Recorder:
             try:
                 await self._follow(stream)
             except ServiceError as error:
-                level = logging.WARNING if stream.answered_any else logging.DEBUG
+                # Logged once while the service stays away, but at every refusal.
+                expected = isinstance(error, TRANSIENT) and not stream.answered_any
+                level = logging.DEBUG if expected else logging.WARNING
                 _LOG.log(level, "the record stream broke, opening it again: %s", error.message)
             await asyncio.sleep(random.uniform(0, self._options.reconnect_pause))  # noqa: S311 - no secret
 

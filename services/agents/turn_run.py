@@ -27,6 +27,7 @@ from services.agents.recorder import RecordedTurn, Recorder
 from services.agents.turn_work import TurnWork
 from services.runtime import telemetry
 from services.runtime.bus import Bus, BusUnavailable, OutgoingMessage
+from services.runtime.errors import ServiceError
 
 _LOG = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class TurnRun:
         self._claim_id = claim_id
         self._parts = parts
         self._turn: RecordedTurn | None = None
-        self._stopped: asyncio.Future[TurnStopped] = asyncio.get_running_loop().create_future()
+        self._stopped: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._committing = False
         self._claiming = asyncio.Lock()
         self._reclaim: asyncio.Task[None] | None = None
@@ -107,7 +108,7 @@ class TurnRun:
         """Hand the turn back: the process is about to end."""
         self._stop(WorkerDraining())
 
-    def _stop(self, reason: TurnStopped) -> None:
+    def _stop(self, reason: Exception) -> None:
         if not self._stopped.done():
             self._stopped.set_result(reason)
 
@@ -167,7 +168,7 @@ class TurnRun:
             return
         try:
             await self._claim_again(self._turn, lost_fence)
-        except TurnStopped as reason:
+        except (TurnStopped, ServiceError) as reason:
             self._stop(reason)
 
     async def _attempt(self, turn: RecordedTurn, claim: TurnClaim) -> TurnFinished | None:

@@ -23,11 +23,18 @@ from maieutic.v1.turn_service_pb2 import Usage
 from services.agents.failures import TRANSIENT, Failure
 from services.agents.ports import Answer
 from services.agents.turn_log import TurnLog
-from services.runtime.errors import from_rpc
+from services.runtime.errors import (
+    PermissionDenied,
+    Unauthenticated,
+    Unimplemented,
+    from_rpc,
+)
 
 if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
     from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
 
+REFUSALS = (Unauthenticated, PermissionDenied, Unimplemented)
+"""What a deployment in the middle of a change may answer, by keys or versions that do not match."""
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 
@@ -38,8 +45,9 @@ R = TypeVar("R")
 class TurnWork:
     """What a worker asks of the session service.
 
-    Every call is repeated with the same arguments while the service is away: claim ids and fences
-    make that harmless. Only the caller ends it, by cancelling. Other errors are ServiceErrors.
+    Every call is repeated with the same arguments while the service is away or refuses all that
+    workers ask: claim ids and fences make that harmless. Only the caller ends it, by cancelling. Other errors are
+    ServiceErrors.
     """
 
     def __init__(self, stub: "TurnWorkServiceAsyncStub", *, worker_id: str) -> None:
@@ -94,7 +102,8 @@ async def _persistently(call: Callable[[Q], Awaitable[R]], request: Q) -> R:
             return await call(request)
         except grpc.aio.AioRpcError as error:
             problem = from_rpc(error)
-            if not isinstance(problem, TRANSIENT):
+            # The recorder's stream meets the same refusal and logs it, once for all turns.
+            if not isinstance(problem, (*TRANSIENT, *REFUSALS)):
                 raise problem from error
         # Random, so that many workers do not come back all at once.
         await asyncio.sleep((problem.retry_after or 0) + random.uniform(0, longest))  # noqa: S311 - no secret

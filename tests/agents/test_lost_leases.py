@@ -6,6 +6,7 @@ import pytest
 
 from services.agents.adapters.scripted import Script, ScriptedModel
 from services.agents.recorder import RecorderOptions
+from services.runtime.errors import Internal, Unauthenticated
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import BRISK, Office, office
 from tests.waiting import wait_until
@@ -60,6 +61,41 @@ async def test_a_turn_lost_before_its_commit_is_claimed_again_and_committed() ->
         assert await answered(place, turn_id) == TEXT
         assert len(set(place.store.claim_ids)) == 1
         assert model.calls[turn_id] == 1
+
+
+async def test_a_heartbeat_fenced_by_our_own_commit_does_not_hide_the_outcome() -> None:
+    store = LiveStore(holding_completes=asyncio.Event())
+    async with office(ScriptedModel(Script(text=TEXT)), store=store) as place:
+        turn_id = await place.ask("Slow answer?")
+        await wait_until(lambda: (t := store.turns.get(turn_id)) is not None and bool(t.finished))
+        beats = len(store.requests)
+        await wait_until(lambda: len(store.requests) > beats + 1)
+        assert store.holding_completes is not None
+        store.holding_completes.set()
+        assert await answered(place, turn_id) == TEXT
+
+
+async def test_a_lost_turn_that_cannot_be_claimed_again_goes_back_to_its_queue() -> None:
+    model = ScriptedModel(Script(fail="hang", fail_after=3))
+    async with office(model) as place:
+        turn_id = await place.ask("Forget me.")
+        await place.streaming(turn_id)
+        place.store.refusing = Internal("a bug")
+        place.store.lose(turn_id)
+        await wait_until(lambda: turn_id in model.cancelled)
+        model.default = Script(text=TEXT)
+        place.store.refusing = None
+        assert await answered(place, turn_id) == TEXT
+        assert model.calls[turn_id] == 2
+
+
+async def test_workers_whose_key_is_not_known_yet_keep_their_jobs() -> None:
+    store = LiveStore(refusing=Unauthenticated("no key of this service"))
+    async with office(ScriptedModel(Script(text=TEXT)), store=store) as place:
+        turn_id = await place.ask("Do you know me?")
+        await wait_until(lambda: store.calls["ClaimTurn"] >= 3)
+        store.refusing = None
+        assert await answered(place, turn_id) == TEXT
 
 
 async def test_a_lost_turn_that_others_hold_by_now_is_given_up() -> None:

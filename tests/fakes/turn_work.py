@@ -4,6 +4,7 @@ It refuses what the real one refuses. What a worker must never do, and what the 
 answer with FENCED, is noted in `violations`.
 """
 
+import asyncio
 import itertools
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from maieutic.session.v1.turn_work_service_pb2_grpc import (
 )
 from maieutic.v1 import turn_service_pb2 as turn_pb
 from maieutic.v1.message_pb2 import Message
-from services.runtime.errors import Unavailable, Unimplemented
+from services.runtime.errors import ServiceError, Unavailable, Unimplemented
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Hold = pb.TurnEvents | pb.TurnHeartbeat | pb.CompleteTurnRequest | pb.FailTurnRequest
@@ -77,6 +78,10 @@ class LiveStore:
     """So many times a batch is applied and the stream breaks before its answer."""
     lose_at_complete: bool = False
     """The next commit finds the turn gone."""
+    holding_completes: asyncio.Event | None = None
+    """Commits are applied, and answered once this is set."""
+    refusing: ServiceError | None = None
+    """Every claim is answered with this."""
     streams: int = 0
     fences: "itertools.count[int]" = field(default_factory=lambda: itertools.count(100))
 
@@ -124,6 +129,8 @@ class FakeTurnWork(TurnWorkServiceServicer):
         self, request: pb.ClaimTurnRequest, context: Context
     ) -> pb.ClaimTurnResponse:
         store = self._enter("ClaimTurn")
+        if store.refusing is not None:
+            raise store.refusing
         store.claim_ids.append(request.claim_id)
         turn = store.put(request.job)
         if turn.finished is not None:
@@ -205,7 +212,10 @@ class FakeTurnWork(TurnWorkServiceServicer):
             citations=request.citations,
             usage=request.usage,
         )
-        return pb.CompleteTurnResponse(status=status, finished=store.end(turn, outcome))
+        response = pb.CompleteTurnResponse(status=status, finished=store.end(turn, outcome))
+        if store.holding_completes is not None:
+            await store.holding_completes.wait()
+        return response
 
     async def FailTurn(self, request: pb.FailTurnRequest, context: Context) -> pb.FailTurnResponse:
         store = self._enter("FailTurn")

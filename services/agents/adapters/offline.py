@@ -29,7 +29,8 @@ _CHUNK = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+$")
 _PARAGRAPH_END = re.compile(r"\n\s*\n|\n(?=\s*[-*#>|])")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
 _SUMMARY = re.compile(
-    r"\bsummar|\bwhat (?:did|have|were) we (?:talk|discuss|spoke|speak)", re.IGNORECASE
+    r"\bsummar|\bsum up\b|\brecap\b|\bwhat (?:did|have|were) we (?:talk|discuss|spoke|speak)",
+    re.IGNORECASE,
 )
 # Words that say nothing about the topic; a longer list changes little on short texts.
 # fmt: off

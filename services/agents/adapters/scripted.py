@@ -52,7 +52,8 @@ class ScriptedModel:
     """
 
     def __init__(self, script: Script = Script(), *, calls_file: Path | None = None) -> None:
-        self._script = script
+        self.default = script
+        """What is done where the user's text says nothing else."""
         self._calls_file = calls_file
         self.calls: Counter[str] = Counter()
         """Calls started, by turn id."""
@@ -62,7 +63,7 @@ class ScriptedModel:
     @asynccontextmanager
     async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
         """Start one call."""
-        script = script_for(request, self._script)
+        script = script_for(request, self.default)
         self._count(request.turn_id)
         events = self._events(request, script)
         try:
