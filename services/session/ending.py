@@ -28,6 +28,7 @@ from services.session.model import (
     RunJob,
     Timing,
     agent_message,
+    in_window,
     timestamp,
     trim,
 )
@@ -94,10 +95,9 @@ def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
     session, finished, turn_id = draft.record, turn.finished, turn.job.turn_id
     frame = TurnFrame(turn_id=turn_id, outcome=finished.outcome)
     draft.events.append((turn_id, EventId(turn.fence, TERMINAL_SEQ), frame))
-    if finished.HasField("answer") and not _in_window(session, finished.answer.message_id):
+    if finished.HasField("answer") and not in_window(session, finished.answer.message_id):
         draft.put_message(finished.answer)
-    if turn_id in session.waiting_turn_ids:
-        session.waiting_turn_ids.remove(turn_id)
+    _leave_line(session, turn_id)
     if session.session.active_turn_id == turn_id:
         session.session.active_turn_id = ""
         promote(draft, timing)
@@ -107,8 +107,9 @@ def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
     draft.put_turn(turn)
 
 
-def _in_window(session: record.SessionRecord, message_id: str) -> bool:
-    return any(entry.message_id == message_id for entry in session.window)
+def _leave_line(session: record.SessionRecord, turn_id: str) -> None:
+    if turn_id in session.waiting_turn_ids:
+        session.waiting_turn_ids.remove(turn_id)
 
 
 def promote(draft: Draft, timing: Timing) -> None:
@@ -119,7 +120,7 @@ def promote(draft: Draft, timing: Timing) -> None:
     turn = draft.turns[session.waiting_turn_ids.pop(0)]
     turn.phase = QUEUED
     turn.job.message.position = session.next_position
-    if not _in_window(session, turn.job.message.message_id):
+    if not in_window(session, turn.job.message.message_id):
         draft.put_message(turn.job.message)
     session.session.active_turn_id = turn.job.turn_id
     draft.put_turn(turn)
@@ -159,6 +160,9 @@ def finish_stop(draft: Draft, turn_id: str, partial: str, timing: Timing) -> Non
 def cancel_waiting(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
     """End a turn that has not begun; its message never entered the window."""
     draft.next_fence(turn)
+    # A provisional turn is not sealed yet, but it must not be promoted any more.
+    _leave_line(draft.record, turn.job.turn_id)
+    draft.session_changed = True
     ending = Ending(state=TURN_STATE_CANCELLED, reason="CANCELLED_BY_CALLER")
     draft.effects.append(end(draft, turn, ending, timing))
 
@@ -178,11 +182,14 @@ def archived(draft: Draft, row: TurnFinished, timing: Timing) -> None:
     turn = draft.turns.get(turn_id)
     if draft.session is not None and draft.session.tombstone:
         return
-    if turn is None:
+    if turn is not None and turn.phase == STUB:
+        return
+    if turn is None and not _expected(draft.session, turn_id):
         draft.put_turn(_stub(row.job, record.TurnRecord(), draft.now_ms))
         return
-    if turn.phase == STUB:
-        return
+    if turn is None:
+        # Its record was lost alone: the session still counts on it, and must not wait for ever.
+        turn = record.TurnRecord(job=row.job, fence=row.outcome.fence)
     if turn.phase != TERMINAL and draft.session is not None:
         _seal_as_archived(draft, turn, row, timing)
     if draft.session is not None:
@@ -191,13 +198,21 @@ def archived(draft: Draft, row: TurnFinished, timing: Timing) -> None:
     draft.due[turn_id] = None
 
 
+def _expected(session: record.SessionRecord | None, turn_id: str) -> bool:
+    return session is not None and turn_id in (
+        session.session.active_turn_id,
+        *session.waiting_turn_ids,
+        *session.unarchived_turn_ids,
+    )
+
+
 def _seal_as_archived(
     draft: Draft, turn: record.TurnRecord, row: TurnFinished, timing: Timing
 ) -> None:
     draft.next_fence(turn)
     turn.finished.CopyFrom(row)
     turn.phase = TERMINAL
-    if row.HasField("answer") and not _in_window(draft.record, row.job.message.message_id):
+    if row.HasField("answer") and not in_window(draft.record, row.job.message.message_id):
         draft.put_message(row.job.message)
     seal(draft, turn, timing)
     # The row was made before this seal: the archive learns the session's revision separately.

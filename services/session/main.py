@@ -12,7 +12,7 @@ from maieutic.v1.turn_service_pb2_grpc import add_TurnServiceServicer_to_server
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer, Verifier
-from services.runtime.lifecycle import until_signalled
+from services.runtime.lifecycle import run
 from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.server import RunningServer, serving
 from services.runtime.settings import load
@@ -132,4 +132,4 @@ async def main(settings: SessionSettings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(until_signalled(main(load(SessionSettings))))
+    run(main(load(SessionSettings)))

@@ -54,6 +54,8 @@ class Timing:
     """After this an unconfirmed job is published again."""
     queue_check: int = 30_000
     """After this a confirmed job that nobody claimed is published again."""
+    longest_backoff: int = 300_000
+    """Most that is waited before what stays undone is tried again."""
     cancel_grace: int = 1_000
     archive_grace: int = 5_000
     """After this an outcome that the archive has not confirmed is published again."""
@@ -124,7 +126,8 @@ class Draft:
         self.messages_put[message.message_id] = message
         session.window.add(message_id=message.message_id, turn_id=message.turn_id)
         session.next_position = max(session.next_position, message.position + 1)
-        session.session.message_count += 1
+        # Positions have no gaps, so a message that comes back from the archive is not counted twice.
+        session.session.message_count = session.next_position - 1
 
     def remember(self, fact: Fact) -> None:
         """Tell the archive, from the shard's own stream and in its order."""
@@ -192,6 +195,11 @@ def agent_message(finished: TurnFinished, *, position: int) -> Message:
         position=position,
         citations=outcome.citations,
     )
+
+
+def in_window(session: SessionRecord, message_id: str) -> bool:
+    """Whether the window has the message."""
+    return any(entry.message_id == message_id for entry in session.window)
 
 
 def trim(draft: Draft, *, keep: int = WINDOW_MESSAGES) -> None:

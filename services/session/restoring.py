@@ -1,5 +1,7 @@
 """How a session and its turns come back from the archive, or a turn from its job. Pure."""
 
+from collections.abc import Sequence
+
 from maieutic.archive.v1.archive_service_pb2 import (
     GetArchivedTurnResponse,
     GetSessionSnapshotResponse,
@@ -10,11 +12,14 @@ from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import TurnAccepted, TurnFrame
 from services.session.model import (
     QUEUED,
+    STUB,
+    TERMINAL,
     WAITING,
     Draft,
     EventId,
     RunJob,
     Timing,
+    in_window,
     next_stamp,
 )
 from services.session.views import public_turn
@@ -36,21 +41,32 @@ def restore(draft: Draft, snapshot: GetSessionSnapshotResponse, timing: Timing) 
     )
     draft.record.session.active_turn_id = ""
     unfinished = {job.turn_id for job in snapshot.unfinished}
-    count = snapshot.session.message_count
-    for message in snapshot.window:
-        if message.turn_id not in unfinished:
-            _keep(draft, message)
-    draft.record.session.message_count = max(count, len(draft.record.window))
+    draft.messages.clear()
+    refill(draft, [m for m in snapshot.window if m.turn_id not in unfinished])
     draft.touch()
     # A new revision that nothing else tells of: without this the session could never settle.
     draft.record.archived_revision = draft.record.session.revision
+    here = [turn for turn in draft.turns.values() if turn.job.turn_id not in unfinished]
+    for turn in here:
+        revive(draft, turn.job, timing)
     for job in snapshot.unfinished:
         revive(draft, job, timing)
 
 
-def _keep(draft: Draft, message: Message) -> None:
-    draft.put_message(message)
-    draft.record.window[-1].archived = True
+def refill(draft: Draft, archived: Sequence[Message]) -> None:
+    """Put what the archive knows into the window, before what is there."""
+    session = draft.record
+    later = [entry for entry in session.window if entry.message_id not in _ids(archived)]
+    session.ClearField("window")
+    for message in archived:
+        draft.put_message(message)
+        session.window[-1].archived = True
+    session.window.extend(later)
+    draft.session_changed = True
+
+
+def _ids(messages: Sequence[Message]) -> set[str]:
+    return {message.message_id for message in messages}
 
 
 def adopt(draft: Draft, job: RunTurn) -> None:
@@ -61,47 +77,99 @@ def adopt(draft: Draft, job: RunTurn) -> None:
         next_position=max(job.message.position, 1),
         restored=True,
     )
-    draft.record.session.active_turn_id = ""
-    draft.record.session.message_count = max(job.message.position - 1, 0)
+    session = draft.record.session
+    session.session_id, session.user_id = draft.session_id, job.user_id
+    session.active_turn_id = ""
+    draft.messages.clear()
     draft.touch()
 
 
-def revive(draft: Draft, job: RunTurn, timing: Timing) -> None:
-    """Bring a turn back from its job: queued if nothing is before it, else waiting."""
+def revive(draft: Draft, job: RunTurn, timing: Timing, *, predecessor_over: bool = True) -> None:
+    """Bring a turn back from its job: queued if nothing is before it, else waiting.
+
+    A turn whose own record is still there keeps its state; its session learns of it again.
+    """
     known = draft.turns.get(job.turn_id)
-    if known is not None:
+    if known is not None and known.phase == STUB:
         return
-    session = draft.record
-    turn = record.TurnRecord(
+    turn = known if known is not None else _from_job(draft, job)
+    _expect(draft.record, job.turn_id)
+    turn.provisional = turn.provisional or turn.phase != TERMINAL
+    if turn.phase == WAITING:
+        _line_up(draft, turn, timing, predecessor_over=predecessor_over)
+    else:
+        _take_place(draft, turn)
+    turn.job.session.CopyFrom(draft.record.session)
+    draft.put_turn(turn)
+    draft.touch()
+    if known is None:
+        accepted = TurnFrame(turn_id=job.turn_id, accepted=TurnAccepted(turn=public_turn(turn)))
+        draft.events.append((job.turn_id, EventId(turn.fence, 0), accepted))
+
+
+def _from_job(draft: Draft, job: RunTurn) -> record.TurnRecord:
+    return record.TurnRecord(
         phase=WAITING,
         job=job,
         fence=next_stamp(0, draft.now_ms),
         acceptance_confirmed=True,
-        provisional=True,
     )
-    turn.job.session.CopyFrom(session.session)
-    session.unarchived_turn_ids.append(job.turn_id)
-    session.last_turn_id = job.turn_id
-    if session.session.active_turn_id or session.waiting_turn_ids:
-        session.waiting_turn_ids.append(job.turn_id)
-        draft.due[job.turn_id] = draft.now_ms + timing.queue_check
-    else:
+
+
+def _expect(session: record.SessionRecord, turn_id: str) -> None:
+    if turn_id not in session.unarchived_turn_ids:
+        session.unarchived_turn_ids.append(turn_id)
+        session.last_turn_id = turn_id
+
+
+def _line_up(
+    draft: Draft, turn: record.TurnRecord, timing: Timing, *, predecessor_over: bool
+) -> None:
+    turn_id, session = turn.job.turn_id, draft.record
+    if turn_id in session.waiting_turn_ids:
+        session.waiting_turn_ids.remove(turn_id)
+    if predecessor_over and session.session.active_turn_id in ("", turn_id):
         turn.phase = QUEUED
-        draft.put_message(turn.job.message)
-        session.session.active_turn_id = job.turn_id
-        draft.due[job.turn_id] = draft.now_ms + timing.publish_grace
+        _take_place(draft, turn)
+        draft.due[turn_id] = draft.now_ms + timing.publish_grace
         draft.effects.append(RunJob(job=turn.job))
-    draft.put_turn(turn)
-    draft.touch()
-    accepted = TurnFrame(turn_id=job.turn_id, accepted=TurnAccepted(turn=public_turn(turn)))
-    draft.events.append((job.turn_id, EventId(turn.fence, 0), accepted))
+        return
+    session.waiting_turn_ids.insert(_place_in_line(draft, turn_id), turn_id)
+    draft.due[turn_id] = draft.now_ms + timing.queue_check
 
 
-def rebuild(draft: Draft, job: RunTurn, row: GetArchivedTurnResponse, timing: Timing) -> None:
+def _place_in_line(draft: Draft, turn_id: str) -> int:
+    """Return the place before the turn that this one was before, else the last one."""
+    waiting = draft.record.waiting_turn_ids
+    for place, other in enumerate(waiting):
+        if other in draft.turns and draft.turns[other].job.predecessor_turn_id == turn_id:
+            return place
+    return len(waiting)
+
+
+def _take_place(draft: Draft, turn: record.TurnRecord) -> None:
+    """Give an active or ended turn its place: its messages in the window, the session busy."""
+    session = draft.record
+    if not in_window(session, turn.job.message.message_id):
+        draft.put_message(turn.job.message)
+    if turn.phase != TERMINAL:
+        session.session.active_turn_id = turn.job.turn_id
+    elif turn.finished.HasField("answer"):
+        draft.put_message(turn.finished.answer)
+
+
+def rebuild(
+    draft: Draft,
+    job: RunTurn,
+    row: GetArchivedTurnResponse,
+    timing: Timing,
+    *,
+    predecessor_over: bool,
+) -> None:
     """Bring back a turn that the live store lost, unless the archive knows its end."""
     if job.turn_id in draft.turns or row.session_deleted or row.HasField("finished"):
         return
     if draft.session is None:
         adopt(draft, job)
     if not draft.record.tombstone:
-        revive(draft, job, timing)
+        revive(draft, job, timing, predecessor_over=predecessor_over)

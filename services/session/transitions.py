@@ -59,8 +59,8 @@ def begin(draft: Draft, job: RunTurn, timing: Timing) -> record.TurnRecord:
     if (known := draft.turns.get(job.turn_id)) is not None:
         return _begun_before(draft, known, job)
     session = draft.record
-    if session.session.active_turn_id:
-        raise SessionBusy(session.session.active_turn_id)
+    if ahead := session.session.active_turn_id or "".join(session.waiting_turn_ids[:1]):
+        raise SessionBusy(ahead)
     job.predecessor_turn_id = session.last_turn_id
     job.create_time.CopyFrom(timestamp(draft.now_ms))
     job.message.create_time.CopyFrom(job.create_time)
@@ -140,19 +140,23 @@ def _take(draft: Draft, turn: record.TurnRecord, claimant: Claimant) -> None:
 
 def _renew(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
     turn.lease_end_ms = draft.now_ms + timing.lease
-    draft.due[turn.job.turn_id] = turn.lease_end_ms
+    draft.due[turn.job.turn_id] = next_look(turn, timing)
     draft.put_turn(turn)
 
 
+def next_look(turn: record.TurnRecord, timing: Timing) -> int:
+    """Return when a leased turn is to be looked at: no renewal puts off the end of its budget."""
+    return min(turn.lease_end_ms, _deadline_ms(turn) + timing.cancel_grace)
+
+
 def _granted(draft: Draft, turn: record.TurnRecord, timing: Timing) -> work.ClaimTurnResponse:
-    deadline = turn.start_ms + turn.job.time_budget.ToMilliseconds()
     granted = work.TurnClaim(
         fence=turn.fence,
         attempt=turn.attempt,
         max_attempts=turn.job.max_attempts,
         session=draft.record.session,
         window=window_messages(draft),
-        deadline=timestamp(deadline),
+        deadline=timestamp(_deadline_ms(turn)),
     )
     lease = Duration()
     lease.FromMilliseconds(timing.lease)
@@ -295,5 +299,8 @@ def failed(request: work.FailTurnRequest) -> Failure:
 
 def budget_spent(turn: record.TurnRecord, now_ms: int) -> bool:
     """Whether the turn has run longer than it may; waiting for a worker does not count."""
-    budget = turn.job.time_budget.ToMilliseconds()
-    return bool(turn.start_ms) and now_ms >= turn.start_ms + budget
+    return bool(turn.start_ms) and now_ms >= _deadline_ms(turn)
+
+
+def _deadline_ms(turn: record.TurnRecord) -> int:
+    return turn.start_ms + turn.job.time_budget.ToMilliseconds()

@@ -37,8 +37,8 @@ def public_turn(turn: record.TurnRecord) -> pb.Turn:
         request_id=job.request_id,
         text=job.message.text,
         attempt=turn.attempt,
-        # A worker had the job, so the broker had it.
-        durable=turn.job_confirmed or turn.attempt > 0 or turn.acceptance_confirmed,
+        # A worker had the job, so the broker had it; a turn that was handed back stays durable.
+        durable=turn.job_confirmed or turn.start_ms > 0 or turn.acceptance_confirmed,
         create_time=job.create_time,
     )
     if turn.start_ms:
