@@ -334,7 +334,7 @@ class _RabbitDeliveries:
         self._reject = reject
         self._inbox: asyncio.Queue[RabbitDelivery | None] = asyncio.Queue()
         self._consumer: tuple[AbstractQueue, str] | None = None
-        self._stopped = False
+        self._stopping = asyncio.Event()
 
     def __aiter__(self) -> _RabbitDeliveries:
         return self
@@ -349,36 +349,33 @@ class _RabbitDeliveries:
 
     async def stop(self) -> None:
         """See `bus.Deliveries.stop`."""
-        if self._stopped:
-            return
-        self._stopped = True
-        await self._cancel_consumer()
-        while not self._inbox.empty():
-            if delivery := self._inbox.get_nowait():
-                await delivery.requeue()
-        self._inbox.put_nowait(None)
+        self._stopping.set()
+        await self._end_consumer()
 
     async def begin(self, channel: AbstractChannel, on_lost: OnLost) -> None:
         """Consume on a new channel; `on_lost` is called when the broker ends the consumer."""
+        if self._stopping.is_set():
+            return
         await channel.set_qos(prefetch_count=self._prefetch)
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(on_lost)
         queue = await channel.get_queue(self._queue, ensure=False)
         self._consumer = (queue, await queue.consume(self._receive))
-        if self._stopped:
-            await self._cancel_consumer()
+        if self._stopping.is_set():
+            await self._end_consumer()
 
     async def _receive(self, message: AbstractIncomingMessage) -> None:
         # Runs in a task of the library, which a link loss cancels: so no work here.
-        delivery = RabbitDelivery(message, self._reject)
-        if self._stopped:
-            await delivery.requeue()
-        else:
-            self._inbox.put_nowait(delivery)
+        self._inbox.put_nowait(RabbitDelivery(message, self._reject))
 
-    async def _cancel_consumer(self) -> None:
-        if self._consumer is None:
-            return
-        queue, tag = self._consumer
-        with suppress(LinkLost), translated_losses():
-            await queue.cancel(tag, timeout=OPEN_TIMEOUT)
+    async def _end_consumer(self) -> None:
+        # First the consumer, then its messages: the other way round they would come back to it.
+        if self._consumer is not None:
+            queue, tag = self._consumer
+            self._consumer = None
+            with suppress(LinkLost), translated_losses():
+                await queue.cancel(tag, timeout=OPEN_TIMEOUT)
+        while not self._inbox.empty():
+            if delivery := self._inbox.get_nowait():
+                await delivery.requeue()
+        self._inbox.put_nowait(None)

@@ -54,7 +54,8 @@ def translated_losses() -> Iterator[None]:
     """Raise LinkLost for whatever the library raises when a link is gone.
 
     It also ends pending calls by a CancelledError of its own, although nobody cancelled the task
-    that waits: the task's count of cancellations tells the two apart.
+    that waits: the task's count of cancellations tells the two apart. And by a bare Exception,
+    when the other side closed the connection between two frames.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
@@ -66,6 +67,10 @@ def translated_losses() -> Iterator[None]:
         raise LinkLost("the link was closed") from error
     except CONNECTION_EXCEPTIONS as error:
         raise LinkLost(str(error) or type(error).__name__) from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise LinkLost("closed by the other side") from error
 
 
 def backoff(attempt: int, *, first: float = 0.05, most: float = 2.0) -> float:
@@ -148,7 +153,7 @@ class Kept(Generic[ClosableT]):
 
         def on_lost(*args: object) -> None:
             if not lost.done():
-                lost.set_result(f"lost: {args[-1]}")
+                lost.set_result(f"lost: {args[-1] or 'closed by the other side'}")
 
         resource = await self._open(on_lost)
         self._current = resource

@@ -12,6 +12,7 @@ from services.runtime.memory import MemoryBus
 from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.topology import Binding, Exchange, ExchangeType, Queue, Topology
 from tests.proxy import Proxy
+from tests.waiting import wait_until
 
 DELIVERY_LIMIT = 2
 
@@ -23,7 +24,7 @@ class BusHarness(Protocol):
     def bus(self) -> Bus: ...
 
     async def drop_links(self) -> None:
-        """Break every link; the bus may connect again at once."""
+        """Break every link, and return once the bus has noticed; it may connect again at once."""
         ...
 
     def outage(self) -> AbstractAsyncContextManager[None]:
@@ -97,12 +98,17 @@ class RabbitHarness:
         return self._bus
 
     async def drop_links(self) -> None:
-        await self._link.cut()
+        async with self.outage():
+            await wait_until(self._unlinked)
 
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
         async with self._link.outage():
             yield
+
+    def _unlinked(self) -> bool:
+        links = self._bus._links
+        return links.publishing.current is None and links.consuming.current is None
 
 
 @asynccontextmanager

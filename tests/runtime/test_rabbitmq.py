@@ -82,6 +82,18 @@ async def test_a_bus_opens_before_its_broker(rabbit_node: RabbitNode, names: Nam
             assert await reachable(bus)
 
 
+async def test_a_publish_outlives_any_way_to_lose_its_link(
+    rabbit_node: RabbitNode, names: Names
+) -> None:
+    async with proxy(rabbit_node.port) as link, bus_through(link, names) as bus:
+        for number in range(5):
+            async with link.paused(Direction.TO_CLIENT):
+                publishing = asyncio.create_task(bus.publish(work(names, f"m{number}"), timeout=60))
+                await asyncio.sleep(0.02)
+                await link.cut()
+            await publishing
+
+
 async def test_a_link_that_hangs_leaves_a_publish_unconfirmed(
     rabbit_node: RabbitNode, names: Names
 ) -> None:
@@ -94,6 +106,19 @@ async def test_a_link_that_hangs_leaves_a_publish_unconfirmed(
         await bus.publish(work(names, "m"), timeout=SOON)
         async with bus.consume(names.work_queue, prefetch=10) as deliveries:
             assert [await next_id(deliveries) for _ in range(3)] == ["before", "m", "m"]
+
+
+async def test_a_link_that_hangs_for_good_is_given_up_for_a_new_one(
+    rabbit_node: RabbitNode, names: Names
+) -> None:
+    async with proxy(rabbit_node.port) as link:
+        url = f"amqp://guest:guest@127.0.0.1:{link.port}/?heartbeat=1"
+        async with RabbitMQBus.connect(url, names.topology()) as bus:
+            await bus.publish(work(names, "before"), timeout=SOON)
+            async with link.paused(Direction.TO_CLIENT):
+                publishing = asyncio.create_task(bus.publish(work(names, "m"), timeout=60))
+                await wait_until(lambda: bus._links.publishing.current is None, timeout=30)
+            await publishing
 
 
 async def test_nothing_confirmed_is_lost_when_the_node_is_killed() -> None:
