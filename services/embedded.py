@@ -123,15 +123,18 @@ class _Wiring:
         self._bus = MemoryBus(maieutic_topology())
 
     async def start(self, stack: AsyncExitStack) -> Stack:
-        """Start everything, each part before those that call it; the stack stops it in reverse."""
+        """Start everything; the stack stops it in reverse.
+
+        The archive confirms to the session service until it has stopped, so that one stops last.
+        """
         redis_url = await stack.enter_async_context(private_valkey(self._home / "valkey"))
         await stack.enter_async_context(self._bus)
         url = f"sqlite:///{self._home / 'archive.sqlite'}"
         archive = await stack.enter_async_context(open_archive(url))
         options = self._settings.telemetry
         for name, service in (
-            ("persistence", self._persistence(archive)),
             ("session", self._session(redis_url)),
+            ("persistence", self._persistence(archive)),
             ("retrieval", self._retrieval()),
             ("agents", self._agents()),
         ):
