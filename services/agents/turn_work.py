@@ -46,8 +46,8 @@ class TurnWork:
     """What a worker asks of the session service.
 
     Every call is repeated with the same arguments while the service is away or refuses all that
-    workers ask: claim ids and fences make that harmless. Only the caller ends it, by cancelling. Other errors are
-    ServiceErrors.
+    workers ask: claim ids and fences make that harmless. Only the caller ends it, by cancelling.
+    Other errors are ServiceErrors.
     """
 
     def __init__(self, stub: "TurnWorkServiceAsyncStub", *, worker_id: str) -> None:
