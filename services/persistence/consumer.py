@@ -6,8 +6,12 @@ interrupted before is delivered again and changes nothing then.
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from opentelemetry.trace import SpanKind
 
 from services.persistence.confirming import Confirmations
 from services.persistence.errors import ArchiveUnavailable, Refused, Unreadable
@@ -16,6 +20,7 @@ from services.persistence.model import Applied, Fact
 from services.persistence.ports import Facts
 from services.persistence.retrying import until_done
 from services.persistence.settings import BatchOptions
+from services.runtime import names, telemetry
 from services.runtime.bus import Bus, BusUnavailable, Deliveries, Delivery
 
 LOG = logging.getLogger(__name__)
@@ -73,11 +78,16 @@ class Consumer:
             raise
 
     async def _take(self, batch: Sequence[Delivery]) -> None:
-        held = [taken for delivery in batch if (taken := await self._read(delivery))]
-        if held:
-            await self._keep(held)
+        links = [link for delivery in batch for link in telemetry.links_to(delivery.headers)]
+        size = {names.BATCH_SIZE: len(batch)}
+        with telemetry.span(
+            names.ARCHIVE_BATCH, kind=SpanKind.CONSUMER, links=links, attributes=size
+        ):
+            held = [taken for delivery in batch if (taken := await self._understood(delivery))]
+            if held:
+                await self._keep(held)
 
-    async def _read(self, delivery: Delivery) -> Held | None:
+    async def _understood(self, delivery: Delivery) -> Held | None:
         """Return what a delivery says; what says nothing goes to the dead letters."""
         try:
             return Held(delivery=delivery, fact=read_fact(delivery.routing_key, delivery.body))
@@ -107,13 +117,20 @@ class Consumer:
 
     async def _commit(self, facts: Sequence[Fact]) -> Applied:
         """Commit; while the database is away, hold what there is and take no more."""
-        return await until_done(
+        started = time.perf_counter()
+        applied = await until_done(
             lambda: self._archive.apply(facts),
             despite=(ArchiveUnavailable,),
             what="the archive is held",
         )
+        meters = telemetry.current()
+        meters.histogram(names.ARCHIVE_COMMIT_DURATION).record(time.perf_counter() - started)
+        for kind, count in Counter(fact.event.kind for fact in facts).items():
+            meters.counter(names.ARCHIVED_FACTS).add(count, {names.FACT_KIND: kind})
+        return applied
 
     async def _reject(self, delivery: Delivery, reason: str) -> None:
+        telemetry.current().counter(names.DEAD_FACTS).add(1)
         LOG.error("dead letter %s (%s): %s", delivery.message_id, delivery.routing_key, reason)
         await until_done(
             lambda: delivery.reject(reason), despite=(BusUnavailable,), what="a dead letter is held"

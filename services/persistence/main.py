@@ -17,7 +17,7 @@ from services.persistence.sweeper import Sweeper
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer, Verifier
-from services.runtime.lifecycle import until_signalled
+from services.runtime.lifecycle import run
 from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.server import RunningServer, serving
 from services.runtime.settings import load
@@ -90,4 +90,4 @@ async def main(settings: PersistenceSettings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(until_signalled(main(load(PersistenceSettings))))
+    run(main(load(PersistenceSettings)))

@@ -11,6 +11,7 @@ import random
 from services.persistence.confirming import Confirmations
 from services.persistence.ports import Facts
 from services.persistence.settings import EnsureOptions
+from services.runtime import names, telemetry
 from services.runtime.errors import ServiceError
 
 LOG = logging.getLogger(__name__)
@@ -45,5 +46,6 @@ class Sweeper:
         )
         rebuilt = await self._confirmations.ensure(jobs)
         if rebuilt:
+            telemetry.current().counter(names.LOST_TURNS).add(len(rebuilt))
             LOG.warning("the live store had lost %d turns: %s", len(rebuilt), ", ".join(rebuilt))
         return rebuilt

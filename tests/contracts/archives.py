@@ -42,9 +42,13 @@ async def fresh_postgres_url(server: PostgresServer) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def postgres_harness(url: str) -> AsyncIterator[ArchiveHarness]:
+async def postgres_harness(
+    url: str,
+    *,
+    timeout: float = 10.0,  # noqa: ASYNC109 - the archive's own
+) -> AsyncIterator[ArchiveHarness]:
     await migrate(url)
-    async with postgres_database(url, PoolOptions(size=4)) as database:
+    async with postgres_database(url, PoolOptions(size=4, timeout=timeout)) as database:
         yield ArchiveHarness(archive=SqlArchive(database), database=database)
 
 

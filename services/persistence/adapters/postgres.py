@@ -119,7 +119,9 @@ def translated_errors() -> Iterator[None]:
         if (error.sqlstate or "")[:2] in DATA_ERROR_CLASSES:
             raise Refused(_problem(error)) from error
         raise ArchiveUnavailable from error
-    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+        # InternalClientError is what a connection says whose server died in the middle; the pool
+        # drops it then.
         raise ArchiveUnavailable from error
 
 

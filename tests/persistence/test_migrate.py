@@ -1,0 +1,73 @@
+"""Schemas: from nothing, again, side by side, and without a database."""
+
+import asyncio
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from services.persistence.adapters import migrate as migrating
+from services.persistence.adapters.archive import open_archive
+from services.persistence.adapters.migrate import MIGRATIONS, migrate
+from services.persistence.errors import ArchiveUnavailable
+from tests.backends.postgres import PostgresServer
+from tests.backends.process import free_port
+from tests.contracts.archives import fresh_postgres_url
+from tests.persistence.stories import Story, fact
+
+
+async def test_replicas_that_start_together_all_find_the_schema(
+    postgres_server: PostgresServer,
+) -> None:
+    async with fresh_postgres_url(postgres_server) as url:
+        await asyncio.gather(*(migrate(url) for _ in range(4)))
+        await works(url)
+
+
+async def test_processes_that_open_one_file_together_all_find_the_schema(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/deep/down/archive.db"
+    await asyncio.gather(*(migrate(url) for _ in range(4)))
+    await works(url)
+
+
+async def test_a_url_without_sslmode_is_migrated_as_well(postgres_server: PostgresServer) -> None:
+    async with fresh_postgres_url(postgres_server) as url:
+        await works(url.removesuffix("?sslmode=disable"))
+
+
+async def test_an_up_to_date_schema_needs_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite://{tmp_path}/archive.db"
+    await migrate(url)
+    monkeypatch.setattr(migrating, "_binary", lambda: "/nonexistent/dbmate")
+    await works(url)
+
+
+async def test_a_database_that_is_away_is_waited_for_until_the_deadline() -> None:
+    started = time.monotonic()
+    with pytest.raises(ArchiveUnavailable):
+        await migrate(f"postgresql://nobody@127.0.0.1:{free_port()}/none", timeout=0.6)
+    assert time.monotonic() - started >= 0.5
+
+
+async def test_another_kind_of_database_is_refused_before_anything_is_tried() -> None:
+    with pytest.raises(ValueError, match="must start with"):
+        async with open_archive("mysql://localhost/archive"):
+            pass
+
+
+def test_both_databases_have_the_same_migrations() -> None:
+    postgres = {path.name for path in (MIGRATIONS / "postgres").glob("*.sql")}
+    sqlite = {path.name for path in (MIGRATIONS / "sqlite").glob("*.sql")}
+    assert postgres == sqlite
+    assert all(re.fullmatch(r"\d{14}_[a-z_]+\.sql", name) for name in postgres)
+
+
+async def works(url: str) -> None:
+    story = Story("one")
+    async with open_archive(url) as archive:
+        await archive.apply([fact(story.finished())])
+        assert (await archive.get_turn(story.turn_id(1), "")).finished == story.finished()
+        await archive.check()
