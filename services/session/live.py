@@ -4,12 +4,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord
 from services.session.archive import Archive
 from services.session.errors import session_not_found
-from services.session.model import Draft, Timing
+from services.session.model import STUB, TERMINAL, Draft, Timing, answer_id, in_window
 from services.session.ports import Reads, SessionStore
-from services.session.restoring import restore
+from services.session.restoring import adopt_survivors, refill, restore
 
 T = TypeVar("T")
 
@@ -68,13 +69,45 @@ class LiveSessions:
             draft.session = SessionRecord(
                 tenant=snapshot.tenant, session=snapshot.session, tombstone=True
             )
-        if snapshot.deleted or not snapshot.HasField("session"):
+            draft.turns_removed.update(draft.turns)
+            draft.turns.clear()
+            return
+        if not snapshot.HasField("session"):
+            adopt_survivors(draft, self._timing)
             return
         unfinished = frozenset(job.turn_id for job in snapshot.unfinished)
         watched = watched or frozenset()
         if not unfinished <= watched:
             raise _Gone(unfinished | watched)
         restore(draft, snapshot, self._timing)
+
+    async def predecessor_over(self, draft: Draft, job: RunTurn) -> bool:
+        """Whether the turn before this one is sealed here, or has ended in the archive."""
+        if not job.predecessor_turn_id:
+            return True
+        before = draft.turns.get(job.predecessor_turn_id)
+        if before is not None:
+            return before.phase in (TERMINAL, STUB)
+        row = await self._archive.turn(job.predecessor_turn_id, draft.session_id)
+        return row.HasField("finished")
+
+    async def promotable(self, draft: Draft, job: RunTurn) -> bool:
+        """Whether a waiting turn may start; its window then has what was said before it.
+
+        A turn before it that nobody knows will never end: nothing waits for that one.
+        """
+        before = job.predecessor_turn_id
+        if draft.session is None or draft.record.session.active_turn_id:
+            return False
+        if not await self.predecessor_over(draft, job):
+            row = await self._archive.turn(before, draft.session_id)
+            if before in draft.turns or row.HasField("job"):
+                return False
+        if before and not in_window(draft.record, answer_id(before)):
+            snapshot = await self._archive.snapshot(draft.session_id)
+            unfinished = {job.turn_id for job in snapshot.unfinished}
+            refill(draft, [m for m in snapshot.window if m.turn_id not in unfinished])
+        return True
 
 
 def owned(session: SessionRecord | None, session_id: str, tenant: str, user: str) -> SessionRecord:

@@ -104,7 +104,9 @@ class _Parts:
             publisher=publisher,
             ids=ids,
             timing=timing,
-            limits=Limits(max_attempts=settings.max_attempts),
+            limits=Limits(
+                max_attempts=settings.max_attempts, oldest_unconfirmed=settings.overload_after
+            ),
             memory_full=self.sweeper.memory_full,
         )
         self._watching = Watching(store=store, turns=self._turns, wakes=wakes)

@@ -126,7 +126,7 @@ class Draft:
         self.messages_put[message.message_id] = message
         session.window.add(message_id=message.message_id, turn_id=message.turn_id)
         session.next_position = max(session.next_position, message.position + 1)
-        # Positions have no gaps, so a message that comes back from the archive is not counted twice.
+        # Positions have no gaps; and a message that comes back from the archive counts once.
         session.session.message_count = session.next_position - 1
 
     def remember(self, fact: Fact) -> None:

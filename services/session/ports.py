@@ -2,8 +2,9 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
+from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import TurnFrame
@@ -21,6 +22,12 @@ class Reads:
     """Also the last event of each turn's log."""
     window: bool = False
     """Also the messages of the window."""
+
+    @classmethod
+    def of_job(cls, job: RunTurn, *, window: bool = False) -> Self:
+        """Read the job's turn and the one before it, on which its place depends."""
+        turns = [turn for turn in (job.turn_id, job.predecessor_turn_id) if turn]
+        return cls(turns=turns, window=window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +130,7 @@ class SessionStore(Protocol):
         ...
 
     async def forget_due(self, turn_id: str) -> None:
-        """Take a turn off the clock that is not here any more."""
+        """Take a turn off the clock, if it is not here any more."""
         ...
 
     async def out_shards(self) -> list[int]:

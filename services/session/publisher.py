@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,6 +35,7 @@ class Publisher:
         self._timing = timing
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pumps: dict[int, asyncio.Lock] = {}
+        self._pumps_waiting: set[int] = set()
         self._unconfirmed: dict[str, float] = {}
         self._failing_since: float | None = None
 
@@ -69,8 +70,24 @@ class Publisher:
             else:
                 self._start(self._finished(effect))
         if draft.out:
-            self._start(self.pump(shard_of(draft.session_id)))
+            self.pump_soon(shard_of(draft.session_id))
         return job
+
+    def pump_soon(self, shard: int) -> None:
+        """Publish a shard's facts in the background: a broker that is away holds nobody up."""
+        if shard not in self._pumps_waiting:  # that one will find these facts, too
+            self._pumps_waiting.add(shard)
+            self._start(self._pump(shard))
+
+    async def probe(self) -> None:
+        """See whether a broker that failed is back: nothing else may be left to try it with."""
+        if self._failing_since is None:
+            return
+        try:
+            await self._bus.check()
+        except BusError:
+            return
+        self._failing_since = None
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
@@ -104,14 +121,23 @@ class Publisher:
         message_id = f"{finished.job.turn_id}:{finished.outcome.fence}"
         await self._publish("results", "turn.finished", finished.SerializeToString(), message_id)
 
-    async def pump(self, shard: int) -> None:
+    async def _pump(self, shard: int) -> None:
         """Publish a shard's facts in their order; each leaves the stream once it is confirmed."""
         async with self._pumps.setdefault(shard, asyncio.Lock()):
-            while facts := await self._store.out_read(shard, _FACTS_AT_ONCE):
-                for entry, key, body in facts:
-                    if not await self._publish("results", key, body, f"{shard}:{entry.decode()}"):
+            self._pumps_waiting.discard(shard)
+            try:
+                while facts := await self._store.out_read(shard, _FACTS_AT_ONCE):
+                    if not await self._all_published(shard, facts):
                         return
-                    await self._store.out_drop(shard, [entry])
+            except ServiceError as error:
+                _log.warning("facts stay in their stream for now: %s", error.reason)
+
+    async def _all_published(self, shard: int, facts: Sequence[tuple[bytes, str, bytes]]) -> bool:
+        for entry, key, body in facts:
+            if not await self._publish("results", key, body, f"{shard}:{entry.decode()}"):
+                return False
+            await self._store.out_drop(shard, [entry])
+        return True
 
     async def _publish(self, exchange: str, key: str, body: bytes, message_id: str) -> bool:
         headers: dict[str, str] = {}

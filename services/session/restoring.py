@@ -6,10 +6,10 @@ from maieutic.archive.v1.archive_service_pb2 import (
     GetArchivedTurnResponse,
     GetSessionSnapshotResponse,
 )
-from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, TurnAccepted
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.message_pb2 import Message
-from maieutic.v1.turn_service_pb2 import TurnAccepted, TurnFrame
+from maieutic.v1.turn_service_pb2 import TurnAccepted as AcceptedFrame, TurnFrame
 from services.session.model import (
     QUEUED,
     STUB,
@@ -46,10 +46,21 @@ def restore(draft: Draft, snapshot: GetSessionSnapshotResponse, timing: Timing) 
     draft.touch()
     # A new revision that nothing else tells of: without this the session could never settle.
     draft.record.archived_revision = draft.record.session.revision
-    here = [turn for turn in draft.turns.values() if turn.job.turn_id not in unfinished]
-    for turn in here:
-        revive(draft, turn.job, timing)
-    for job in snapshot.unfinished:
+    running = [turn.job for turn in draft.turns.values() if turn.phase != WAITING]
+    waiting = [turn.job for turn in draft.turns.values() if turn.phase == WAITING]
+    _revive_all(draft, [*running, *snapshot.unfinished, *waiting], timing)
+
+
+def adopt_survivors(draft: Draft, timing: Timing) -> None:
+    """Make the session that neither store knows from turns of it that are still here."""
+    here = [turn.job for turn in draft.turns.values() if turn.phase != STUB]
+    if here:
+        adopt(draft, here[0])
+        _revive_all(draft, here, timing)
+
+
+def _revive_all(draft: Draft, jobs: Sequence[RunTurn], timing: Timing) -> None:
+    for job in {job.turn_id: job for job in jobs}.values():
         revive(draft, job, timing)
 
 
@@ -103,7 +114,7 @@ def revive(draft: Draft, job: RunTurn, timing: Timing, *, predecessor_over: bool
     draft.put_turn(turn)
     draft.touch()
     if known is None:
-        accepted = TurnFrame(turn_id=job.turn_id, accepted=TurnAccepted(turn=public_turn(turn)))
+        accepted = TurnFrame(turn_id=job.turn_id, accepted=AcceptedFrame(turn=public_turn(turn)))
         draft.events.append((job.turn_id, EventId(turn.fence, 0), accepted))
 
 
@@ -149,13 +160,14 @@ def _place_in_line(draft: Draft, turn_id: str) -> int:
 
 def _take_place(draft: Draft, turn: record.TurnRecord) -> None:
     """Give an active or ended turn its place: its messages in the window, the session busy."""
-    session = draft.record
-    if not in_window(session, turn.job.message.message_id):
-        draft.put_message(turn.job.message)
+    session, asked, answer = draft.record, turn.job.message, turn.finished.answer
+    asked.position = asked.position or session.next_position
+    if not in_window(session, asked.message_id):
+        draft.put_message(asked)
     if turn.phase != TERMINAL:
         session.session.active_turn_id = turn.job.turn_id
-    elif turn.finished.HasField("answer"):
-        draft.put_message(turn.finished.answer)
+    elif answer.message_id and not in_window(session, answer.message_id):
+        draft.put_message(answer)
 
 
 def rebuild(
@@ -171,5 +183,10 @@ def rebuild(
         return
     if draft.session is None:
         adopt(draft, job)
-    if not draft.record.tombstone:
-        revive(draft, job, timing, predecessor_over=predecessor_over)
+        draft.remember(SessionChanged(tenant=job.tenant, session=draft.record.session))
+    if draft.record.tombstone:
+        return
+    revive(draft, job, timing, predecessor_over=predecessor_over)
+    if not row.HasField("job"):
+        # What was to tell the archive of the turn was lost with the store.
+        draft.remember(TurnAccepted(job=job))

@@ -55,6 +55,9 @@ class SessionSettings:
     archive_grace: float = 5.0
     """Seconds after which an outcome that the archive has not confirmed is published again."""
 
+    overload_after: float = 30.0
+    """Seconds without a confirm from the broker after which no new turns are taken on."""
+
     sweep_interval: float = 1.0
     """Seconds between two looks at the clock of unfinished work."""
 

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from services.runtime.errors import ServiceError
+from services.session.errors import StoreUnavailable
 from services.session.live import LiveSessions
 from services.session.logs import read_log
-from services.session.model import CANCELLING, Draft, Timing
+from services.session.model import CANCELLING, WAITING, Draft, Timing
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.sweeping import sweep
@@ -17,8 +19,37 @@ _log = logging.getLogger(__name__)
 
 TAKE_AT_ONCE = 50
 HOLD_MS = 5_000
-"""A turn that is taken is left alone this long by other replicas; if its taker dies, they try."""
+"""A turn that is taken is left alone at least this long by others; if its taker dies, they try."""
 MEMORY_LIMIT = 0.8
+
+
+class Contact:
+    """For how long the store has been in reach without a break.
+
+    A silence as long as a lease is a break, too: this process may have been stopped, and its
+    workers with it.
+    """
+
+    def __init__(self, longest_silence: float, *, clock: Callable[[], float]) -> None:
+        self._longest_silence = longest_silence
+        self._clock = clock
+        self._since = self._last = clock()
+
+    def seen(self) -> None:
+        """Note that the store has answered."""
+        now = self._clock()
+        if now - self._last > self._longest_silence:
+            self._since = now
+        self._last = now
+
+    def lost(self) -> None:
+        """Note that the store has not answered."""
+        self._since = self._last = self._clock()
+
+    @property
+    def seconds(self) -> float:
+        """How long the contact has lasted."""
+        return self._last - self._since
 
 
 class Sweeper:
@@ -38,7 +69,7 @@ class Sweeper:
         self._publisher = publisher
         self._timing = timing
         self._interval = interval
-        self._in_contact_since = time.monotonic()
+        self._contact = Contact(timing.lease / 1000, clock=time.monotonic)
         self._memory_share = 0.0
 
     def memory_full(self) -> bool:
@@ -52,19 +83,32 @@ class Sweeper:
                 await self._once()
             except ServiceError as error:
                 # Workers could not renew their leases either: none is judged for a while.
-                self._in_contact_since = time.monotonic()
+                self._contact.lost()
                 _log.warning("the sweep was broken off: %s", error)
             await asyncio.sleep(self._interval)
 
     async def _once(self) -> None:
         self._memory_share = (await self._store.pressure()).memory_share
         overdue = await self._store.take_overdue(HOLD_MS, TAKE_AT_ONCE)
-        results = await asyncio.gather(*map(self._sweep, overdue), return_exceptions=True)
-        for shard in await self._store.out_shards():
-            await self._publisher.pump(shard)
+        self._contact.seen()
+        results = await asyncio.gather(*map(self._sweep_alone, overdue), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        for shard in await self._store.out_shards():
+            self._publisher.pump_soon(shard)
+        await self._publisher.probe()
+
+    async def _sweep_alone(self, turn_id: str) -> None:
+        try:
+            await self._sweep(turn_id)
+        except StoreUnavailable:
+            raise
+        except ServiceError as error:
+            _log.warning("turn %s is swept later: %s", turn_id, error.reason)
+        except Exception:  # noqa: BLE001 - a supervision loop, see below
+            # One turn that shows a bug must not stop the clock of all the others.
+            _log.exception("turn %s could not be swept", turn_id)
 
     async def _sweep(self, turn_id: str) -> None:
         turn = await self._store.turn(turn_id)
@@ -72,11 +116,25 @@ class Sweeper:
             await self._store.forget_due(turn_id)
             return
         frames = await read_log(self._store, turn_id) if turn.phase == CANCELLING else []
-        judge = time.monotonic() - self._in_contact_since >= self._timing.lease / 1000
+        judge = self._contact.seconds >= self._timing.lease / 1000
+        promotable = False
+
+        async def prepare(draft: Draft) -> None:
+            nonlocal promotable
+            found = draft.turns.get(turn_id)
+            waiting = found is not None and found.phase == WAITING
+            promotable = waiting and await self._live.promotable(draft, turn.job)
 
         def decide(draft: Draft) -> None:
-            sweep(draft, turn_id, text_of(frames), self._timing, judge_leases=judge)
+            sweep(
+                draft,
+                turn_id,
+                text_of(frames),
+                self._timing,
+                judge_leases=judge,
+                predecessor_over=promotable,
+            )
 
-        session_id = turn.job.message.session_id
-        _, draft = await self._live.transact(session_id, decide, Reads(turns=[turn_id]))
+        reads = Reads.of_job(turn.job)
+        _, draft = await self._live.transact(turn.job.message.session_id, decide, reads, prepare)
         self._publisher.after(draft)

@@ -34,7 +34,6 @@ from services.session.views import archived_turn, public_turn, text_of
 
 DURABLE_WITHIN_SECONDS = 0.25
 DEFAULT_BUDGET_SECONDS = 600
-OLDEST_UNCONFIRMED_SECONDS = 30.0
 
 
 class _Ended(Exception):
@@ -51,6 +50,8 @@ class Limits:
 
     max_attempts: int = 5
     lane: str = "interactive"
+    oldest_unconfirmed: float = 30.0
+    """Seconds that a job may wait for the broker before no more turns are taken on."""
 
 
 class Turns:
@@ -107,8 +108,9 @@ class Turns:
         return shown
 
     def _admit(self) -> None:
-        if self._publisher.oldest_unconfirmed() > OLDEST_UNCONFIRMED_SECONDS:
-            raise Overloaded("the message broker has not confirmed any work for 30 s")
+        oldest = self._publisher.oldest_unconfirmed()
+        if oldest > self._limits.oldest_unconfirmed:
+            raise Overloaded(f"the message broker has left work unconfirmed for {oldest:.0f} s")
         if self._memory_full():
             raise Overloaded("the session store's memory is over 80 % full")
 
@@ -135,7 +137,8 @@ class Turns:
         A turn leaves a stub here for a day. So in a session that is younger, and was never lost,
         every turn that was ever begun is still here, and begin needs no archive.
         """
-        if draft.session is None or draft.session.tombstone or job.turn_id in draft.turns:
+        owned(draft.session, draft.session_id, job.tenant, job.user_id)
+        if draft.session is None or job.turn_id in draft.turns:
             return
         age = draft.now_ms - milliseconds(draft.session.session.create_time)
         if not draft.session.restored and age < self._timing.stub:
@@ -144,7 +147,8 @@ class Turns:
         if row.HasField("finished"):
             raise _Ended(row)
         if row.HasField("job"):
-            rebuild(draft, row.job, row, self._timing)
+            over = await self._live.predecessor_over(draft, row.job)
+            rebuild(draft, row.job, row, self._timing, predecessor_over=over)
 
     async def get(self, caller: Caller, turn_id: str) -> pb.Turn:
         """Return the caller's turn as it stands, live or archived."""

@@ -10,6 +10,7 @@ from maieutic.session.v1 import turn_work_service_pb2 as pb
 from maieutic.session.v1.record_pb2 import TurnRecord
 from services.session.archive import Archive
 from services.session.ending import archived
+from services.session.ids import checked
 from services.session.live import LiveSessions
 from services.session.model import LEASED, WAITING, Draft, EventId, Timing
 from services.session.ports import Append, AppendOutcome, Reads, SessionStore
@@ -52,6 +53,8 @@ class Work:
     async def claim(self, request: pb.ClaimTurnRequest) -> pb.ClaimTurnResponse:
         """Give the turn to the worker, rebuilding it from its job if the store has lost it."""
         job = request.job
+        checked("job.turn_id", job.turn_id)
+        checked("job.message.session_id", job.message.session_id)
         claimant = Claimant(worker_id=request.worker_id, claim_id=request.claim_id)
 
         def decide(draft: Draft) -> pb.ClaimTurnResponse:
@@ -60,9 +63,10 @@ class Work:
             return claim(draft, job.turn_id, claimant, self._timing)
 
         response, draft = await self._live.transact(
-            job.message.session_id, decide, _of_job(job, window=True), self._rebuilding(job)
+            job.message.session_id, decide, Reads.of_job(job, window=True), self._rebuilding(job)
         )
-        # A rebuilt turn's job is the one this worker holds: only facts need to go out.
+        # A rebuilt turn's job is the one this worker holds: it need not go out again.
+        draft.effects = [effect for effect in draft.effects if effect.job.turn_id != job.turn_id]
         self._publisher.after(draft)
         return response
 
@@ -70,7 +74,8 @@ class Work:
         async def prepare(draft: Draft) -> None:
             if job.turn_id not in draft.turns:
                 row = await self._archive.turn(job.turn_id, job.message.session_id)
-                rebuild(draft, job, row, self._timing)
+                over = await self._live.predecessor_over(draft, job)
+                rebuild(draft, job, row, self._timing, predecessor_over=over)
 
         return prepare
 
@@ -217,17 +222,12 @@ class Work:
             if turn is not None:
                 continue
             _, draft = await self._live.transact(
-                job.message.session_id, lambda _: None, _of_job(job), self._rebuilding(job)
+                job.message.session_id, lambda _: None, Reads.of_job(job), self._rebuilding(job)
             )
             self._publisher.after(draft)
             if job.turn_id in draft.turns_changed:
                 rebuilt.append(job.turn_id)
         return rebuilt
-
-
-def _of_job(job: RunTurn, *, window: bool = False) -> Reads:
-    turns = [turn for turn in (job.turn_id, job.predecessor_turn_id) if turn]
-    return Reads(turns=turns, window=window)
 
 
 def _holds(turn: TurnRecord, beat: pb.TurnHeartbeat) -> bool:

@@ -224,7 +224,8 @@ class RedisSessionStore:
             return []
         raws = _pairs(reply)
         found = (raws.get(entry.message_id.encode()) for entry in session.window)
-        return [decode(Message, raw) for raw in found if raw is not None]
+        messages = (_decoded_or_none(Message, raw) for raw in found)
+        return [message for message in messages if message is not None]
 
     async def keep_alive(self, session_id: str) -> None:
         record, messages = keys.record_key(session_id), keys.messages_key(session_id)
@@ -293,7 +294,8 @@ class RedisSessionStore:
         ]
 
     async def list_add(self, owner: str, session_id: str, created_ms: int) -> None:
-        await self._pipeline([("ZADD", keys.owner_key(owner), str(created_ms), session_id)])
+        # A retry comes later: the place of a session is that of the first try.
+        await self._pipeline([("ZADD", keys.owner_key(owner), "LT", str(created_ms), session_id)])
 
     async def list_remove(self, owner: str, session_ids: Sequence[str]) -> None:
         if session_ids:
@@ -314,23 +316,41 @@ class RedisSessionStore:
         return [place for place in ordered if before is None or place < before][:limit]
 
     async def take_overdue(self, hold_ms: int, limit: int) -> list[str]:
-        (now,) = await self._pipeline([("TIME",)])
-        top = str(_milliseconds(now))
+        (time_,) = await self._pipeline([("TIME",)])
+        now = _milliseconds(time_)
         overdue = await self._pipeline(
             [
-                ("ZRANGE", keys.due_key(shard), "-inf", top, "BYSCORE", "LIMIT", "0", str(limit))
+                (
+                    *("ZRANGE", keys.due_key(shard), "-inf", str(now), "BYSCORE"),
+                    *("LIMIT", "0", str(limit), "WITHSCORES"),
+                )
                 for shard in range(SHARDS)
             ]
         )
-        later = str(_milliseconds(now) + hold_ms)
-        found = [(shard, turn) for shard, turns in enumerate(overdue) for turn in turns]
+        found = [
+            (shard, turn, _put_off(int(float(score)), now, hold_ms))
+            for shard, reply in enumerate(overdue)
+            for turn, score in _scored(reply)
+        ]
         taken = await self._pipeline(
-            [("ZADD", keys.due_key(shard), "XX", "GT", "CH", later, turn) for shard, turn in found]
+            [
+                ("ZADD", keys.due_key(shard), "XX", "GT", "CH", str(later), turn)
+                for shard, turn, later in found
+            ]
         )
-        return [turn.decode() for (_, turn), changed in zip(found, taken, strict=True) if changed]
+        return [turn.decode() for (_, turn, _), new in zip(found, taken, strict=True) if new]
 
     async def forget_due(self, turn_id: str) -> None:
-        await self._pipeline([("ZREM", keys.due_key(shard_of(turn_id)), turn_id)])
+        key = keys.turn_key(turn_id)
+        try:
+            async with Transaction(self._pool) as transaction:
+                (raw,) = await transaction.read([key], [("GET", key)])
+                if raw is None:
+                    await transaction.commit([("ZREM", keys.due_key(shard_of(turn_id)), turn_id)])
+        except (Conflict, CommitUnknown):
+            return  # somebody brings it back just now, or it is forgotten the next time
+        except (RedisError, OSError) as error:
+            raise StoreUnavailable(str(error) or type(error).__name__) from error
 
     async def out_shards(self) -> list[int]:
         lengths = await self._pipeline([("XLEN", keys.out_key(shard)) for shard in range(SHARDS)])
@@ -398,6 +418,15 @@ def _gave_up(error: BaseException, session_id: str, rounds: int) -> Exception:
     if isinstance(error, Conflict):
         return ConflictExhausted(session_id, rounds)
     return StoreUnavailable(str(error) or type(error).__name__)
+
+
+def _put_off(score: int, now_ms: int, hold_ms: int) -> int:
+    """Return a later score, at least *hold_ms* from now.
+
+    It is made of the old one in whole steps, so that replicas that look at the same time arrive at
+    the same: only the first of them changes anything.
+    """
+    return score + ((now_ms - score) // hold_ms + 2) * hold_ms
 
 
 def _decoded_or_none(kind: type[Any], raw: bytes | None) -> Any:

@@ -120,6 +120,9 @@ def _committed(replies: list[Any]) -> list[Any]:
         raise _moved(cause)
     if isinstance(outcome, Exception):
         raise _moved(outcome)
+    if failed := next((reply for reply in outcome if isinstance(reply, Exception)), None):
+        # Redis carries out the others all the same: this is never silently half a write.
+        raise failed
     return list(outcome)
 
 

@@ -22,8 +22,9 @@ def commands_of(draft: Draft, timing: Timing) -> list[Command]:
         commands.append(("HDEL", keys.messages_key(draft.session_id), *draft.messages_dropped))
     if draft.session_changed:
         commands += _session(draft, timing)
-    commands += _turns(draft, timing)
+    # Logs come first: turns arm the expiry of theirs, or remove it.
     commands += _events(draft)
+    commands += _turns(draft, timing)
     for turn_id, at_ms in draft.due.items():
         due = keys.due_key(shard)
         commands.append(("ZREM", due, turn_id) if at_ms is None else ("ZADD", due, at_ms, turn_id))
