@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from services.embedded import EmbeddedSettings
 from services.runtime.settings import describe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,8 @@ def main() -> None:
 
 
 def sections() -> Iterator[str]:
-    """Return a section for each service, in the order of their names."""
+    """Return a section for the embedded mode, then one for each service by name."""
+    yield section("embedded", EmbeddedSettings)
     for file in sorted((ROOT / "services").glob("*/settings.py")):
         service = file.parent.name
         if service == "runtime":  # reads settings, has none
