@@ -72,13 +72,13 @@ class Library:
 
     async def add(self, upload: Upload) -> Added:
         """Store and index a document; raises BadDocument."""
-        name = checked_name(upload.name)
+        name, form = checked_name(upload.name), self._splitter.checked_format(upload.format)
         # Large texts take long to normalise and to split: not on the event loop.
         content = await asyncio.to_thread(normalised, upload.content)
         document = Document(
             document_id=document_id(upload.owner.tenant, content),
             name=name,
-            format=upload.format,
+            format=form,
             size=len(content.data),
             content_hash=content.hash,
         )

@@ -142,13 +142,18 @@ class Splitter:
             DocumentFormat.DOCUMENT_FORMAT_MARKDOWN: MarkdownSplitter(size, overlap),
         }
 
+    def checked_format(self, form: DocumentFormat.ValueType) -> DocumentFormat.ValueType:
+        """Return the format; raises BadDocument if documents of it cannot be split."""
+        if form not in self._splitters:
+            raise BadDocument("format", "is not known: choose TEXT or MARKDOWN")
+        return form
+
     def chunks(self, content: Content, form: DocumentFormat.ValueType) -> list[Chunk]:
         """Return the document's chunks in their order; a text that repeats gives equal chunks.
 
-        Takes up to seconds for the largest documents. Raises BadDocument for an unknown format.
+        Takes up to seconds for the largest documents. The format must be a checked one.
         """
-        if (splitter := self._splitters.get(form)) is None:
-            raise BadDocument("format", "is not known: choose TEXT or MARKDOWN")
+        splitter = self._splitters[form]
         texts = (text for section in sections(content.text) for text in splitter.chunks(section))
         return [Chunk(id=chunk_id(self._embedder, text), text=text) for text in texts]
 

@@ -25,8 +25,23 @@ from services.retrieval.ports import Hit, Vectors
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LOCK_SECONDS = 2.0
+"""How long to wait for a process before this one to let go of the file."""
 STORED = np.dtype("<f4")
 """Files may move between machines."""
+AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOLFS,
+    }
+)
+DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunks (
     key INTEGER PRIMARY KEY,
@@ -115,7 +130,7 @@ class _Store:
     def open(cls, path: Path, dimension: int) -> Self:
         with _sqlite_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(path, isolation_level=None)
+            database = sqlite3.connect(path, isolation_level=None, timeout=LOCK_SECONDS)
             # A second process would not see what this one adds to its matrices: it is kept out.
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
             database.execute("PRAGMA journal_mode = WAL")
@@ -159,7 +174,7 @@ class _Store:
             had = self._remove_links(namespace, document_id)
             removed = self._database.execute(
                 "DELETE FROM chunks WHERE key IN (SELECT value FROM json_each(?))"
-                " AND key NOT IN (SELECT chunk FROM links WHERE chunk = key) RETURNING key",
+                " AND NOT EXISTS (SELECT 1 FROM links WHERE chunk = chunks.key) RETURNING key",
                 [json.dumps(had)],
             ).fetchall()
         if matrix := self._matrices.get(namespace):
@@ -184,8 +199,8 @@ class _Store:
     ) -> dict[int, tuple[str, int, Chunk]]:
         """Return one place of each chunk in these documents."""
         rows = self._database.execute(
-            "SELECT key, document_id, position, chunk_id, text"
-            " FROM json_each(?) JOIN chunks ON key = value JOIN links ON chunk = key"
+            "SELECT chunks.key, document_id, position, chunk_id, text FROM json_each(?) AS wanted"
+            " JOIN chunks ON chunks.key = wanted.value JOIN links ON links.chunk = chunks.key"
             " ORDER BY document_id DESC, position DESC",
             [json.dumps(keys)],
         )
@@ -248,13 +263,16 @@ class _Store:
 
 @contextmanager
 def _sqlite_errors() -> Iterator[None]:
-    """Translate what SQLite says of its file; any other of its errors is a bug and passes."""
+    """Translate what SQLite says of its file; what it says of a statement is a bug and passes."""
     try:
         yield
-    except (sqlite3.OperationalError, OSError) as error:
-        raise IndexUnavailable(f"the vector index does not answer: {error}") from error
-    except sqlite3.DatabaseError as error:
-        # Of the kinds below DatabaseError only the bare one speaks of the file.
-        if type(error) is sqlite3.DatabaseError:
+    except OSError as error:
+        raise IndexUnavailable(f"the vector index cannot be opened: {error.strerror}") from error
+    except sqlite3.Error as error:
+        # The low byte is the kind, the others tell more.
+        kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if kind in DAMAGED:
             raise IndexDamaged(f"the vector index cannot be read: {error}") from error
+        if kind in AWAY:
+            raise IndexUnavailable(f"the vector index does not answer: {error}") from error
         raise

@@ -80,7 +80,7 @@ class Matrix:
         return self._used - 1
 
     def _reserve(self, count: int) -> None:
-        needed = self._used + count
+        needed = self._used + max(0, count - len(self._free))
         if needed > len(self._keys):
             capacity = max(needed, 2 * len(self._keys))
             self._vectors = np.resize(self._vectors, (capacity, self._vectors.shape[1]))

@@ -1,0 +1,149 @@
+"""The retrieval service with a small archive behind it, called over gRPC as its callers do."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+
+from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceServicer
+from maieutic.v1 import document_service_pb2 as pb
+from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
+from services.retrieval.main import retrieval_service
+from services.retrieval.ports import Embedder, Vectors
+from services.retrieval.settings import RetrievalSettings
+from services.runtime.channel import open_channel
+from services.runtime.errors import ServiceError, from_rpc
+from services.runtime.identity import acting_for
+from services.runtime.keyring import KeyRing
+from services.runtime.server import ServerOptions
+from tests.fakes.archive import DocumentArchive, serving_archive
+
+CALL_SECONDS = 30.0
+
+
+@dataclass
+class CountingEmbedder:
+    """Another embedder, and the texts that it was given."""
+
+    inner: Embedder
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def dimension(self) -> int:
+        return self.inner.dimension
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        self.texts.extend(texts)
+        return await self.inner.embed(texts)
+
+
+class User:
+    """Calls the service for one user of one tenant."""
+
+    def __init__(self, channel: grpc.aio.Channel, tenant: str, user: str) -> None:
+        self._stub = DocumentServiceStub(channel)
+        self._tenant, self._user = tenant, user
+
+    async def add(
+        self,
+        content: str | bytes,
+        *,
+        name: str = "a text",
+        form: pb.DocumentFormat.ValueType = pb.DOCUMENT_FORMAT_TEXT,
+        request_id: str = "",
+    ) -> pb.AddDocumentResponse:
+        request = pb.AddDocumentRequest(
+            request_id=request_id or uuid4().hex,
+            name=name,
+            format=form,
+            content=content.encode() if isinstance(content, str) else content,
+        )
+        with self._acting():
+            return await self._stub.AddDocument(request, timeout=CALL_SECONDS)
+
+    async def get(self, document_id: str) -> pb.Document:
+        with self._acting():
+            request = pb.GetDocumentRequest(document_id=document_id)
+            return (await self._stub.GetDocument(request)).document
+
+    async def page(self, size: int = 0, token: str = "") -> pb.ListDocumentsResponse:
+        with self._acting():
+            request = pb.ListDocumentsRequest(page_size=size, page_token=token)
+            return await self._stub.ListDocuments(request)
+
+    async def delete(self, document_id: str) -> None:
+        with self._acting():
+            request = pb.DeleteDocumentRequest(document_id=document_id, request_id="delete-1")
+            await self._stub.DeleteDocument(request)
+
+    async def search(
+        self, query: str, *, document_ids: Sequence[str] = (), limit: int = 0
+    ) -> list[pb.Passage]:
+        with self._acting():
+            request = pb.SearchDocumentsRequest(query=query, document_ids=document_ids, limit=limit)
+            response = await self._stub.SearchDocuments(request, timeout=CALL_SECONDS)
+        return list(response.passages)
+
+    @contextmanager
+    def _acting(self) -> Iterator[None]:
+        """Sign for the user; what the service refuses is raised as its domain error."""
+        try:
+            with acting_for(self._tenant, self._user):
+                yield
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval:
+    """A running service."""
+
+    channel: grpc.aio.Channel
+    archive: DocumentArchive
+    """Empty if the service runs on another one."""
+
+    def user(self, user: str = "ana", *, tenant: str = "acme") -> User:
+        return User(self.channel, tenant, user)
+
+
+@asynccontextmanager
+async def running_retrieval(
+    folder: Path, *, other_archive: ArchiveServiceServicer | None = None, **parts: Any
+) -> AsyncIterator[Retrieval]:
+    """Run the service on a folder of vectors; *parts* are further arguments of its root."""
+    keys, archive = KeyRing.generate(["gateway", "retrieval"]), DocumentArchive()
+    async with AsyncExitStack() as stack:
+        archive_server = await stack.enter_async_context(
+            serving_archive(other_archive or archive, "127.0.0.1:0", verifier=keys.verifier())
+        )
+        settings = RetrievalSettings(
+            server=ServerOptions(listen="127.0.0.1:0"),
+            archive_address=archive_server.address,
+            index_url=f"local://{folder}",
+        )
+        running = await stack.enter_async_context(
+            retrieval_service(
+                settings, signer=keys.signer("retrieval"), verifier=keys.verifier(), **parts
+            )
+        )
+        channel = await stack.enter_async_context(
+            open_channel(running.address, service="retrieval", signer=keys.signer("gateway"))
+        )
+        yield Retrieval(channel=channel, archive=archive)
+
+
+async def refusal_of(call: Any) -> ServiceError:
+    """Return what the call is refused with; fails if it is not."""
+    try:
+        answer = await call
+    except ServiceError as error:
+        return error
+    raise AssertionError(f"not refused: {answer}")

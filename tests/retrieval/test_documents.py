@@ -1,0 +1,222 @@
+"""Adding, listing and removing documents, through the service's own gRPC."""
+
+import asyncio
+
+from google.rpc.error_details_pb2 import BadRequest
+
+from maieutic.v1 import document_service_pb2 as pb
+from services.runtime.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ServiceError,
+)
+from tests.retrieval.corpus import descriptions
+from tests.retrieval.running import CountingEmbedder, Retrieval, refusal_of
+
+PARAGRAPHS = [f"Paragraph {number} " + f"speaks of subject {number}. " * 30 for number in range(12)]
+
+
+def text_of(paragraphs: list[str]) -> str:
+    return "\n\n".join(paragraphs)
+
+
+def fields_of(error: ServiceError) -> list[str]:
+    found = []
+    for detail in error.details():
+        bad = BadRequest()
+        if getattr(detail, "Is", lambda _: False)(BadRequest.DESCRIPTOR):
+            detail.Unpack(bad)  # type: ignore[attr-defined] # an Any, by its Is
+            found += [violation.field for violation in bad.field_violations]
+    return found
+
+
+async def test_a_document_is_ready_and_complete_once_it_is_added(retrieval: Retrieval) -> None:
+    added = await retrieval.user().add(text_of(PARAGRAPHS), name="paragraphs")
+    document = added.document
+    assert document.state == pb.DOCUMENT_STATE_READY
+    assert document.name == "paragraphs"
+    assert document.size == len(text_of(PARAGRAPHS).encode())
+    assert document.chunk_count == added.chunks_embedded > 1
+    assert added.chunks_reused == 0
+    assert await retrieval.user().get(document.document_id) == document
+
+
+async def test_the_same_content_again_embeds_nothing(
+    retrieval: Retrieval, embedder: CountingEmbedder
+) -> None:
+    first = await retrieval.user("ana").add(text_of(PARAGRAPHS))
+    embedded = len(embedder.texts)
+    again = await retrieval.user("ben").add(text_of(PARAGRAPHS).replace("\n", "\r\n"))
+    assert again.document == first.document
+    assert (again.chunks_embedded, again.chunks_reused) == (0, first.chunks_embedded)
+    assert len(embedder.texts) == embedded
+
+
+async def test_only_the_chunks_that_are_new_are_embedded(
+    retrieval: Retrieval, embedder: CountingEmbedder
+) -> None:
+    first = await retrieval.user().add(text_of(PARAGRAPHS[:6]))
+    embedder.texts.clear()
+    second = await retrieval.user().add(text_of(PARAGRAPHS))
+    assert first.document.document_id != second.document.document_id
+    assert second.chunks_reused >= first.chunks_embedded - 1
+    assert second.chunks_embedded == len(embedder.texts) < second.document.chunk_count
+    assert second.chunks_embedded + second.chunks_reused == second.document.chunk_count
+
+
+async def test_many_at_once_add_the_same_content_and_each_chunk_is_embedded_once(
+    retrieval: Retrieval, embedder: CountingEmbedder
+) -> None:
+    users = [retrieval.user(f"user-{number}") for number in range(20)]
+    added = await asyncio.gather(*(user.add(text_of(PARAGRAPHS)) for user in users))
+    assert len({one.document.document_id for one in added}) == 1
+    assert sum(one.chunks_embedded for one in added) == added[0].document.chunk_count
+    assert len(embedder.texts) == len(set(embedder.texts)) == added[0].document.chunk_count
+    assert all(one.document.state == pb.DOCUMENT_STATE_READY for one in added)
+
+
+async def test_the_same_content_of_two_tenants_is_two_documents(
+    retrieval: Retrieval, embedder: CountingEmbedder
+) -> None:
+    acme = await retrieval.user(tenant="acme").add(text_of(PARAGRAPHS))
+    other = await retrieval.user(tenant="other").add(text_of(PARAGRAPHS))
+    assert acme.document.document_id != other.document.document_id
+    assert other.chunks_embedded == acme.chunks_embedded
+
+
+async def test_a_request_id_is_good_for_one_request(retrieval: Retrieval) -> None:
+    first = await retrieval.user().add("one text", request_id="r-1")
+    again = await retrieval.user().add("one text", request_id="r-1")
+    assert again.document == first.document
+    refusal = await refusal_of(retrieval.user().add("another text", request_id="r-1"))
+    assert isinstance(refusal, AlreadyExists)
+
+
+async def test_a_bad_document_is_refused_by_field(retrieval: Retrieval) -> None:
+    user = retrieval.user()
+    calls = {
+        "not utf-8": user.add(b"\xff\xfe\x00"),
+        "nothing": user.add(b""),
+        "only blanks": user.add(" \r\n\t\u2028"),
+        "too large": user.add(b"a" * (2 * 1024 * 1024 + 1)),
+        "piled marks": user.add("e" + "\u0301\u0327" * 500_000),
+        "no format": user.add("text", form=pb.DOCUMENT_FORMAT_UNSPECIFIED),
+        "blank name": user.add("text", name=" "),
+        "unprintable name": user.add("text", name="a\x00b"),
+    }
+    refused = {case: await refusal_of(call) for case, call in calls.items()}
+    assert all(isinstance(error, InvalidArgument) for error in refused.values()), refused
+    assert {case: fields_of(error) for case, error in refused.items()} == {
+        "not utf-8": ["content"],
+        "nothing": ["content"],
+        "only blanks": ["content"],
+        "too large": ["content"],
+        "piled marks": ["content"],
+        "no format": ["format"],
+        "blank name": ["name"],
+        "unprintable name": ["name"],
+    }
+    assert not retrieval.archive.documents
+
+
+async def test_an_unbroken_text_of_the_largest_size_is_added_in_time(retrieval: Retrieval) -> None:
+    """The splitter alone would take minutes for it."""
+    added = await retrieval.user().add(b"a" * (2 * 1024 * 1024))
+    assert added.document.state == pb.DOCUMENT_STATE_READY
+
+
+async def test_documents_are_listed_by_page_newest_first(retrieval: Retrieval) -> None:
+    user = retrieval.user()
+    ids = [(await user.add(f"text number {number}")).document.document_id for number in range(7)]
+    listed, token = [], ""
+    while True:
+        page = await user.page(3, token)
+        listed += [document.document_id for document in page.documents]
+        if not (token := page.next_page_token):
+            break
+    assert listed == ids[::-1]
+    assert not (await retrieval.user("ben").page()).documents
+
+
+async def test_a_page_token_from_elsewhere_is_refused(retrieval: Retrieval) -> None:
+    user = retrieval.user()
+    for number in range(2):
+        await user.add(f"text number {number}")
+    token = (await user.page(1)).next_page_token
+    damaged = ("x", "not a token!", token[:-4], token[:-5] + "AAAA=", "B" + token[1:], "é" * 9)
+    for bad in damaged:
+        refusal = await refusal_of(user.page(1, bad))
+        assert isinstance(refusal, InvalidArgument), bad
+        assert fields_of(refusal) == ["page_token"], bad
+    assert fields_of(await refusal_of(user.page(-1))) == ["page_size"]
+
+
+async def test_another_owners_document_does_not_exist(retrieval: Retrieval) -> None:
+    document_id = (await retrieval.user("ana").add(text_of(PARAGRAPHS))).document.document_id
+    for stranger in (retrieval.user("ben"), retrieval.user("ana", tenant="other")):
+        refusal = await refusal_of(stranger.get(document_id))
+        assert isinstance(refusal, NotFound)
+        assert fields_of(refusal) == ["document_id"]
+        await stranger.delete(document_id)
+    assert (await retrieval.user("ana").get(document_id)).state == pb.DOCUMENT_STATE_READY
+    assert await retrieval.user("ana").search("subject 3", document_ids=[document_id])
+
+
+async def test_a_document_stays_while_another_user_refers_to_it(retrieval: Retrieval) -> None:
+    ana, ben = retrieval.user("ana"), retrieval.user("ben")
+    document_id = (await ana.add(text_of(PARAGRAPHS))).document.document_id
+    await ben.add(text_of(PARAGRAPHS))
+    await ana.delete(document_id)
+    assert isinstance(await refusal_of(ana.get(document_id)), NotFound)
+    assert not await ana.search("subject 3")
+    assert await ben.search("subject 3", document_ids=[document_id])
+
+
+async def test_only_the_chunks_that_nobody_shares_go_with_a_document(
+    retrieval: Retrieval,
+) -> None:
+    user = retrieval.user()
+    half = await user.add(text_of(PARAGRAPHS[:6]))
+    whole = await user.add(text_of(PARAGRAPHS))
+    await user.delete(whole.document.document_id)
+    await user.delete(whole.document.document_id)
+    passages = await user.search("subject 2", limit=50)
+    assert {passage.document_id for passage in passages} == {half.document.document_id}
+    assert len(passages) == half.document.chunk_count
+    again = await user.add(text_of(PARAGRAPHS))
+    assert again.chunks_embedded == whole.chunks_embedded
+
+
+async def test_documents_belong_to_a_tenant_and_a_user(retrieval: Retrieval) -> None:
+    for nobody in (retrieval.user("", tenant="acme"), retrieval.user("ana", tenant="")):
+        assert isinstance(await refusal_of(nobody.page()), PermissionDenied)
+
+
+async def test_a_document_left_pending_is_finished_by_adding_it_again(
+    retrieval: Retrieval, embedder: CountingEmbedder
+) -> None:
+    user = retrieval.user()
+    text = next(iter(descriptions(1).values()))
+    document = (await user.add(text)).document
+    pending = pb.Document()
+    pending.CopyFrom(document)
+    pending.state, pending.chunk_count = pb.DOCUMENT_STATE_PENDING, 0
+    retrieval.archive.documents["acme", document.document_id] = pending
+    again = await user.add(text)
+    assert again.document == document
+    assert again.chunks_embedded == 0
+
+
+async def test_a_caller_who_leaves_does_not_stop_the_next(retrieval: Retrieval) -> None:
+    retrieval.archive.may_finish.clear()
+    user = retrieval.user()
+    leaving = asyncio.create_task(user.add(text_of(PARAGRAPHS)))
+    await retrieval.archive.finishing.wait()
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    retrieval.archive.may_finish.set()
+    added = await user.add(text_of(PARAGRAPHS))
+    assert added.document.state == pb.DOCUMENT_STATE_READY
+    assert added.chunks_embedded == 0

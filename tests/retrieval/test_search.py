@@ -1,0 +1,155 @@
+"""Searching: the right passages, of the right documents, for the right people."""
+
+import asyncio
+
+import pytest
+
+from maieutic.v1 import document_service_pb2 as pb
+from services.runtime.errors import InvalidArgument, NotFound
+from tests.retrieval.corpus import characteristic_sentence, descriptions
+from tests.retrieval.running import Retrieval, User, refusal_of
+from tests.retrieval.test_documents import fields_of
+
+MARKDOWN = pb.DOCUMENT_FORMAT_MARKDOWN
+
+
+async def added(user: User, texts: dict[str, str]) -> dict[str, str]:
+    """Return name to document id."""
+    documents = await asyncio.gather(
+        *(user.add(text, name=name, form=MARKDOWN) for name, text in texts.items())
+    )
+    return {one.document.name: one.document.document_id for one in documents}
+
+
+async def test_a_characteristic_sentence_finds_its_document(retrieval: Retrieval) -> None:
+    user, texts = retrieval.user(), descriptions(40)
+    await added(user, texts)
+    names = list(texts)[:20]
+    missed = []
+    for name in names:
+        passages = await user.search(characteristic_sentence(name, texts))
+        assert len(passages) == 5
+        if name not in {passage.document_name for passage in passages}:
+            missed.append(name)
+    assert not missed
+
+
+async def test_passages_come_best_first_each_once_with_where_they_stand(
+    retrieval: Retrieval,
+) -> None:
+    user, texts = retrieval.user(), descriptions(8)
+    ids = await added(user, texts)
+    passages = await user.search("install the package with pip", limit=20)
+    scores = [passage.score for passage in passages]
+    assert scores == sorted(scores, reverse=True)
+    assert all(-1 <= score <= 1.0001 for score in scores)
+    assert len({passage.chunk_id for passage in passages}) == len(passages) == 20
+    for passage in passages:
+        document = await user.get(passage.document_id)
+        assert ids[passage.document_name] == passage.document_id
+        assert 0 <= passage.position < document.chunk_count
+        text, whole = passage.text.split(), texts[passage.document_name].split()
+        assert "".join(text) in "".join(whole)
+
+
+async def test_a_search_can_be_kept_to_some_documents(retrieval: Retrieval) -> None:
+    user = retrieval.user()
+    ids = list((await added(user, descriptions(6))).values())
+    for chosen in (ids[:1], ids[2:4], ids):
+        passages = await user.search("what is it for", document_ids=chosen, limit=50)
+        assert {passage.document_id for passage in passages} <= set(chosen)
+        assert passages
+
+
+async def test_a_shared_passage_is_shown_in_the_document_that_is_searched(
+    retrieval: Retrieval,
+) -> None:
+    user, shared = retrieval.user(), "The shared heading\n\n" + "All bears like honey. " * 40
+    ids = await added(user, {name: f"{shared}\n\n# {name}\n\n{name} " * 1 for name in "abc"})
+    for name, document_id in ids.items():
+        passages = await user.search("bears like honey", document_ids=[document_id], limit=1)
+        assert [passage.document_name for passage in passages] == [name]
+    everywhere = await user.search("bears like honey", limit=50)
+    assert len({passage.chunk_id for passage in everywhere}) == len(everywhere)
+
+
+async def test_nobody_finds_what_is_not_theirs(retrieval: Retrieval) -> None:
+    """Neither by searching everything, nor by naming the id of another's document."""
+    secret, query = "The treasure lies beneath the old oak in Lisbon.", "where lies the treasure"
+    planted = (await retrieval.user("ana").add(secret)).document.document_id
+    assert (await retrieval.user("ana").search(query, document_ids=[planted]))[0].text == secret
+    for stranger in (
+        retrieval.user("ben"),
+        retrieval.user("ana", tenant="other"),
+        retrieval.user("ben", tenant="other"),
+    ):
+        own = (await stranger.add("My own notes on gardening.")).document.document_id
+        assert {one.document_id for one in await stranger.search(query, limit=50)} == {own}
+        refusal = await refusal_of(stranger.search(query, document_ids=[own, planted]))
+        assert isinstance(refusal, NotFound)
+        assert fields_of(refusal) == ["document_ids[1]"]
+
+
+async def test_a_document_that_was_given_up_is_not_searched_any_more(retrieval: Retrieval) -> None:
+    ana, ben = retrieval.user("ana"), retrieval.user("ben")
+    text = "A text that both of them have."
+    document_id = (await ana.add(text)).document.document_id
+    await ben.add(text)
+    assert await ana.search("text", document_ids=[document_id])
+    await ana.delete(document_id)
+    assert isinstance(await refusal_of(ana.search("text", document_ids=[document_id])), NotFound)
+    assert not await ana.search("text")
+
+
+async def test_ownership_is_asked_for_once_in_a_while_not_for_every_search(
+    retrieval: Retrieval,
+) -> None:
+    user = retrieval.user()
+    document_id = (await user.add("A text.")).document.document_id
+    for _ in range(5):
+        await user.search("text", document_ids=[document_id])
+    assert retrieval.archive.calls.count("get") == 1
+
+
+async def test_a_bad_search_is_refused_by_field(retrieval: Retrieval) -> None:
+    user = retrieval.user()
+    for call, field in (
+        (user.search(""), "query"),
+        (user.search(" \n"), "query"),
+        (user.search("x", limit=-1), "limit"),
+        (user.search("x", limit=51), "limit"),
+    ):
+        refusal = await refusal_of(call)
+        assert isinstance(refusal, InvalidArgument)
+        assert fields_of(refusal) == [field]
+
+
+@pytest.mark.parametrize("query", ["a", "\u200b", "🙂" * 2000, "x" * 8192, "\x00"])
+async def test_any_query_is_answered(retrieval: Retrieval, query: str) -> None:
+    user = retrieval.user()
+    await user.add("Some text about a thing.")
+    assert len(await user.search(query)) == 1
+
+
+async def test_searches_are_answered_while_documents_come_and_go(retrieval: Retrieval) -> None:
+    """What was there before stays found, with its own text, whatever happens around it."""
+    user, texts = retrieval.user(), descriptions(30)
+    kept = dict(list(texts.items())[:3])
+    ids = await added(user, kept)
+    queries = {name: characteristic_sentence(name, texts) for name in kept}
+    coming = {name: text for name, text in texts.items() if name not in kept}
+    adding = asyncio.create_task(added(user, coming))
+    searches = 0
+    while not adding.done() or searches < 30:
+        name = list(kept)[searches % 3]
+        first = (await user.search(queries[name], document_ids=[ids[name]]))[0]
+        assert first.document_id == ids[name]
+        searches += 1
+    gone = await adding
+    await asyncio.gather(
+        *(user.delete(document_id) for document_id in gone.values()),
+        *(user.search(query) for query in queries.values()),
+    )
+    left = await user.search("anything at all", limit=50)
+    assert {passage.document_id for passage in left} <= set(ids.values())
+    assert left
