@@ -19,6 +19,7 @@ from itertools import count
 from types import TracebackType
 from typing import Self
 
+from services.runtime import bus_metrics
 from services.runtime.bus import BusUnavailable, Deliveries, OutgoingMessage, Unroutable
 from services.runtime.topology import ExchangeType, Queue, Topology
 
@@ -69,7 +70,8 @@ class MemoryBus:
             routing_key=message.routing_key,
             headers=dict(message.headers),
         )
-        await self._store(message.exchange, stored, timeout)
+        with bus_metrics.publishing(message.exchange):
+            await self._store(message.exchange, stored, timeout)
 
     @asynccontextmanager
     async def consume(self, queue: str, *, prefetch: int) -> AsyncIterator[Deliveries]:
@@ -322,6 +324,8 @@ class _MemoryDeliveries:
         while (delivery := await self._inbox.get()) is not None:
             # What was taken back meanwhile is delivered again.
             if self.holds(delivery.tag):
+                queue = self._source.definition.name
+                bus_metrics.delivered(queue, again=delivery.delivery_count > 0)
                 return delivery
         self._inbox.put_nowait(None)
         raise StopAsyncIteration
@@ -374,7 +378,10 @@ class _MemoryDeliveries:
         exchange = self._source.definition.dead_letter_exchange
         if message and exchange:
             dead = replace(message, dead_reason=reason, delivery_count=0)
-            await self._store(exchange, dead, REJECT_TIMEOUT)
+            try:
+                await self._store(exchange, dead, REJECT_TIMEOUT)
+            except Unroutable as error:
+                raise BusUnavailable(f"nowhere to keep what is dead: {error}") from error
         self.settle(tag)
 
 

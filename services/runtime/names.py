@@ -51,6 +51,28 @@ ERROR_TYPE = "error.type"
 SERVICE = "service.name"
 TENANT = "maieutic.tenant"
 
+# --- the bus ------------------------------------------------------------------------------------
+BUS_PUBLISH_DURATION = Metric(
+    name="messaging.client.operation.duration",
+    unit="s",
+    help="Duration of publishes until the broker's confirm or the end of patience, by exchange",
+    buckets=FAST_SECONDS,
+)
+BUS_DELIVERED = Metric(
+    name="messaging.client.consumed.messages",
+    unit="{message}",
+    help="Deliveries handed to a consumer, by queue and by whether they came before",
+)
+BUS_RETRIES = Metric(
+    name="maieutic.bus.publish.retries",
+    unit="{attempt}",
+    help="Further attempts to publish a message, by cause: the link was lost, or it was refused",
+)
+BUS_DESTINATION = "messaging.destination.name"
+BUS_OPERATION = "messaging.operation.name"
+BUS_REDELIVERED = "maieutic.bus.redelivered"
+BUS_RETRY_CAUSE = "maieutic.bus.retry.cause"
+
 # --- turns at the workers -----------------------------------------------------------------------
 RUN_TURN = "run turn"
 """Span of one attempt, from the job to the outcome's confirm."""

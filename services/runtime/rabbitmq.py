@@ -22,6 +22,7 @@ from aio_pika.abc import (
 )
 from aio_pika.exceptions import ChannelInvalidStateError, DeliveryError, PublishError
 
+from services.runtime import bus_metrics
 from services.runtime.bus import BusUnavailable, Deliveries, OutgoingMessage, Unroutable
 from services.runtime.rabbitmq_link import (
     OPEN_TIMEOUT,
@@ -98,12 +99,13 @@ class RabbitMQBus:
 
     async def publish(self, message: OutgoingMessage, *, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - covers the retries
         """See `bus.Bus.publish`."""
-        await self._publisher.publish(
-            _as_amqp(message.body, message.message_id, dict(message.headers)),
-            exchange=message.exchange,
-            routing_key=message.routing_key,
-            timeout=timeout,
-        )
+        with bus_metrics.publishing(message.exchange):
+            await self._publisher.publish(
+                _as_amqp(message.body, message.message_id, dict(message.headers)),
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                timeout=timeout,
+            )
 
     @asynccontextmanager
     async def consume(self, queue: str, *, prefetch: int) -> AsyncIterator[Deliveries]:
@@ -128,16 +130,16 @@ class RabbitMQBus:
         async def reject(delivery: RabbitDelivery, reason: str) -> None:
             if queue.dead_letter_exchange is None:
                 return
-            await self._publisher.publish(
-                _as_amqp(
-                    delivery.body,
-                    delivery.message_id,
-                    {**delivery.headers, REASON_HEADER: reason},
-                ),
-                exchange=queue.dead_letter_exchange,
-                routing_key=delivery.routing_key,
-                timeout=REJECT_TIMEOUT,
-            )
+            headers: HeadersType = {**delivery.headers, REASON_HEADER: reason}
+            try:
+                await self._publisher.publish(
+                    _as_amqp(delivery.body, delivery.message_id, headers),
+                    exchange=queue.dead_letter_exchange,
+                    routing_key=delivery.routing_key,
+                    timeout=REJECT_TIMEOUT,
+                )
+            except Unroutable as error:
+                raise BusUnavailable(f"nowhere to keep what is dead: {error}") from error
 
         return reject
 
@@ -217,11 +219,12 @@ class _Publisher:
             try:
                 await _publish_once(channel, message, exchange, routing_key)
             except _Refused:
+                bus_metrics.retrying("refused")
                 self._note_refusal(channel)
             except LinkLost:
                 # Stored or not, nobody knows: the same id goes out again, and consumers recognise
                 # what they have done.
-                pass
+                bus_metrics.retrying("lost")
             else:
                 self._refusals = None
                 return
@@ -343,6 +346,7 @@ class _RabbitDeliveries:
         while (delivery := await self._inbox.get()) is not None:
             # One whose channel is gone is delivered again: working on it would be for nothing.
             if delivery.held:
+                bus_metrics.delivered(self._queue, again=delivery.delivery_count > 0)
                 return delivery
         self._inbox.put_nowait(None)
         raise StopAsyncIteration

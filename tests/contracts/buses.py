@@ -41,14 +41,21 @@ class Names:
         self.dead = f"dead.{mark}"
         self.work_queue = f"work.{mark}.v1"
         self.narrow_queue = f"narrow.{mark}.v1"
+        self.lonely_queue = f"lonely.{mark}.v1"
+        self.nowhere = f"nowhere.{mark}"
         self.dead_queue = f"dead.{mark}.v1"
 
     def topology(self) -> Topology:
-        """Return one queue for any `job.` key, one that holds a few messages, one for the dead."""
+        """Return the queues of the contract.
+
+        One takes any `job.` key, one is soon full, one has a dead-letter exchange without a queue,
+        and one is for the dead.
+        """
         return Topology(
             exchanges=(
                 Exchange(name=self.work, type=ExchangeType.TOPIC),
                 Exchange(name=self.dead, type=ExchangeType.TOPIC),
+                Exchange(name=self.nowhere, type=ExchangeType.TOPIC),
             ),
             queues=(
                 Queue(
@@ -57,11 +64,13 @@ class Names:
                     dead_letter_exchange=self.dead,
                 ),
                 Queue(name=self.narrow_queue, max_length=2),
+                Queue(name=self.lonely_queue, dead_letter_exchange=self.nowhere),
                 Queue(name=self.dead_queue, delivery_limit=None),
             ),
             bindings=(
                 Binding(exchange=self.work, routing_key="job.#", queue=self.work_queue),
                 Binding(exchange=self.work, routing_key="narrow", queue=self.narrow_queue),
+                Binding(exchange=self.work, routing_key="lonely", queue=self.lonely_queue),
                 Binding(exchange=self.dead, routing_key="#", queue=self.dead_queue),
             ),
         )

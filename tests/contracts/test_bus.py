@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from services.runtime.bus import (
     Bus,
@@ -14,7 +16,15 @@ from services.runtime.bus import (
     Unroutable,
 )
 from services.runtime.memory import MemoryBus
+from services.runtime.names import (
+    BUS_DELIVERED,
+    BUS_DESTINATION,
+    BUS_PUBLISH_DURATION,
+    BUS_REDELIVERED,
+    ERROR_TYPE,
+)
 from services.runtime.rabbitmq import RabbitMQBus
+from services.runtime.telemetry import TelemetryOptions, telemetry
 from tests.backends.rabbitmq import RabbitNode
 from tests.contracts.buses import (
     DELIVERY_LIMIT,
@@ -231,6 +241,17 @@ async def test_a_rejected_message_leaves_its_queue(bus: Bus, names: Names, work:
         await (await received(deliveries)).reject("bad")
     async with bus.consume(names.work_queue, prefetch=1) as deliveries:
         assert (await received(deliveries)).message_id == "good"
+
+
+async def test_a_rejection_that_nobody_keeps_leaves_the_message_held(
+    bus: Bus, names: Names, work: Work
+) -> None:
+    await bus.publish(work("m", key="lonely"))
+    async with bus.consume(names.lonely_queue, prefetch=1) as deliveries:
+        delivery = await received(deliveries)
+        with pytest.raises(BusUnavailable):
+            await delivery.reject("bad")
+        assert await delivery.ack()
 
 
 async def test_only_the_first_answer_counts(bus: Bus, names: Names, work: Work) -> None:
@@ -471,6 +492,34 @@ async def test_stopping_ends_the_loop_that_consumes(bus: Bus, names: Names, work
         await deliveries.stop()
         await deliveries.stop()
         await looping
+
+
+async def test_publishes_and_deliveries_are_counted(bus: Bus, names: Names, work: Work) -> None:
+    reader = InMemoryMetricReader()
+    async with telemetry("tested", TelemetryOptions(), metric_readers=[reader]):
+        await bus.publish(work("m"))
+        with pytest.raises(Unroutable):
+            await bus.publish(work("m", key="nobody"))
+        async with bus.consume(names.work_queue, prefetch=1) as deliveries:
+            await (await received(deliveries)).requeue()
+            await received(deliveries)
+        points = points_of(reader)
+    publishes = {p.attributes.get(ERROR_TYPE): p for p in points[BUS_PUBLISH_DURATION.name]}
+    assert {kind: p.count for kind, p in publishes.items()} == {None: 1, "Unroutable": 1}
+    assert publishes[None].attributes[BUS_DESTINATION] == names.work
+    delivered = points[BUS_DELIVERED.name]
+    assert {p.attributes[BUS_REDELIVERED]: p.value for p in delivered} == {False: 1, True: 1}
+
+
+def points_of(reader: InMemoryMetricReader) -> dict[str, list[Any]]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    return {
+        metric.name: list(metric.data.data_points)
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
 
 
 async def test_the_check_tells_an_outage(harness: BusHarness) -> None:
