@@ -6,11 +6,17 @@ a backend starts one for itself, with the context managers of `tests.backends`.
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
 from tests.backends.postgres import PostgresServer, postgres
 from tests.backends.rabbitmq import RabbitNode, rabbitmq
 from tests.backends.redis import RedisServer, redis_server, valkey
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a folder together, in whatever order: what they share starts once."""
+    items.sort(key=lambda item: item.path.parent)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

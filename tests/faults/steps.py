@@ -1,0 +1,99 @@
+"""What the fault tests do and look at again and again."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aio_pika
+
+from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
+from maieutic.v1.turn_service_pb2 import TurnFrame
+from maieutic_client import Maieutic, TurnStream
+from tests.backends.rabbitmq import RabbitNode
+from tests.stack import RealStack
+from tests.waiting import wait_until
+
+PATIENCE = 30.0
+"""Seconds for what must happen; nothing is asserted about how long it takes."""
+
+
+def scripted(**script: object) -> str:
+    """Return a question that tells the scripted model how to answer."""
+    return json.dumps({"script": script})
+
+
+async def until_event(stream: TurnStream, kind: str) -> TurnFrame:
+    """Read up to the next frame of a kind."""
+    async for frame in stream:
+        if frame.WhichOneof("event") == kind:
+            return frame
+    raise AssertionError(f"the stream ended without {kind}")
+
+
+async def frames_of(client: Maieutic, turn_id: str) -> list[TurnFrame]:
+    """Return the whole stream of a turn, watched from its start."""
+    async with client.turns.watch(turn_id, timeout=PATIENCE) as stream:
+        return [frame async for frame in stream]
+
+
+def kinds(frames: Sequence[TurnFrame]) -> list[str | None]:
+    return [frame.WhichOneof("event") for frame in frames]
+
+
+def said(frames: Sequence[TurnFrame]) -> str:
+    """Return what a reader has in front of them before the outcome tells."""
+    text = ""
+    for frame in frames:
+        if frame.HasField("started"):
+            text = ""
+        text = frame.snapshot.text or text + frame.delta.text
+    return text
+
+
+async def archived_turn(stack: RealStack, turn_id: str) -> dict[str, Any]:
+    """Wait for the turn's outcome in PostgreSQL, and return its only row."""
+    query = "SELECT state, attempts, reason FROM turns WHERE turn_id = $1"
+
+    async def ended() -> bool:
+        rows = await stack.rows(query, turn_id)
+        return bool(rows) and rows[0]["state"] != "ACCEPTED"
+
+    await wait_until(ended, PATIENCE, every=0.05)
+    (row,) = await stack.rows(query, turn_id)
+    return row
+
+
+async def archived_texts(stack: RealStack, session_id: str) -> list[str]:
+    query = "SELECT text FROM messages WHERE session_id = $1 ORDER BY position"
+    return [row["text"] for row in await stack.rows(query, session_id)]
+
+
+async def conversation(client: Maieutic, session_id: str) -> list[Message]:
+    """Return all messages, oldest first."""
+    return [message async for message in client.sessions.messages(session_id, page_size=7)][::-1]
+
+
+async def one_answer(client: Maieutic, session_id: str, question: str, answer: str) -> None:
+    """Assert that the conversation is one question and one answer."""
+    messages = await conversation(client, session_id)
+    told = [(message.author, message.text) for message in messages]
+    assert told == [(AUTHOR_USER, question), (AUTHOR_AGENT, answer)]
+
+
+@asynccontextmanager
+async def published_jobs(rabbit: RabbitNode) -> AsyncIterator[list[RunTurn]]:
+    """Give a list to which a copy of each job is added that reaches the broker."""
+    jobs: list[RunTurn] = []
+
+    async def copy(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+        jobs.append(RunTurn.FromString(message.body))
+
+    async with await aio_pika.connect(rabbit.url) as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        for key in ("interactive", "suspect"):
+            await queue.bind("turns", key)
+        await queue.consume(copy, no_ack=True)
+        yield jobs

@@ -1,0 +1,98 @@
+"""Turns that are cancelled, and streams whose other end dies."""
+
+import asyncio
+
+import pytest
+
+from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.turn_service_pb2 import TURN_STATE_CANCELLED, TURN_STATE_COMPLETED
+from maieutic_client import Maieutic, TurnStream
+from tests.faults.steps import (
+    PATIENCE,
+    archived_texts,
+    archived_turn,
+    frames_of,
+    kinds,
+    scripted,
+    until_event,
+)
+from tests.stack import RealStack
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+TICK = 0.1
+ENDLESS = scripted(text=" ".join(["word"] * 600), delay=TICK)
+
+
+async def test_a_cancelled_turn_ends_with_one_terminal_frame_and_keeps_what_was_said(
+    stack: RealStack, client: Maieutic, session: Session
+) -> None:
+    async with client.turns.stream(session.session_id, ENDLESS, timeout=PATIENCE) as stream:
+        for _ in range(3):
+            await until_event(stream, "delta")
+        cancelled = await client.turns.cancel(stream.turn_id)
+        outcome = await stream.result()
+    assert cancelled.outcome == outcome
+    assert outcome.state == TURN_STATE_CANCELLED
+    assert outcome.reason == "CANCELLED_BY_CALLER"
+    assert outcome.text.startswith("word word word")
+    assert (await archived_turn(stack, stream.turn_id))["state"] == "CANCELLED"
+    frames = await frames_of(client, stream.turn_id)
+    assert kinds(frames).count("outcome") == 1
+    assert kinds(frames)[-1] == "outcome"
+    assert "".join(frame.delta.text for frame in frames) == outcome.text
+    assert await archived_texts(stack, session.session_id) == [ENDLESS, outcome.text]
+    assert await client.turns.cancel(stream.turn_id) == await client.turns.get(stream.turn_id)
+
+
+async def test_the_worker_of_a_cancelled_turn_has_stopped_within_a_second(
+    stack: RealStack, client: Maieutic
+) -> None:
+    """The worker has two places. One is taken by a turn that ticks, so that the second is that of
+    the worker's own clock; a third turn can begin only in the place that the cancelled one left.
+    """
+    await stack.replace("agents", interactive_turns="2")
+    ids = [(await client.sessions.create(title=name)).session_id for name in "abc"]
+    async with (
+        client.turns.stream(ids[0], ENDLESS, timeout=PATIENCE) as ticking,
+        client.turns.stream(ids[1], ENDLESS, timeout=PATIENCE) as stopped,
+        client.turns.stream(ids[2], scripted(), timeout=PATIENCE) as following,
+    ):
+        await until_event(ticking, "delta")
+        await until_event(stopped, "delta")
+        await until_event(following, "accepted")
+        next_start = asyncio.create_task(until_event(following, "started"))
+        await client.turns.cancel(stopped.turn_id)
+        ticks = await ticks_until(ticking, next_start)
+        assert (await stopped.result()).state == TURN_STATE_CANCELLED
+        assert (await following.result()).state == TURN_STATE_COMPLETED
+        await client.turns.cancel(ticking.turn_id)
+    assert ticks * TICK <= 1.0
+
+
+async def test_a_stream_goes_on_at_another_gateway_when_its_own_is_killed(
+    stack: RealStack, client: Maieutic, session: Session
+) -> None:
+    answer = " ".join(map(str, range(30)))
+    question = scripted(text=answer, delay=TICK)
+    async with client.turns.stream(session.session_id, question, timeout=PATIENCE) as stream:
+        frames = [await until_event(stream, "accepted"), await until_event(stream, "delta")]
+        await stack.start("gateway", replica=2)
+        await stack.kill9("gateway")
+        frames += [frame async for frame in stream]
+    assert stream.connects == 2
+    assert stream.outcome is not None
+    assert stream.outcome.text == answer
+    assert "".join(frame.delta.text for frame in frames) == answer
+    cursors = [frame.cursor for frame in frames]
+    assert len(set(cursors)) == len(cursors)
+    # What was put together over the break is what the log holds; the first frames were skipped.
+    assert frames[1:] == (await frames_of(client, stream.turn_id))[2:]
+
+
+async def ticks_until(ticking: TurnStream, done: "asyncio.Task[object]") -> int:
+    """Count the words of a ticking turn until something is done."""
+    before = len(ticking.text.split())
+    while not done.done():
+        await until_event(ticking, "delta")
+    return len(ticking.text.split()) - before
