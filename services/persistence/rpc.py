@@ -32,7 +32,7 @@ class ArchiveServicer(ArchiveServiceServicer):
         self, request: pb.GetSessionSnapshotRequest, context: Context
     ) -> pb.GetSessionSnapshotResponse:
         _for_services()
-        window = _limited("window", request.window)
+        window = _limited("window", request.window, least=0)
         found = await self._reads.snapshot(request.session_id, window=window)
         return pb.GetSessionSnapshotResponse(
             deleted=found.deleted,
@@ -140,9 +140,9 @@ def _for_services() -> None:
         raise PermissionDenied("the archive answers only the services of the system")
 
 
-def _limited(field: str, value: int) -> int:
-    if not 0 <= value <= MOST:
-        raise InvalidArgument(field, f"must be 0 to {MOST}, is {value}")
+def _limited(field: str, value: int, *, least: int = 1) -> int:
+    if not least <= value <= MOST:
+        raise InvalidArgument(field, f"must be {least} to {MOST}, is {value}")
     return value
 
 

@@ -10,6 +10,7 @@ import pytest
 from services.persistence.adapters import migrate as migrating
 from services.persistence.adapters.archive import open_archive
 from services.persistence.adapters.migrate import MIGRATIONS, migrate
+from services.persistence.adapters.sqlite import sqlite_url
 from services.persistence.errors import ArchiveUnavailable
 from tests.backends.postgres import PostgresServer
 from tests.backends.process import free_port
@@ -29,6 +30,15 @@ async def test_processes_that_open_one_file_together_all_find_the_schema(tmp_pat
     url = f"sqlite://{tmp_path}/deep/down/archive.db"
     await asyncio.gather(*(migrate(url) for _ in range(4)))
     await works(url)
+
+
+async def test_a_file_may_be_named_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = Path("50% off?") / "a#b" / "archive file.db"
+    await works(sqlite_url(relative))
+    assert (tmp_path / relative).exists()
 
 
 async def test_a_url_without_sslmode_is_migrated_as_well(postgres_server: PostgresServer) -> None:

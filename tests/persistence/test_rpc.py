@@ -172,7 +172,7 @@ async def test_bad_limits_times_and_formats_are_told_their_field(running: Office
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "window": lambda: stub.GetSessionSnapshot(pb.GetSessionSnapshotRequest(window=-1)),
             "limit": lambda: stub.ListArchivedMessages(
-                pb.ListArchivedMessagesRequest(session_id="x", limit=100_000)
+                pb.ListArchivedMessagesRequest(session_id="x", limit=0)
             ),
             "before_create_time": lambda: stub.ListArchivedSessions(place),
             "document.format": lambda: stub.RegisterDocument(unknown),

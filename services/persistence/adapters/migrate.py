@@ -1,11 +1,12 @@
 """Bringing a database to the schema of this version, with dbmate and plain SQL files."""
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import sysconfig
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import asyncpg
 
@@ -16,6 +17,7 @@ MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 APPLIED = "SELECT version FROM schema_migrations"
 ENCRYPTED = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 RETRY_SECONDS = 0.5
+ATTEMPTS = 3
 CONNECT_SECONDS = 5.0
 
 
@@ -33,9 +35,14 @@ async def migrate(url: str, *, timeout: float = 60.0) -> None:  # noqa: ASYNC109
     wanted = {path.name.partition("_")[0] for path in folder.glob("*.sql")}
     if wanted <= await _reached(url, timeout):
         return
-    output = await _dbmate(url, folder, timeout)
-    if not wanted <= await _applied(url):
-        raise MigrationFailed(output)
+    output = ""
+    # Of two that migrate one SQLite file at once, one is told that it is locked.
+    for _ in range(ATTEMPTS):
+        output = await _dbmate(url, folder, timeout)
+        if wanted <= await _applied(url):
+            return
+        await asyncio.sleep(RETRY_SECONDS)
+    raise MigrationFailed(output)
 
 
 async def _reached(url: str, seconds: float) -> set[str]:
@@ -78,21 +85,21 @@ def _applied_sqlite(path: Path) -> set[str]:
 
 
 async def _dbmate(url: str, folder: Path, seconds: float) -> str:
-    """Run dbmate and return what it printed.
-
-    Its exit code is not looked at: of two that migrate one SQLite file at once, the loser fails
-    although the schema is there. The caller checks the schema itself.
-    """
+    """Run dbmate and return what it printed; whether it worked, the schema itself tells."""
     process = await asyncio.create_subprocess_exec(
         _binary(),
         "--no-dump-schema",
+        # A file in the working folder is none of its settings.
+        "--env-file",
+        os.devnull,
         "--migrations-dir",
         str(folder),
         *(("--migration-lock",) if folder.name == "postgres" else ()),
         "migrate",
         # The URL may hold a password, and every user of the machine may read arguments.
         env={"DATABASE_URL": await _dbmate_url(url)},
-        cwd=folder,
+        # By its name alone, because dbmate takes a question mark in a folder's name for options.
+        cwd=sqlite.sqlite_path(url).parent if url.startswith("sqlite:") else folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -115,7 +122,7 @@ async def _dbmate_url(url: str) -> str:
     what asyncpg found.
     """
     if url.startswith("sqlite:"):
-        return f"sqlite:{sqlite.sqlite_path(url)}"
+        return f"sqlite:{quote(sqlite.sqlite_path(url).name)}"
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     if "sslmode" not in query:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import aiosqlite
 
@@ -84,8 +84,13 @@ async def sqlite_database(url: str) -> AsyncIterator[SqliteDatabase]:
 
 
 def sqlite_path(url: str) -> Path:
-    """Return the file that a sqlite:///path URL names."""
+    """Return the file that a sqlite:///path URL names; what follows the host is absolute."""
     return Path(unquote(urlsplit(url).path))
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of a file."""
+    return f"sqlite://{quote(str(path.absolute()))}"
 
 
 @lru_cache(maxsize=64)
