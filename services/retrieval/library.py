@@ -17,8 +17,17 @@ from services.retrieval.model import (
     document_id,
     normalised,
 )
-from services.retrieval.ports import Embedder, Hit, VectorIndex
+from services.retrieval.ports import Embedder, Hit, VectorIndex, Vectors
 from services.retrieval.registry import Registration, Registry
+from services.runtime.names import (
+    CHUNK_SOURCE,
+    CHUNKS_INDEXED,
+    DOCUMENTS_SEARCHED,
+    EMBED_TEXTS,
+    SEARCH_VECTORS,
+    TEXTS,
+)
+from services.runtime.telemetry import current, span
 
 EMBEDDED_AT_A_TIME = 256
 """Chunks whose vectors are stored together: what a killed process may have to embed again."""
@@ -90,7 +99,9 @@ class Library:
             content=content,
         )
         async with self._changing.holding((upload.owner.tenant, document.document_id)):
-            return await self._add(registration)
+            added = await self._add(registration)
+        _count_chunks(added)
+        return added
 
     async def remove(self, owner: Owner, document_id: str) -> None:
         """Give up the owner's reference; the document goes with its last one."""
@@ -107,8 +118,9 @@ class Library:
         one is not the owner's.
         """
         names = await self._registry.names(owner, document_ids)
-        (vector,) = await self._embedder.embed([unicodedata.normalize("NFC", query)])
-        hits = await self._index.search(owner.tenant, vector, document_ids=names, limit=limit)
+        (vector,) = await self._vectors([unicodedata.normalize("NFC", query)])
+        with span(SEARCH_VECTORS, attributes={DOCUMENTS_SEARCHED: len(names)}):
+            hits = await self._index.search(owner.tenant, vector, document_ids=names, limit=limit)
         return [Found(hit=hit, document_name=names[hit.document_id]) for hit in hits]
 
     async def _add(self, registration: Registration) -> Added:
@@ -145,5 +157,15 @@ class Library:
     async def _embed(self, tenant: str, chunks: Sequence[Chunk]) -> None:
         for start in range(0, len(chunks), EMBEDDED_AT_A_TIME):
             some = chunks[start : start + EMBEDDED_AT_A_TIME]
-            vectors = await self._embedder.embed([chunk.text for chunk in some])
+            vectors = await self._vectors([chunk.text for chunk in some])
             await self._index.upsert(tenant, some, vectors)
+
+    async def _vectors(self, texts: Sequence[str]) -> Vectors:
+        with span(EMBED_TEXTS, attributes={TEXTS: len(texts)}):
+            return await self._embedder.embed(texts)
+
+
+def _count_chunks(added: Added) -> None:
+    counter = current().counter(CHUNKS_INDEXED)
+    counter.add(added.chunks_embedded, {CHUNK_SOURCE: "embedded"})
+    counter.add(added.chunks_reused, {CHUNK_SOURCE: "reused"})

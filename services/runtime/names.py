@@ -106,3 +106,17 @@ LOST_TURNS = Metric(
     unit="{turn}",
     help="Turns that the live store had lost and the archive brought back",
 )
+
+# --- documents ----------------------------------------------------------------------------------
+EMBED_TEXTS = "embed texts"
+"""Span of turning texts, a query or chunks, into vectors."""
+SEARCH_VECTORS = "search vectors"
+"""Span of asking the vector index."""
+TEXTS = "maieutic.retrieval.texts"
+DOCUMENTS_SEARCHED = "maieutic.retrieval.documents"
+CHUNKS_INDEXED = Metric(
+    name="maieutic.retrieval.chunks",
+    unit="{chunk}",
+    help="Chunks of added documents, by whether they were embedded or had been stored before",
+)
+CHUNK_SOURCE = "maieutic.retrieval.chunk.source"
