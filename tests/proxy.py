@@ -100,6 +100,8 @@ class Proxy:
         link = asyncio.create_task(self._forward(reader, writer))
         self._links.add(link)
         link.add_done_callback(self._links.discard)
+        # Here, because a task that is cancelled before its first step never gets to a `finally`.
+        link.add_done_callback(lambda _: writer.transport.abort())
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_writer: asyncio.StreamWriter | None = None
@@ -111,7 +113,6 @@ class Proxy:
         except* OSError:
             pass  # one side is gone: so is the link
         finally:
-            writer.transport.abort()
             if server_writer is not None:
                 server_writer.transport.abort()
 
