@@ -1,7 +1,7 @@
 """What the contract suite of the archive needs from each database."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from services.persistence.adapters.postgres import PoolOptions, postgres_databas
 from services.persistence.adapters.sql import Database
 from services.persistence.adapters.sqlite import sqlite_database
 from tests.backends.postgres import PostgresServer
+
+SHARED = "archive_contract"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +32,34 @@ class ArchiveHarness:
         return [tuple(row) for row in found]
 
 
-@asynccontextmanager
-async def fresh_postgres_url(server: PostgresServer) -> AsyncIterator[str]:
-    """Make a database that no other test uses, and drop it afterwards."""
+async def fresh_postgres_url(server: PostgresServer) -> str:
+    """Make a database that no other test uses; it goes with its server, which costs no time."""
     name = f"archive_{uuid4().hex[:12]}"
-    await _command(server, f'CREATE DATABASE "{name}"')
+    connection = await asyncpg.connect(server.url)
     try:
-        yield server.url_of(name)
+        await connection.execute(f'CREATE DATABASE "{name}"')
     finally:
-        await _command(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+        await connection.close()
+    return server.url_of(name)
+
+
+async def emptied_postgres_url(server: PostgresServer) -> str:
+    """Empty the one database that tests of tables share, one after the other; much faster."""
+    url = server.url_of(SHARED)
+    connection = await asyncpg.connect(server.url)
+    try:
+        with suppress(asyncpg.DuplicateDatabaseError):
+            await connection.execute(f'CREATE DATABASE "{SHARED}"')
+    finally:
+        await connection.close()
+    await migrate(url)
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("TRUNCATE sessions, turns, messages, usage, events")
+        await connection.execute("TRUNCATE documents CASCADE")
+    finally:
+        await connection.close()
+    return url
 
 
 @asynccontextmanager
@@ -58,11 +79,3 @@ async def sqlite_harness(folder: Path) -> AsyncIterator[ArchiveHarness]:
     await migrate(url)
     async with sqlite_database(url) as database:
         yield ArchiveHarness(archive=SqlArchive(database), database=database)
-
-
-async def _command(server: PostgresServer, command: str) -> None:
-    connection = await asyncpg.connect(server.url)
-    try:
-        await connection.execute(command)
-    finally:
-        await connection.close()

@@ -27,7 +27,7 @@ from services.persistence.ports import Place, Registration, Snapshot
 from tests.backends.postgres import PostgresServer
 from tests.contracts.archives import (
     ArchiveHarness,
-    fresh_postgres_url,
+    emptied_postgres_url,
     postgres_harness,
     sqlite_harness,
 )
@@ -49,7 +49,7 @@ async def harness(server: PostgresServer | None, tmp_path: Path) -> AsyncIterato
         async with sqlite_harness(tmp_path) as opened:
             yield opened
         return
-    async with fresh_postgres_url(server) as url, postgres_harness(url) as opened:
+    async with postgres_harness(await emptied_postgres_url(server)) as opened:
         yield opened
 
 

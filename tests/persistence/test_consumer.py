@@ -256,8 +256,8 @@ async def test_a_refused_row_is_dead_lettered_and_its_neighbours_are_kept(
 async def test_an_outage_of_the_database_holds_results_and_loses_none(
     postgres_server: PostgresServer,
 ) -> None:
+    url = await fresh_postgres_url(postgres_server)
     async with (
-        fresh_postgres_url(postgres_server) as url,
         proxy(postgres_server.port) as link,
         postgres_harness(url.replace(str(postgres_server.port), str(link.port))) as harness,
         office(harness.archive) as running,
@@ -276,8 +276,8 @@ async def test_an_outage_of_the_database_holds_results_and_loses_none(
 async def test_a_hanging_link_to_the_database_is_given_up_and_tried_again(
     postgres_server: PostgresServer,
 ) -> None:
+    url = await fresh_postgres_url(postgres_server)
     async with (
-        fresh_postgres_url(postgres_server) as url,
         proxy(postgres_server.port) as link,
         postgres_harness(
             url.replace(str(postgres_server.port), str(link.port)), timeout=0.5
@@ -314,8 +314,8 @@ async def test_a_killed_database_comes_back_with_all_that_was_confirmed() -> Non
 
 
 async def test_a_refused_row_is_found_in_postgres_too(postgres_server: PostgresServer) -> None:
+    url = await fresh_postgres_url(postgres_server)
     async with (
-        fresh_postgres_url(postgres_server) as url,
         postgres_harness(url) as harness,
         office(harness.archive) as running,
     ):

@@ -21,9 +21,9 @@ from tests.persistence.stories import Story, fact
 async def test_replicas_that_start_together_all_find_the_schema(
     postgres_server: PostgresServer,
 ) -> None:
-    async with fresh_postgres_url(postgres_server) as url:
-        await asyncio.gather(*(migrate(url) for _ in range(4)))
-        await works(url)
+    url = await fresh_postgres_url(postgres_server)
+    await asyncio.gather(*(migrate(url) for _ in range(4)))
+    await works(url)
 
 
 async def test_processes_that_open_one_file_together_all_find_the_schema(tmp_path: Path) -> None:
@@ -42,8 +42,8 @@ async def test_a_file_may_be_named_anything(
 
 
 async def test_a_url_without_sslmode_is_migrated_as_well(postgres_server: PostgresServer) -> None:
-    async with fresh_postgres_url(postgres_server) as url:
-        await works(url.removesuffix("?sslmode=disable"))
+    url = await fresh_postgres_url(postgres_server)
+    await works(url.removesuffix("?sslmode=disable"))
 
 
 async def test_an_up_to_date_schema_needs_no_program(

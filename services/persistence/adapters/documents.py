@@ -4,25 +4,35 @@ from collections.abc import Sequence
 
 from maieutic.v1.document_service_pb2 import Document, DocumentFormat, DocumentState
 from services.persistence.adapters.sql import Connection, Database, Row, moment
-from services.persistence.errors import DocumentIdTaken, DocumentNotFound, RequestIdTaken
+from services.persistence.errors import (
+    ArchiveUnavailable,
+    DocumentIdTaken,
+    DocumentNotFound,
+    RequestIdTaken,
+)
 from services.persistence.facts import enum_name, visible
 from services.persistence.ports import Place, Registration
 
 STATE_PREFIX = "DOCUMENT_STATE_"
 FORMAT_PREFIX = "DOCUMENT_FORMAT_"
+ATTEMPTS = 5
 
 CONTENT_OF_ID = """
 SELECT content_hash FROM documents WHERE tenant = $1 AND document_id = $2
 """
 
-# The update changes nothing: it locks the row and returns it, so that adding a document and
-# releasing it happen one after the other.
+# Without a named constraint: two who add the same at once may meet at either of the two.
 KEEP_DOCUMENT = """
 INSERT INTO documents (
     tenant, document_id, name, format, state, size, content_hash, chunk_count, create_time
 ) VALUES ($1, $2, $3, $4, 'PENDING', $5, $6, 0, now())
-ON CONFLICT (tenant, content_hash) DO UPDATE SET content_hash = excluded.content_hash
-RETURNING *
+ON CONFLICT DO NOTHING
+RETURNING document_id
+"""
+
+# The lock makes adding a document and releasing it happen one after the other.
+DOCUMENT_OF_CONTENT = """
+SELECT * FROM documents WHERE tenant = $1 AND content_hash = $2 FOR UPDATE
 """
 
 KEEP_CONTENT = """
@@ -142,24 +152,34 @@ class Registry:
 
 
 async def _kept(connection: Connection, registration: Registration) -> Row:
-    """Return the row of the tenant's document with this content, made if there was none."""
+    """Return the locked row of the tenant's document with this content, made if there was none."""
     tenant, document = registration.tenant, registration.document
-    same_id = await connection.fetch(CONTENT_OF_ID, tenant, document.document_id)
-    if any(row["content_hash"] != document.content_hash for row in same_id):
-        raise DocumentIdTaken(document.document_id)
-    (row,) = await connection.fetch(
+    for _ in range(ATTEMPTS):
+        made = await _made(connection, registration)
+        found = await connection.fetch(DOCUMENT_OF_CONTENT, tenant, document.content_hash)
+        if found:
+            if made:
+                content = (tenant, document.document_id, registration.content)
+                await connection.write(KEEP_CONTENT, [content])
+            return found[0]
+        if await connection.fetch(CONTENT_OF_ID, tenant, document.document_id):
+            raise DocumentIdTaken(document.document_id)
+        # It was there, and was released before it could be locked.
+    raise ArchiveUnavailable
+
+
+async def _made(connection: Connection, registration: Registration) -> bool:
+    document = registration.document
+    rows = await connection.fetch(
         KEEP_DOCUMENT,
-        tenant,
+        registration.tenant,
         document.document_id,
         visible(document.name),
         enum_name(DocumentFormat.DESCRIPTOR, document.format),
         document.size,
         document.content_hash,
     )
-    if row["document_id"] == document.document_id and not same_id:
-        content = (tenant, document.document_id, registration.content)
-        await connection.write(KEEP_CONTENT, [content])
-    return row
+    return bool(rows)
 
 
 async def _keep_request(
