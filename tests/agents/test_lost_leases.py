@@ -6,7 +6,10 @@ import pytest
 
 from services.agents.adapters.scripted import Script, ScriptedModel
 from services.agents.recorder import RecorderOptions
+from services.runtime.bus import BusUnavailable, OutgoingMessage
 from services.runtime.errors import Internal, Unauthenticated
+from services.runtime.memory import MemoryBus
+from services.runtime.topology import maieutic_topology
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import BRISK, Office, office
 from tests.waiting import wait_until
@@ -51,6 +54,23 @@ async def test_a_turn_that_the_store_lost_is_claimed_again_and_keeps_its_text() 
         assert after.log[0].HasField("snapshot")
         assert len(set(place.store.claim_ids)) == 1
         assert model.calls[turn_id] == 1
+
+
+async def test_an_answer_about_an_earlier_claim_does_not_stop_the_turn() -> None:
+    model = ScriptedModel(Script(fail="hang", fail_after=3, text=TEXT))
+    async with office(model, grace=3.1) as place:
+        turn_id = await place.ask("Forget me not.")
+        await place.streaming(turn_id)
+        allowed = place.store.batches_allowed = asyncio.Semaphore(0)
+        place.store.lose(turn_id)
+        await asyncio.sleep(0.3)  # some heartbeats of the first claim are under way now
+        allowed.release()
+        await wait_until(lambda: len(place.store.claim_ids) == 2)
+        for _ in range(100):
+            allowed.release()
+        await wait_until(lambda: place.store.turns[turn_id].text != "")
+        assert turn_id not in model.cancelled
+        assert place.running.worker.busy == 1
 
 
 async def test_a_turn_lost_before_its_commit_is_claimed_again_and_committed() -> None:
@@ -215,6 +235,32 @@ async def test_jobs_that_were_not_started_stay_in_their_queue_on_leaving() -> No
         await place.stop()
         assert place.waiting_jobs == 1
         assert len(model.calls) == 1
+
+
+class Unconfirmed(MemoryBus):
+    """Stores the first outcome and loses its confirm."""
+
+    def __init__(self) -> None:
+        super().__init__(maieutic_topology())
+        self.published: list[str] = []
+
+    async def publish(self, message: OutgoingMessage, *, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - the port's
+        await super().publish(message, timeout=timeout)
+        if message.exchange == "results":
+            self.published.append(message.message_id)
+            if len(self.published) == 1:
+                raise BusUnavailable("the confirm is lost")
+
+
+async def test_an_outcome_that_is_not_confirmed_is_published_again_under_the_same_id() -> None:
+    bus = Unconfirmed()
+    async with office(slow_model(0), bus=bus) as place:
+        turn_id = await place.ask("Did you get that?")
+        await wait_until(lambda: len(bus.published) == 2)
+        await place.idle()
+        assert len(set(bus.published)) == 1
+        assert bus.published[0].startswith(turn_id)
+        assert place.store.calls["ClaimTurn"] == 1
 
 
 async def test_an_outcome_is_published_once_the_broker_is_back() -> None:

@@ -80,6 +80,8 @@ class LiveStore:
     """The next commit finds the turn gone."""
     holding_completes: asyncio.Event | None = None
     """Commits are applied, and answered once this is set."""
+    batches_allowed: asyncio.Semaphore | None = None
+    """Batches wait for this before they are looked at."""
     refusing: ServiceError | None = None
     """Every claim is answered with this."""
     streams: int = 0
@@ -164,6 +166,8 @@ class FakeTurnWork(TurnWorkServiceServicer):
         self._enter("RecordTurnEvents")
         self._store.streams += 1
         async for request in request_iterator:
+            if self._store.batches_allowed is not None:
+                await self._store.batches_allowed.acquire()
             if self._store.away:
                 raise Unavailable("away")
             response = self._record(request)

@@ -118,6 +118,7 @@ async def office(
     model: Model | None = None,
     *,
     store: LiveStore | None = None,
+    bus: MemoryBus | None = None,
     recorder: RecorderOptions = BRISK,
     **settings: Any,
 ) -> AsyncIterator[Office]:
@@ -131,7 +132,7 @@ async def office(
     verifier, store, library = Verifier({"agents": public}), store or LiveStore(), Library()
     loopback = ServerOptions(grace=0.1, stream_grace=0.05)
     async with (
-        MemoryBus(maieutic_topology()) as bus,
+        bus or MemoryBus(maieutic_topology()) as broker,
         serving(loopback, register_turn_work(store), verifier=verifier) as session,
         serving(loopback, register_documents(library), verifier=verifier) as retrieval,
         AsyncExitStack() as stack,
@@ -144,9 +145,14 @@ async def office(
             **settings,
         )
         signer = Signer("agents", private)
-        service = agents_service(chosen, bus=bus, model=model or ScriptedModel(), signer=signer)
+        service = agents_service(chosen, bus=broker, model=model or ScriptedModel(), signer=signer)
         running = await stack.enter_async_context(service)
         yield Office(
-            bus=bus, store=store, library=library, running=running, retrieval=retrieval, stack=stack
+            bus=broker,
+            store=store,
+            library=library,
+            running=running,
+            retrieval=retrieval,
+            stack=stack,
         )
         assert store.violations == []
