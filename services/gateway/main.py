@@ -27,7 +27,7 @@ from services.gateway.validation import CheckedRequests, RequestRules
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer
 from services.runtime.interceptors import AroundCalls
-from services.runtime.lifecycle import until_signalled
+from services.runtime.lifecycle import run
 from services.runtime.server import RunningServer, serving
 from services.runtime.settings import load
 from services.runtime.telemetry import telemetry
@@ -99,4 +99,4 @@ async def main(settings: GatewaySettings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(until_signalled(main(load(GatewaySettings))))
+    run(main(load(GatewaySettings)))

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -27,7 +27,10 @@ from services.runtime.errors import (
 )
 from services.runtime.identity import current_identity
 
-Context = grpc.aio.ServicerContext
+if TYPE_CHECKING:  # the stubs are generic, the classes themselves are not
+    Context = grpc.aio.ServicerContext[Any, Any]
+else:
+    Context = grpc.aio.ServicerContext
 Owner = tuple[str, str]
 
 PAGE_SIZE = 50

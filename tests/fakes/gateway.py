@@ -5,19 +5,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
-
 from services.gateway.adapters.key_file import KeyFile, add_key
 from services.gateway.main import gateway_service
 from services.gateway.model import KeyHolder
 from services.gateway.settings import GatewaySettings
-from services.runtime.identity import Signer, Verifier
+from services.runtime.keyring import KeyRing
 from services.runtime.server import RunningServer, ServerOptions, serving
 from tests.fakes.conversations import Conversations, register_conversations
 from tests.fakes.documents import Library, register_documents
@@ -45,7 +37,8 @@ class Stack:
 @asynccontextmanager
 async def gateway_stack(folder: Path, **settings: object) -> AsyncIterator[Stack]:
     """Run the gateway and the services behind it; *settings* replaces those of the gateway."""
-    signer, verifier = _identities()
+    keys = KeyRing.generate(["gateway"])
+    signer, verifier = keys.signer("gateway"), keys.verifier()
     conversations, library = Conversations(), Library()
     keys_file = folder / "api-keys.jsonl"
     key = add_key(keys_file, KeyHolder(tenant="acme", user="ann"))
@@ -80,10 +73,3 @@ async def gateway_stack(folder: Path, **settings: object) -> AsyncIterator[Stack
             session=session,
             retrieval=retrieval,
         )
-
-
-def _identities() -> tuple[Signer, Verifier]:
-    private = Ed25519PrivateKey.generate()
-    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return Signer("gateway", pem), Verifier({"gateway": public})

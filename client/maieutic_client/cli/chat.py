@@ -1,0 +1,203 @@
+"""`maieutic chat`: questions in, answers with citations out."""
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import click
+
+from maieutic.v1 import session_service_pb2 as pb, turn_service_pb2 as turn_pb
+from maieutic_client.cli.running import Exit, run
+from maieutic_client.cli.screen import Screen
+from maieutic_client.cli.target import Target, connected, target_options
+from maieutic_client.client import Maieutic
+from maieutic_client.stream import TurnStream
+
+MODES = {"direct": pb.SESSION_MODE_DIRECT, "socratic": pb.SESSION_MODE_SOCRATIC}
+MOST_DOCUMENTS = 100
+TITLE_CHARACTERS = 60
+QUOTE_CHARACTERS = 160
+PROMPT = "you> "
+
+
+@click.command()
+@click.argument("question", required=False)
+@click.option("--session", "session_id", help="Go on with this conversation.")
+@click.option(
+    "--mode",
+    type=click.Choice(sorted(MODES)),
+    default="direct",
+    show_default=True,
+    help="How a new conversation treats you.",
+)
+@click.option(
+    "--document",
+    "document_ids",
+    multiple=True,
+    metavar="ID",
+    help="Draw answers from this document; may be repeated. Without it: from all of yours.",
+)
+@click.option("--no-documents", is_flag=True, help="Draw answers from the conversation alone.")
+@target_options
+def chat(
+    *,
+    target: Target,
+    question: str | None,
+    session_id: str | None,
+    mode: str,
+    document_ids: tuple[str, ...],
+    no_documents: bool,
+) -> None:
+    """Ask QUESTION and leave, or, without one, talk: one question a line.
+
+    Ctrl-C stops an answer that is being written, and leaves at the prompt. The answer goes to
+    standard output, everything else to standard error unless a terminal is attached.
+    """
+
+    async def work() -> int:
+        async with connected(target) as client:
+            screen = Screen()
+            if session_id:
+                session = await client.sessions.get(session_id)
+            else:
+                ids = [] if no_documents else list(document_ids) or await _all_documents(client)
+                session = await _begun(client, question, MODES[mode], ids)
+            _introduce(screen, session)
+            questions = _one(question) if question else _asked(screen)
+            return await _talk(client, screen, session.session_id, questions)
+
+    run(work())
+
+
+async def _all_documents(client: Maieutic) -> list[str]:
+    ids = []
+    async for document in client.documents.list(page_size=MOST_DOCUMENTS):
+        ids.append(document.document_id)
+        if len(ids) == MOST_DOCUMENTS:
+            break
+    return ids
+
+
+async def _begun(
+    client: Maieutic, question: str | None, mode: pb.SessionMode.ValueType, ids: list[str]
+) -> pb.Session:
+    title = (question or "").strip()[:TITLE_CHARACTERS]
+    return await client.sessions.create(title=title, mode=mode, document_ids=ids)
+
+
+def _introduce(screen: Screen, session: pb.Session) -> None:
+    count = len(session.document_ids)
+    drawn = f"{count} document{'s' if count != 1 else ''}" if count else "the conversation alone"
+    screen.aside(f"conversation {session.session_id}, answers drawn from {drawn}")
+
+
+async def _talk(
+    client: Maieutic, screen: Screen, session_id: str, questions: AsyncIterator[str]
+) -> int:
+    status = Exit.DONE
+    async for question in questions:
+        stream = client.turns.stream(session_id, question)
+        with _interrupt_cancels(client, stream):
+            outcome = await _shown(screen, stream)
+        status = Exit.DONE if outcome.state == turn_pb.TURN_STATE_COMPLETED else Exit.FAILED
+    return status
+
+
+async def _shown(screen: Screen, stream: TurnStream) -> turn_pb.TurnOutcome:
+    """Show the answer as it comes; text that turns out void is replaced by what holds."""
+    shown = ""
+    async for frame in stream:
+        if frame.HasField("notice") and screen.rich and not shown:
+            screen.aside(frame.notice.text or frame.notice.code.lower())
+        if not stream.text.startswith(shown):
+            screen.part("\n")
+            screen.aside("(the answer starts again)")
+            shown = ""
+        screen.part(stream.text[len(shown) :])
+        shown = stream.text
+    outcome = await stream.result()
+    screen.line()
+    _show_end(screen, outcome)
+    return outcome
+
+
+def _show_end(screen: Screen, outcome: turn_pb.TurnOutcome) -> None:
+    for citation in outcome.citations:
+        quote = " ".join(citation.quote.split())[:QUOTE_CHARACTERS]
+        screen.line(f"[{citation.number}] {citation.document_name}: {quote}", style="dim")
+    if outcome.state != turn_pb.TURN_STATE_COMPLETED:
+        state = turn_pb.TurnState.Name(outcome.state).removeprefix("TURN_STATE_").lower()
+        said = ": ".join(part for part in (outcome.reason, outcome.explanation) if part)
+        screen.problem(f"the turn is {state}{f' ({said})' if said else ''}")
+    screen.line()
+
+
+async def _one(question: str) -> AsyncIterator[str]:
+    yield question
+
+
+async def _asked(screen: Screen) -> AsyncIterator[str]:
+    """Yield the questions typed, or the lines of what standard input is, until its end."""
+    interactive = sys.stdin.isatty() and screen.rich
+    if interactive:
+        screen.aside("an empty line or Ctrl-D ends the conversation")
+    while True:
+        line = await _in_thread(_typed if interactive else sys.stdin.readline)
+        if not line or (interactive and not line.strip()):
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _typed() -> str:
+    with suppress(ImportError):  # line editing, where Python has it
+        import readline  # noqa: F401, PLC0415
+    try:
+        return f"{input(PROMPT)}\n"
+    except EOFError:
+        return ""
+
+
+async def _in_thread(read: Callable[[], str]) -> str:
+    """Wait for a blocking read. Its thread must not keep the process alive after Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[str] = loop.create_future()
+
+    def settle(line: str) -> None:
+        if not future.done():
+            future.set_result(line)
+
+    def work() -> None:
+        line = read()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, line)
+
+    threading.Thread(target=work, daemon=True, name="reading").start()
+    return await future
+
+
+@contextmanager
+def _interrupt_cancels(client: Maieutic, stream: TurnStream) -> Iterator[None]:
+    """Let the first Ctrl-C cancel the turn, whose stream then ends by itself; the next one us."""
+    loop, tasks = asyncio.get_running_loop(), []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def cancel_turn() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, previous)
+        if stream.turn_id:
+            tasks.append(loop.create_task(client.turns.cancel(stream.turn_id)))
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, cancel_turn)
+    except NotImplementedError:  # Windows: Ctrl-C ends the command
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,142 @@
+"""`maieutic docs`: what answers are drawn from."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from maieutic.v1 import document_service_pb2 as pb
+from maieutic_client.cli.running import Exit, explained, run
+from maieutic_client.cli.screen import Screen, size, when
+from maieutic_client.cli.target import Target, connected, target_options
+from maieutic_client.client import Maieutic
+from maieutic_client.documents import MARKDOWN_SUFFIXES
+from maieutic_client.errors import InvalidArgument
+
+SUFFIXES = frozenset({*MARKDOWN_SUFFIXES, ".txt", ".rst", ".text"})
+STATES = {pb.DOCUMENT_STATE_PENDING: "pending", pb.DOCUMENT_STATE_READY: "ready"}
+SHOWN_CHARACTERS = 300
+
+
+@click.group()
+def docs() -> None:
+    """Add, list, search and delete documents."""
+
+
+@docs.command("add")
+@click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH…"
+)
+@target_options
+def add(*, target: Target, paths: tuple[Path, ...]) -> None:
+    """Store and index files of text or Markdown, in UTF-8, at most 2 MiB each.
+
+    Of a folder every .md, .markdown, .txt and .rst file is taken. A text that is stored already is
+    not embedded again.
+    """
+    run(_add(target, paths))
+
+
+@docs.command("list")
+@target_options
+def list_documents(*, target: Target) -> None:
+    """Show your documents, newest first."""
+    run(_list(target))
+
+
+@docs.command("search")
+@click.argument("query")
+@click.option("--limit", default=5, show_default=True, type=click.IntRange(1, 50), help="Passages.")
+@target_options
+def search(*, target: Target, query: str, limit: int) -> None:
+    """Show the passages nearest in meaning to QUERY."""
+    run(_search(target, query, limit))
+
+
+@docs.command("delete")
+@click.argument("document_ids", nargs=-1, required=True, metavar="DOCUMENT_ID…")
+@target_options
+def delete(*, target: Target, document_ids: tuple[str, ...]) -> None:
+    """Give up documents; a text that nobody else refers to is removed."""
+    run(_delete(target, document_ids))
+
+
+async def _add(target: Target, paths: Sequence[Path]) -> int:
+    screen, failed = Screen(), 0
+    files = [file for path in paths for file in _files(path)]
+    if not files:
+        screen.problem(f"error: no {', '.join(sorted(SUFFIXES))} file in there")
+        return Exit.WRONG_INPUT
+    async with connected(target) as client:
+        with screen.progress("adding", len(files)) as steps:
+            for name, path in files:
+                steps.at(name)
+                failed += not await _added(client, screen, name, path)
+                steps.done()
+    return Exit.FAILED if failed else Exit.DONE
+
+
+async def _added(client: Maieutic, screen: Screen, name: str, path: Path) -> bool:
+    """Add one file; what is wrong with it is told, and does not stop the others."""
+    try:
+        answer = await client.documents.add(name, await asyncio.to_thread(path.read_bytes))
+    except (OSError, InvalidArgument) as error:
+        told = explained(error) if isinstance(error, InvalidArgument) else f"error: {error}"
+        screen.problem(f"{path}: {told.removeprefix('error: ')}")
+        return False
+    new, reused = answer.chunks_embedded, answer.chunks_reused
+    document = answer.document
+    screen.line(f"added {document.name}: {new} new chunks, {reused} known  {document.document_id}")
+    return True
+
+
+def _files(path: Path) -> Iterable[tuple[str, Path]]:
+    """Return names and paths: a single file as it is, of a folder all that look like text."""
+    if path.is_file():
+        return [(path.name, path)]
+    found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+    return [(str(file.relative_to(path)), file) for file in found]
+
+
+async def _list(target: Target) -> None:
+    async with connected(target) as client:
+        rows = [_row(document) async for document in client.documents.list()]
+    screen = Screen()
+    screen.table(("ID", "NAME", "STATE", "CHUNKS", "SIZE", "ADDED"), rows)
+    if not rows:
+        screen.aside("no documents yet: `maieutic docs add PATH…` adds some")
+
+
+def _row(document: pb.Document) -> tuple[str, ...]:
+    return (
+        document.document_id,
+        document.name,
+        STATES.get(document.state, "-"),
+        str(document.chunk_count),
+        size(document.size),
+        when(document.create_time),
+    )
+
+
+async def _search(target: Target, query: str, limit: int) -> None:
+    async with connected(target) as client:
+        passages = await client.documents.search(query, limit=limit)
+    rows = [
+        (f"{passage.score:.2f}", passage.document_name, _shortened(passage.text))
+        for passage in passages
+    ]
+    Screen().table(("SCORE", "DOCUMENT", "PASSAGE"), rows)
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
+
+
+async def _delete(target: Target, document_ids: Sequence[str]) -> None:
+    screen = Screen()
+    async with connected(target) as client:
+        for document_id in document_ids:
+            await client.documents.delete(document_id)
+            screen.line(f"deleted {document_id}")
