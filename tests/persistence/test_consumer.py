@@ -11,6 +11,7 @@ from services.persistence.errors import ArchiveUnavailable
 from services.persistence.model import Applied, Fact
 from services.persistence.settings import BatchOptions, EnsureOptions
 from services.runtime.memory import MemoryBus
+from services.runtime.server import MEBIBYTE
 from services.runtime.topology import maieutic_topology
 from tests.backends.postgres import PostgresServer, postgres
 from tests.contracts.archives import (
@@ -181,6 +182,20 @@ async def test_an_item_on_which_the_session_service_fails_holds_up_no_other(
         await wait_until(lambda: set(marks.turns) == others)
         await wait_until(running.drained)
     assert await rows(harness, "turns") == 8
+
+
+async def test_results_too_large_for_one_request_are_confirmed_in_several(
+    harness: ArchiveHarness,
+) -> None:
+    watched = Watched(harness)
+    watched.away = True
+    stories = [Story(f"s{number}") for number in range(20)]
+    async with office(harness.archive) as running:
+        for story in stories:
+            await running.publish(story.finished(text="long " * 40_000))
+        watched.away = False
+        await wait_until(lambda: len(running.marks.turns) == 20)
+        assert max(watched.batches) * 400_000 > 4 * MEBIBYTE
 
 
 async def test_a_lost_link_to_the_bus_loses_no_result(harness: ArchiveHarness) -> None:
