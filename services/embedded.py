@@ -26,6 +26,7 @@ from services.gateway.adapters.key_file import KeyFile, ensure_key
 from services.gateway.main import ADMIN, gateway_service
 from services.gateway.settings import GatewaySettings
 from services.persistence.adapters.archive import open_archive
+from services.persistence.adapters.sqlite import sqlite_url
 from services.persistence.main import persistence_service
 from services.persistence.ports import Archive
 from services.persistence.settings import PersistenceSettings
@@ -92,7 +93,7 @@ class Stack:
 @asynccontextmanager
 async def embedded(settings: EmbeddedSettings) -> AsyncIterator[Stack]:
     """Run the whole backend during the block. Raises HomeInUse."""
-    home = settings.home.expanduser()
+    home = settings.home.expanduser().absolute()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(home), tempfile.TemporaryDirectory(prefix="maieutic-") as sockets:
         wiring = _Wiring(settings, home, Path(sockets))
@@ -129,7 +130,7 @@ class _Wiring:
         """
         redis_url = await stack.enter_async_context(private_valkey(self._home / "valkey"))
         await stack.enter_async_context(self._bus)
-        url = f"sqlite:///{self._home / 'archive.sqlite'}"
+        url = sqlite_url(self._home / "archive.sqlite")
         archive = await stack.enter_async_context(open_archive(url))
         options = self._settings.telemetry
         for name, service in (

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.runtime.channel import ChannelOptions
-from services.runtime.server import ServerOptions
+from services.runtime.server import MEBIBYTE, ServerOptions
 from services.runtime.telemetry import TelemetryOptions
 from services.session.model import Timing
 
@@ -31,8 +31,8 @@ class SessionSettings:
     archive_address: str = "127.0.0.1:50054"
     """The persistence service: host:port or dns:///name:port."""
 
-    channel: ChannelOptions = field(default=ChannelOptions())
-    """How the archive is called."""
+    channel: ChannelOptions = field(default=ChannelOptions(max_message_bytes=16 * MEBIBYTE))
+    """How the archive is called. What restores a session comes with its messages."""
 
     signing_key: str = field(default="", repr=False)
     """Ed25519 private key in PEM, with which this service signs its calls."""
