@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from services.demo.backend import Backend
+from maieutic_client import MaieuticError
+from services.demo.backend import Backend, BackendFailed
 from services.demo.conversation import Conversation
 from services.demo.corpus import installed_texts
 from services.demo.proofs import Proofs
@@ -44,7 +45,11 @@ async def _converse(backend: Backend, screen: Screen) -> Proofs:
 def main() -> int:
     """Run the demonstration and say what it proved."""
     screen = Screen(Console())
-    proofs = asyncio.run(demonstrate(screen))
+    try:
+        proofs = asyncio.run(demonstrate(screen))
+    except (BackendFailed, MaieuticError) as error:
+        screen.line(f"The demonstration broke off: {error}", style="red")
+        return 1
     screen.summary(proofs)
     held = sum(proof.held for proof in proofs.proofs)
     verdict = "All of it held." if proofs.all_held else "Not all of it held."

@@ -152,7 +152,7 @@ class Conversation:
 
     async def kill_worker(self) -> None:
         """Kill the process that runs the worker, in mid-turn; another attempt must finish."""
-        self.screen.title("The worker is killed in the middle of an answer")
+        self.screen.title("The worker, with its whole process, is killed in mid-answer")
         stream, timing = self.client.turns.stream(self.session_id, KILL_QUESTION), _Timing("killed")
         await self._read_deltas(stream, CUT_AFTER_DELTAS, timing)
         killed_at = time.monotonic()
