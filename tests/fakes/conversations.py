@@ -194,6 +194,7 @@ class FakeTurns(TurnServiceServicer):
         self, request: turn_pb.CancelTurnRequest, context: Context
     ) -> turn_pb.CancelTurnResponse:
         turn = self._state.turn(request.turn_id)
+        self._state.calls.append(("CancelTurn", self._state.owner()))
         return turn_pb.CancelTurnResponse(turn=turn)
 
     def _begun(self, request: turn_pb.StreamTurnRequest | turn_pb.BeginTurnRequest) -> turn_pb.Turn:

@@ -66,7 +66,7 @@ def chat(
                 ids = [] if no_documents else list(document_ids) or await _all_documents(client)
                 session = await _begun(client, question, MODES[mode], ids)
             _introduce(screen, session)
-            questions = _one(question) if question else _asked(screen)
+            questions = _asked(screen) if question is None else _one(question)
             return await _talk(client, screen, session.session_id, questions)
 
     run(work())

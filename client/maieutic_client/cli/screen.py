@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import click
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.markup import escape
@@ -27,13 +28,12 @@ class Screen:
         if self.rich:
             self.out.print(escape(text), style=style or None)
         else:
-            # Never wrapped: a line is one record for whoever reads it.
-            self.out.out(text, highlight=False)
+            # Neither wrapped nor its tabs spread: a line is one record for whoever reads it.
+            click.echo(text)
 
     def part(self, text: str) -> None:
         """Show a piece of running text."""
-        self.out.out(text, end="", highlight=False)
-        self.out.file.flush()
+        click.echo(text, nl=False)
 
     def aside(self, text: str) -> None:
         """Tell a person something that is not the result."""

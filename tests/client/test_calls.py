@@ -1,0 +1,112 @@
+"""Unary calls: one request id for all tries of a call, typed errors, patience with an end."""
+
+from contextlib import AbstractAsyncContextManager
+
+import grpc
+import pytest
+
+from maieutic.v1 import session_service_pb2 as pb
+from maieutic.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from maieutic_client import AlreadyExists, InvalidArgument, Maieutic, RetryPolicy, Unavailable
+from services.runtime.errors import InvalidArgument as InvalidHere, Unavailable as AwayHere
+from services.runtime.server import RunningServer, ServerOptions, serving
+from tests.client.conftest import EAGER
+from tests.fakes.conversations import Context, Conversations, FakeSessions
+
+
+class Flaky(FakeSessions):
+    """Does the work, and then fails to answer as often as told."""
+
+    def __init__(self, state: Conversations, failures: int) -> None:
+        super().__init__(state)
+        self.failures = failures
+        self.request_ids: list[str] = []
+
+    async def CreateSession(
+        self, request: pb.CreateSessionRequest, context: Context
+    ) -> pb.CreateSessionResponse:
+        self.request_ids.append(request.request_id)
+        answer = await super().CreateSession(request, context)
+        if len(self.request_ids) <= self.failures:
+            raise AwayHere("the answer is lost")
+        return answer
+
+    async def GetSession(
+        self, request: pb.GetSessionRequest, context: Context
+    ) -> pb.GetSessionResponse:
+        raise InvalidHere.fields({"session_id": "is odd", "other": "too"})
+
+
+def serving_flaky(flaky: Flaky) -> AbstractAsyncContextManager[RunningServer]:
+    def register(server: grpc.aio.Server) -> list[str]:
+        add_SessionServiceServicer_to_server(flaky, server)
+        return ["maieutic.v1.SessionService"]
+
+    return serving(ServerOptions(grace=0.1), register)
+
+
+async def test_a_call_whose_answer_is_lost_is_made_again_with_the_same_request_id() -> None:
+    flaky = Flaky(Conversations(owner=lambda: ("acme", "ann")), failures=3)
+    async with (
+        serving_flaky(flaky) as server,
+        Maieutic.connect(server.address, api_key="mk_any", retry=EAGER) as client,
+    ):
+        await client.sessions.create(title="once")
+        assert len([session async for session in client.sessions.list()]) == 1
+    assert len(flaky.request_ids) == 4
+    assert len(set(flaky.request_ids)) == 1
+
+
+async def test_two_calls_have_two_request_ids() -> None:
+    flaky = Flaky(Conversations(owner=lambda: ("acme", "ann")), failures=0)
+    async with (
+        serving_flaky(flaky) as server,
+        Maieutic.connect(server.address, api_key="mk_any") as client,
+    ):
+        first, second = await client.sessions.create(), await client.sessions.create()
+    assert first.session_id != second.session_id
+
+
+async def test_a_service_that_stays_away_is_given_up() -> None:
+    flaky = Flaky(Conversations(owner=lambda: ("acme", "ann")), failures=10_000)
+    brief = RetryPolicy(first_delay=0.001, longest_delay=0.01, give_up_after=0.05)
+    async with (
+        serving_flaky(flaky) as server,
+        Maieutic.connect(server.address, api_key="mk_any", retry=brief) as client,
+    ):
+        with pytest.raises(Unavailable, match="the answer is lost"):
+            await client.sessions.create()
+    assert len(flaky.request_ids) > 1
+
+
+async def test_wrong_fields_are_listed_by_the_error() -> None:
+    flaky = Flaky(Conversations(), failures=0)
+    async with (
+        serving_flaky(flaky) as server,
+        Maieutic.connect(server.address, api_key="mk_any") as client,
+    ):
+        with pytest.raises(InvalidArgument) as raised:
+            await client.sessions.get("odd")
+    found = {violation.field: violation.description for violation in raised.value.violations}
+    assert found == {"session_id": "is odd", "other": "too"}
+    assert isinstance(raised.value.__cause__, grpc.aio.AioRpcError)
+
+
+async def test_a_request_id_for_another_request_is_taken() -> None:
+    flaky = Flaky(Conversations(owner=lambda: ("acme", "ann")), failures=0)
+    async with (
+        serving_flaky(flaky) as server,
+        Maieutic.connect(server.address, api_key="mk_any") as client,
+    ):
+        await client.sessions.create(title="one", request_id="r")
+        with pytest.raises(AlreadyExists) as raised:
+            await client.sessions.create(title="two", request_id="r")
+    assert raised.value.reason == "REQUEST_ID_TAKEN"
+
+
+async def test_no_gateway_at_all_is_unavailable() -> None:
+    at_once = RetryPolicy(give_up_after=0.0)
+    async with Maieutic.connect("127.0.0.1:1", api_key="mk_any", retry=at_once) as client:
+        with pytest.raises(Unavailable) as raised:
+            await client.sessions.create()
+    assert not raised.value.from_service

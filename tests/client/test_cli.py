@@ -1,0 +1,234 @@
+"""The command as a process of its own, in front of a real gateway, its output read by a program."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from maieutic.v1 import turn_service_pb2 as pb
+from maieutic_client import Maieutic
+from tests.fakes.conversations import echo
+from tests.fakes.gateway import Stack, gateway_stack
+from tests.waiting import wait_until
+
+COMMAND = [sys.executable, "-m", "maieutic_client.cli"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cli:
+    stack: Stack
+    folder: Path
+
+    async def start(self, *arguments: str, **environ: str) -> asyncio.subprocess.Process:
+        base = {name: value for name, value in os.environ.items() if "MAIEUTIC" not in name}
+        return await asyncio.create_subprocess_exec(
+            *COMMAND,
+            *arguments,
+            env={
+                **base,
+                "MAIEUTIC_HOME": str(self.folder / "home"),
+                "MAIEUTIC_ADDRESS": self.stack.address,
+                "MAIEUTIC_API_KEY": self.stack.key,
+                **environ,
+            },
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, *arguments: str, typed: str = "", **environ: str) -> Ended:
+        process = await self.start(*arguments, **environ)
+        out, err = await asyncio.wait_for(process.communicate(typed.encode()), 60)
+        assert process.returncode is not None
+        return Ended(status=process.returncode, out=out.decode(), err=err.decode())
+
+
+@pytest_asyncio.fixture
+async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
+    async with gateway_stack(tmp_path) as stack:
+        yield Cli(stack=stack, folder=tmp_path)
+
+
+async def test_documents_are_added_listed_found_and_deleted(cli: Cli) -> None:
+    texts = cli.folder / "texts"
+    (texts / "deep").mkdir(parents=True)
+    (texts / "redis.md").write_text("redis keeps streams")
+    (texts / "deep" / "pg.txt").write_text("postgres keeps rows")
+    (texts / "picture.png").write_bytes(b"\x89PNG")
+
+    added = await cli.run("docs", "add", str(texts))
+    assert added.status == 0, added.err
+    assert [line.split(":")[0] for line in added.out.splitlines()] == [
+        "added deep/pg.txt",
+        "added redis.md",
+    ]
+    again = await cli.run("docs", "add", str(texts / "redis.md"))
+    assert "0 new chunks, 1 known" in again.out
+
+    listed = await cli.run("docs", "list")
+    rows = [line.split("\t") for line in listed.out.splitlines()]
+    assert [row[1:4] for row in rows] == [["redis.md", "ready", "1"], ["deep/pg.txt", "ready", "1"]]
+    found = await cli.run("docs", "search", "streams", "--limit", "1")
+    assert found.out == "1.00\tredis.md\tredis keeps streams\n"
+
+    assert (await cli.run("docs", "delete", rows[0][0])).status == 0
+    assert len((await cli.run("docs", "list")).out.splitlines()) == 1
+
+
+async def test_a_file_that_is_refused_is_named_and_the_others_are_added(cli: Cli) -> None:
+    (cli.folder / "bad.txt").write_bytes(b"\xff\xfe\xfd")
+    (cli.folder / "good.txt").write_text("fine")
+    ended = await cli.run("docs", "add", str(cli.folder / "bad.txt"), str(cli.folder / "good.txt"))
+    assert ended.status == 1
+    assert "bad.txt" in ended.err
+    assert "content: must be UTF-8" in ended.err
+    assert ended.out.startswith("added good.txt")
+
+
+async def test_a_question_is_answered_on_standard_output_with_its_citations(cli: Cli) -> None:
+    ended = await cli.run("chat", "what is a stream")
+    assert ended.status == 0, ended.err
+    assert ended.out == "what is a stream \n[1] facts.md: as it is written\n\n"
+    assert "answers drawn from the conversation alone" in ended.err
+
+
+async def test_every_line_of_standard_input_is_a_question(cli: Cli) -> None:
+    ended = await cli.run("chat", typed="first\n\nsecond\n")
+    assert ended.status == 0, ended.err
+    assert [line for line in ended.out.splitlines() if line in {"first ", "second "}] == [
+        "first ",
+        "second ",
+    ]
+    assert len(cli.stack.conversations.sessions) == 1
+
+
+async def test_a_conversation_goes_on_and_is_listed_and_shown(cli: Cli) -> None:
+    assert (await cli.run("chat", "first question")).status == 0
+    (session_id,) = cli.stack.conversations.sessions
+    assert (await cli.run("chat", "--session", session_id, "and then")).status == 0
+
+    listed = await cli.run("sessions", "list")
+    assert [line.split("\t")[:3] for line in listed.out.splitlines()] == [
+        [session_id, "first question", "direct"]
+    ]
+    shown = await cli.run("sessions", "show", session_id)
+    assert "first question" in shown.out
+    assert "and then" in shown.out
+    assert (await cli.run("sessions", "delete", session_id)).status == 0
+    assert (await cli.run("sessions", "show", session_id)).status == 4
+
+
+async def test_answers_are_drawn_from_all_documents_unless_told_otherwise(cli: Cli) -> None:
+    async with Maieutic.connect(cli.stack.address, api_key=cli.stack.key) as client:
+        for number in range(3):
+            await client.documents.add(f"{number}.txt", f"text {number}")
+    await cli.run("chat", "one")
+    await cli.run("chat", "two", "--no-documents")
+    counts = [len(s.document_ids) for _, s in cli.stack.conversations.sessions.values()]
+    assert counts == [3, 0]
+
+
+async def test_an_answer_that_starts_again_is_shown_again(cli: Cli) -> None:
+    def answer(turn_id: str, text: str) -> list[pb.TurnFrame]:
+        return [
+            pb.TurnFrame(started=pb.TurnStarted(attempt=1)),
+            pb.TurnFrame(delta=pb.TurnDelta(text="void")),
+            *echo(turn_id, text),
+        ]
+
+    cli.stack.conversations.answer = answer
+    ended = await cli.run("chat", "the answer")
+    assert ended.out.startswith("void\nthe answer \n")
+    assert "(the answer starts again)" in ended.err
+
+
+async def test_a_turn_that_failed_is_explained_and_fails_the_command(cli: Cli) -> None:
+    outcome = pb.TurnOutcome(
+        state=pb.TURN_STATE_FAILED, reason="MODEL_REFUSED", explanation="ask something else"
+    )
+    cli.stack.conversations.answer = lambda turn_id, text: [pb.TurnFrame(outcome=outcome)]
+    ended = await cli.run("chat", "a question")
+    assert ended.status == 1
+    assert "the turn is failed (MODEL_REFUSED: ask something else)" in ended.err
+
+
+async def test_an_interrupt_while_an_answer_is_written_cancels_the_turn(cli: Cli) -> None:
+    state = cli.stack.conversations
+    state.hold = asyncio.Event()
+    process = await cli.start("chat", "one two")
+    await wait_until(lambda: state.sent == 4, 30)
+    process.send_signal(signal.SIGINT)
+    await wait_until(lambda: "CancelTurn" in [name for name, _ in state.calls], 30)
+    state.hold.set()
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+    assert out.startswith(b"one two \n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "status", "told"),
+    [
+        (["sessions", "show", "short"], {}, 2, "session_id: does not match"),
+        (["sessions", "show", "s" * 48], {}, 4, "does not exist"),
+        (["sessions", "list"], {"MAIEUTIC_API_KEY": "mk_wrong"}, 3, "API key is unknown"),
+        (["sessions", "list"], {"MAIEUTIC_API_KEY": ""}, 2, "no API key: give --key"),
+        (["sessions", "list", "--address", "127.0.0.1:1"], {}, 5, "cannot be reached"),
+        (["docs", "add", "no-such-file"], {}, 2, "does not exist"),
+        (["docs", "search", "x", "--limit", "99"], {}, 2, "--limit"),
+        (["chat", ""], {}, 0, ""),
+        (["nonsense"], {}, 2, "No such command"),
+    ],
+)
+async def test_an_error_says_what_to_do_and_has_its_own_exit_status(
+    cli: Cli, arguments: list[str], environ: dict[str, str], status: int, told: str
+) -> None:
+    ended = await cli.run(*arguments, **environ)
+    assert (ended.status, told in ended.err) == (status, True), ended
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["serve"],
+        ["chat"],
+        ["docs"],
+        ["docs", "add"],
+        ["sessions"],
+        ["sessions", "list"],
+        ["demo"],
+    ],
+)
+async def test_every_command_explains_itself(cli: Cli, command: list[str]) -> None:
+    ended = await cli.run(*command, "--help")
+    assert ended.status == 0
+    assert ended.out.startswith("Usage: ")
+    assert "Traceback" not in ended.err
+
+
+async def test_the_client_and_its_command_import_nothing_of_the_server() -> None:
+    code = (
+        "import sys, maieutic_client, maieutic_client.cli\n"
+        "taken = {name.split('.')[0] for name in sys.modules}\n"
+        "print(sorted(taken & {'services', 'redis', 'asyncpg', 'aio_pika', 'protovalidate',"
+        " 'opentelemetry', 'pydantic', 'jwt', 'numpy'}))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert out == b"[]\n"
