@@ -18,6 +18,9 @@ from services.runtime.bus import Bus, BusUnavailable, Deliveries, Delivery
 
 _LOG = logging.getLogger(__name__)
 
+RELEASE_SECONDS = 3.0
+"""Time to hand back what did not finish, of a grace that is long enough."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
@@ -27,10 +30,8 @@ class WorkerOptions:
     """Queue to the number of jobs that run at once."""
 
     grace: float = 25.0
-    """From the order to stop until everything has ended."""
-
-    release_time: float = 3.0
-    """The last part of the grace: what is still running then is handed back."""
+    """From the order to stop until everything has ended; in its last part what is still running
+    is handed back."""
 
     failure_pause: float = 1.0
     """Before a job whose run failed unexpectedly goes back, so that it cannot spin."""
@@ -141,7 +142,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._options.grace
         self._own(_stop_all(sources))
-        await self._until_idle(end - self._options.release_time)
+        await self._until_idle(end - min(RELEASE_SECONDS, self._options.grace / 2))
         if self._running:
             _LOG.warning("handing back %d turns that did not finish in time", len(self._running))
         for running in list(self._running.values()):

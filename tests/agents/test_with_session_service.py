@@ -1,0 +1,154 @@
+"""Workers beside the real session service on a real store."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from maieutic.v1.turn_service_pb2 import TURN_STATE_CANCELLED, TURN_STATE_COMPLETED, TurnFrame
+from services.agents.adapters.scripted import Script, ScriptedModel
+from services.agents.main import agents_service
+from services.agents.settings import AgentsSettings
+from services.runtime.bus import Bus, Deliveries, OutgoingMessage
+from services.runtime.memory import MemoryBus
+from services.runtime.server import ServerOptions
+from services.runtime.topology import maieutic_topology
+from tests.backends.redis import RedisServer
+from tests.fakes.workers import BRISK
+from tests.session.stack import Stack, User, session_stack, signer
+from tests.waiting import wait_until
+
+TEXT = " ".join(f"word{number}" for number in range(40))
+
+
+class JobsApart:
+    """The workers' bus: jobs on queues of its own, outcomes to everybody's."""
+
+    def __init__(self, jobs: MemoryBus, results: Bus) -> None:
+        self._jobs = jobs
+        self._results = results
+
+    async def publish(self, message: OutgoingMessage, *, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - the port's
+        await self._results.publish(message, timeout=timeout)
+
+    def consume(self, queue: str, *, prefetch: int) -> AbstractAsyncContextManager[Deliveries]:
+        return self._jobs.consume(queue, prefetch=prefetch)
+
+    async def check(self) -> None:
+        await self._jobs.check()
+
+
+@dataclass(kw_only=True)
+class Conversation:
+    """A user with a session, and workers that get a job when they are given it."""
+
+    stack: Stack
+    user: User
+    session_id: str
+    model: ScriptedModel
+    jobs: MemoryBus
+
+    async def ask(self) -> str:
+        """Begin a turn and give its first job to the workers; returns its id."""
+        turn = await self.user.begin(self.session_id)
+        await self.deliver(turn.turn_id)
+        return turn.turn_id
+
+    async def deliver(self, turn_id: str, *, nth: int = 1) -> None:
+        body = (await self.stack.jobs.next(turn_id, nth=nth)).SerializeToString()
+        await self.jobs.publish(
+            OutgoingMessage(
+                exchange="turns", routing_key="interactive", body=body, message_id=turn_id
+            )
+        )
+
+    async def streaming(self, turn_id: str) -> None:
+        async for response in self.user.watch(turn_id):
+            if response.frame.HasField("delta"):
+                return
+
+
+@pytest.fixture
+def model() -> ScriptedModel:
+    return ScriptedModel(Script(text=TEXT, delay=0.02))
+
+
+@pytest.fixture
+async def conversation(
+    valkey_server: RedisServer, tmp_path: Path, model: ScriptedModel
+) -> AsyncIterator[Conversation]:
+    address = f"unix:{tmp_path / 'session'}"
+    server = ServerOptions(listen=address, stream_grace=0.1, grace=1.0)
+    async with (
+        session_stack(valkey_server.url, server=server) as stack,
+        MemoryBus(maieutic_topology()) as jobs,
+        working(address, JobsApart(jobs, stack.bus), model),
+    ):
+        user = stack.user()
+        session = await user.create()
+        yield Conversation(
+            stack=stack, user=user, session_id=session.session_id, model=model, jobs=jobs
+        )
+
+
+@asynccontextmanager
+async def working(address: str, bus: Bus, model: ScriptedModel) -> AsyncIterator[None]:
+    settings = AgentsSettings(
+        server=ServerOptions(), session_address=address, recorder=BRISK, grace=2.0
+    )
+    async with agents_service(settings, bus=bus, model=model, signer=signer("agents")):
+        yield
+
+
+def shown(frames: list[TurnFrame]) -> str:
+    """Return what the stream leaves on a screen before its outcome."""
+    text = ""
+    for frame in frames:
+        if frame.HasField("started") or frame.HasField("snapshot"):
+            text = frame.snapshot.text
+        text += frame.delta.text
+    return text
+
+
+async def test_what_was_streamed_is_the_answer(conversation: Conversation) -> None:
+    turn_id = await conversation.ask()
+    frames = await conversation.user.frames(turn_id)
+    assert frames[-1].outcome.state == TURN_STATE_COMPLETED
+    assert shown(frames) == frames[-1].outcome.text == TEXT
+    await conversation.stack.archived(turn_id)
+
+
+async def test_a_cancelled_turn_stops_its_model_call(conversation: Conversation) -> None:
+    turn_id = await conversation.ask()
+    await conversation.streaming(turn_id)
+    await conversation.user.cancel(turn_id)
+    await wait_until(lambda: turn_id in conversation.model.cancelled, 1.0)
+    frames = await conversation.user.frames(turn_id)
+    assert frames[-1].outcome.state == TURN_STATE_CANCELLED
+    assert TEXT.startswith(frames[-1].outcome.text)
+
+
+async def test_a_turn_outlives_the_loss_of_the_whole_store_with_one_model_call(
+    conversation: Conversation,
+) -> None:
+    turn_id = await conversation.ask()
+    await conversation.streaming(turn_id)
+    await conversation.stack.redis.flushall()
+    await wait_until(lambda: turn_id in conversation.stack.archive.finished)
+    frames = await conversation.user.frames(turn_id)
+    assert any(frame.HasField("snapshot") for frame in frames)
+    assert shown(frames) == TEXT
+    turn = await conversation.user.ended(turn_id)
+    assert (turn.outcome.state, turn.outcome.text) == (TURN_STATE_COMPLETED, TEXT)
+    assert conversation.model.calls[turn_id] == 1
+
+
+async def test_a_job_that_comes_again_costs_no_second_call(conversation: Conversation) -> None:
+    turn_id = await conversation.ask()
+    await conversation.deliver(turn_id)
+    await conversation.user.frames(turn_id)
+    await conversation.deliver(turn_id)
+    await conversation.stack.archived(turn_id)
+    assert conversation.model.calls[turn_id] == 1
