@@ -19,7 +19,7 @@ DEFAULT_HOME = "~/.maieutic"
 KEY_FILE = "api.key"
 ADDRESS_FILE = "address"
 DIAL_SECONDS = 2.0
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0
 """At a terminal nobody waits longer for a gateway that is away."""
 
 F = TypeVar("F", bound=Callable[..., Any])
