@@ -22,6 +22,7 @@ from services.session.ports import SessionStore
 from services.session.publisher import Publisher
 
 DEFAULT_PAGE = 50
+MAKING_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,19 +98,16 @@ class Conversations:
         limit = page_size or DEFAULT_PAGE
         before = _parse_place(page_token)
         places = await self._store.list_page(caller.key, before, limit + 1)
-        records = await self._store.sessions([session_id for _, session_id in places])
-        live = _live_sessions(places, records)
-        gone = [place[1] for place in places if place[1] not in live]
+        archived = await self._archived(caller, before, limit + 1)
+        # Those that the archive lists are looked up, too: one may have been deleted just now.
+        ids = list({sid for _, sid in places} | {s.session_id for s in archived})
+        records = dict(zip(ids, await self._store.sessions(ids), strict=True))
+        # A session that is being made right now is on the list before it has a record.
+        settled = time.time_ns() // 1_000_000 - MAKING_MS
+        gone = [sid for created, sid in places if not _lives(records[sid]) and created < settled]
         await self._store.list_remove(caller.key, gone)
-        merged = {s.session_id: s for s in await self._archived(caller, before, limit + 1)}
-        merged.update(live)
-        dead = {r.session.session_id for r in records if r is not None and r.tombstone}
-        ordered = sorted(
-            (s for s in merged.values() if s.session_id not in dead), key=_place, reverse=True
-        )
-        page = ordered[:limit]
-        token = _token(_place(page[-1])) if len(ordered) > limit else ""
-        return page, token
+        sources = [places, [_place(session) for session in archived]]
+        return _cut(_merged(records, archived), sources, limit)
 
     async def _archived(
         self, caller: Caller, before: tuple[int, str] | None, limit: int
@@ -141,7 +139,8 @@ class Conversations:
             m for m in await self._store.window(session_id) if not before or m.position < before
         ]
         found = {message.message_id: message for message in window}
-        if len(found) <= limit:
+        whole = any(message.position == 1 for message in window)
+        if len(found) <= limit and not whole:
             for message in await self._archive.messages(session_id, before, limit + 1):
                 found.setdefault(message.message_id, message)
         ordered = sorted(found.values(), key=lambda m: m.position, reverse=True)
@@ -207,14 +206,35 @@ def _bury(draft: Draft, record: SessionRecord) -> None:
     draft.remember(deleted)
 
 
-def _live_sessions(
-    places: list[tuple[int, str]], records: list[SessionRecord | None]
-) -> dict[str, pb.Session]:
-    return {
-        place[1]: record.session
-        for place, record in zip(places, records, strict=True)
-        if record is not None and not record.tombstone
-    }
+def _lives(record: SessionRecord | None) -> bool:
+    return record is not None and not record.tombstone
+
+
+def _merged(
+    records: dict[str, SessionRecord | None], archived: list[pb.Session]
+) -> list[pb.Session]:
+    """Return live and archived sessions, newest first, without those that are deleted here."""
+    merged = {s.session_id: s for s in archived if records[s.session_id] is None}
+    for session_id, record in records.items():
+        if record is not None and not record.tombstone:
+            merged[session_id] = record.session
+    return sorted(merged.values(), key=_place, reverse=True)
+
+
+def _cut(
+    sessions: list[pb.Session], sources: list[list[tuple[int, str]]], limit: int
+) -> tuple[list[pb.Session], str]:
+    """Return the page and the next one's token.
+
+    A source that had more than a page is known only down to its last place, and so is the whole.
+    """
+    ends = [source[-1] for source in sources if len(source) > limit]
+    if ends:
+        sessions = [session for session in sessions if _place(session) >= max(ends)]
+    page = sessions[:limit]
+    if len(sessions) > limit:
+        return page, _token(_place(page[-1]))
+    return page, _token(max(ends)) if ends else ""
 
 
 def _place(session: pb.Session) -> tuple[int, str]:
