@@ -1,0 +1,1 @@
+"""Conversations as callers have them, with the whole backend in one process."""
