@@ -161,6 +161,9 @@ class Turns:
         if row.session_deleted or not row.HasField("job"):
             raise turn_not_found(turn_id)
         _own(row.job, caller)
+        session = await self._store.session(row.job.message.session_id)
+        if session is not None and session.tombstone:  # the archive may not know of it yet
+            raise turn_not_found(turn_id)
         return archived_turn(row)
 
     async def cancel(self, caller: Caller, request: pb.CancelTurnRequest) -> pb.Turn:

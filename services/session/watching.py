@@ -68,7 +68,8 @@ class Watching:
                         if frame.HasField("outcome"):
                             return
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(wake.wait(), LOOK_AGAIN_SECONDS)
+                    async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                        await wake.wait()
 
     async def _ended(self, caller: Caller, turn_id: str) -> list[TurnFrame]:
         """Return what ends the stream of a turn without a log; nothing while it runs."""

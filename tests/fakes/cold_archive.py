@@ -103,13 +103,15 @@ class ColdArchive(ArchiveServiceServicer):
 
     async def GetArchivedTurn(self, request: Any, context: Any) -> Any:
         self._answering()
-        response = pb.GetArchivedTurnResponse(session_deleted=request.session_id in self.deleted)
+        response = pb.GetArchivedTurnResponse()
         if request.turn_id in self.accepted:
             response.job.CopyFrom(self.accepted[request.turn_id])
         if request.turn_id in self.finished:
             row = self.finished[request.turn_id]
             response.job.CopyFrom(row.job)
             response.finished.CopyFrom(row)
+        of_turn = response.job.message.session_id
+        response.session_deleted = bool({request.session_id, of_turn} & self.deleted.keys())
         return response
 
     async def RegisterDocument(self, request: Any, context: Any) -> Any:

@@ -61,7 +61,9 @@ class RedisSessionStore:
             url,
             max_connections=connections,
             timeout=timeout,
-            socket_timeout=timeout,
+            # With a time limit of its own the client would lose a cancellation that comes just as
+            # it has sent something (`asyncio.wait_for` before Python 3.12): ours are around it.
+            socket_timeout=None,
             socket_connect_timeout=timeout,
             # A silent retry would lose a WATCH or write twice: the store itself starts again.
             retry=Retry(NoBackoff(), 0),
@@ -115,7 +117,7 @@ class RedisSessionStore:
         reads: Reads,
         prepare: Callable[[Draft], Awaitable[None]] | None,
     ) -> tuple[T, Draft]:
-        async with Transaction(self._pool) as transaction:
+        async with self._transaction() as transaction:
             draft = await self._read(transaction, session_id, reads)
             if prepare is not None:
                 await prepare(draft)
@@ -123,6 +125,9 @@ class RedisSessionStore:
             if draft.writes:
                 await transaction.commit(commands_of(draft, self._timing))
             return result, draft
+
+    def _transaction(self) -> Transaction:
+        return Transaction(self._pool, timeout=self._timeout)
 
     async def _read(self, transaction: Transaction, session_id: str, reads: Reads) -> Draft:
         record = keys.record_key(session_id)
@@ -343,7 +348,7 @@ class RedisSessionStore:
     async def forget_due(self, turn_id: str) -> None:
         key = keys.turn_key(turn_id)
         try:
-            async with Transaction(self._pool) as transaction:
+            async with self._transaction() as transaction:
                 (raw,) = await transaction.read([key], [("GET", key)])
                 if raw is None:
                     await transaction.commit([("ZREM", keys.due_key(shard_of(turn_id)), turn_id)])
@@ -372,9 +377,10 @@ class RedisSessionStore:
 
     async def pressure(self) -> Pressure:
         try:
-            info = await self._client.info("memory")
+            async with asyncio.timeout(self._timeout):
+                info = await self._client.info("memory")
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(str(error)) from error
+            raise StoreUnavailable(str(error) or type(error).__name__) from error
         limit = int(info.get("maxmemory", 0))
         return Pressure(memory_share=int(info["used_memory"]) / limit if limit else 0.0)
 
@@ -386,9 +392,10 @@ class RedisSessionStore:
             return []
         connection = None
         try:
-            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
-            await connection.send_packed_command(connection.pack_commands(commands))
-            return [await _reply(connection, errors=errors) for _ in commands]
+            async with asyncio.timeout(self._timeout):
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+                await connection.send_packed_command(connection.pack_commands(commands))
+                return [await _reply(connection, errors=errors) for _ in commands]
         except (RedisError, OSError) as error:
             if connection is not None:
                 # Replies may still be on their way: nobody else may read them as theirs.

@@ -35,12 +35,15 @@ class CommitUnknown(Exception):
 class Transaction:
     """Watch and read, then commit. Leaves a connection that it cannot vouch for closed."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool, *, timeout: float) -> None:
+        """Take a connection of *pool*; *timeout* in seconds bounds each round trip."""
         self._pool = pool
+        self._timeout = timeout
         self._watching = False
 
     async def __aenter__(self) -> Self:
-        self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+        async with asyncio.timeout(self._timeout):
+            self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
         return self
 
     async def read(self, keys: Sequence[str], reads: Sequence[Command]) -> list[Any]:
@@ -50,8 +53,7 @@ class Transaction:
             message = "the connection was lost while watching"
             raise Conflict(message)
         self._watching = True
-        await self._send(commands)
-        replies = await self._replies(len(commands))
+        replies = await self._round_trip(commands)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
@@ -63,26 +65,24 @@ class Transaction:
             message = "the connection was lost while watching"
             raise Conflict(message)
         try:
-            await self._send([("MULTI",), *commands, ("EXEC",)])
-            replies = await self._replies(len(commands) + 2)
+            replies = await self._round_trip([("MULTI",), *commands, ("EXEC",)])
         except (ConnectionError, TimeoutError, OSError) as error:
             raise CommitUnknown(str(error)) from error
         self._watching = False
         return _committed(replies)
 
-    async def _send(self, commands: Sequence[Command]) -> None:
+    async def _round_trip(self, commands: Sequence[Command]) -> list[Any]:
         packed = self._connection.pack_commands(commands)
-        await self._connection.send_packed_command(packed, check_health=False)
+        async with asyncio.timeout(self._timeout):
+            await self._connection.send_packed_command(packed, check_health=False)
+            return [await self._reply() for _ in commands]
 
-    async def _replies(self, count: int) -> list[Any]:
-        replies: list[Any] = []
-        for _ in range(count):
-            try:
-                # Bytes whatever the pool decodes: records are binary.
-                replies.append(await self._connection.read_response(disable_decoding=True))
-            except ResponseError as error:
-                replies.append(error)
-        return replies
+    async def _reply(self) -> Any:
+        try:
+            # Bytes whatever the pool decodes: records are binary.
+            return await self._connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error
 
     async def __aexit__(
         self,
@@ -92,7 +92,7 @@ class Transaction:
     ) -> None:
         # A decision that raised leaves the connection in order; anything else may not have.
         cut = isinstance(
-            error, asyncio.CancelledError | ConnectionError | TimeoutError | CommitUnknown
+            error, asyncio.CancelledError | ConnectionError | TimeoutError | OSError | CommitUnknown
         )
         try:
             if self._watching and (cut or not self._connection.is_connected):
@@ -104,8 +104,7 @@ class Transaction:
 
     async def _unwatch(self) -> None:
         try:
-            await self._send([("UNWATCH",)])
-            await self._replies(1)
+            await self._round_trip([("UNWATCH",)])
         except (ConnectionError, TimeoutError, OSError):
             await self._connection.disconnect(nowait=True)
 
