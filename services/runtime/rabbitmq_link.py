@@ -12,7 +12,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import cycle
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import aio_pika
 from aio_pika.abc import AbstractChannel
@@ -55,7 +55,8 @@ def translated_losses() -> Iterator[None]:
 
     It also ends pending calls by a CancelledError of its own, although nobody cancelled the task
     that waits: the task's count of cancellations tells the two apart. And by a bare Exception,
-    when the other side closed the connection between two frames.
+    when the other side closed the connection between two frames. A cancellation of the task
+    stays one.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
@@ -65,12 +66,18 @@ def translated_losses() -> Iterator[None]:
         if task is None or task.cancelling() > before:
             raise
         raise LinkLost("the link was closed") from error
-    except CONNECTION_EXCEPTIONS as error:
-        raise LinkLost(str(error) or type(error).__name__) from error
     except Exception as error:
-        if type(error) is not Exception:
+        if not isinstance(error, CONNECTION_EXCEPTIONS) and type(error) is not Exception:
             raise
-        raise LinkLost("closed by the other side") from error
+        _raise_if_cancelled(task, before)
+        raise LinkLost(str(error) or type(error).__name__) from error
+    _raise_if_cancelled(task, before)
+
+
+def _raise_if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
+    """Raise the cancellation that the library swallowed, as its timeouts do now and then."""
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def backoff(attempt: int, *, first: float = 0.05, most: float = 2.0) -> float:
@@ -185,10 +192,14 @@ def kept_connection(name: str, urls: Sequence[str]) -> Kept[aio_pika.Connection]
             url = url.update_query(heartbeat=HEARTBEAT)
         connection = aio_pika.Connection(url, client_properties={"connection_name": name})
         connection.close_callbacks.add(on_lost)
+        opening = asyncio.create_task(connection.connect(timeout=OPEN_TIMEOUT))
         try:
             with translated_losses():
-                await connection.connect(timeout=OPEN_TIMEOUT)
+                await asyncio.shield(opening)
         except BaseException:
+            # Cancelled half-way, the library would forget the connection, open as it is.
+            await asyncio.wait([opening], timeout=CLOSE_TIMEOUT)
+            opening.cancel()
             await _closed(connection)
             raise
         return connection
@@ -207,14 +218,15 @@ def kept_channel(
         link = await connection.get()
         with translated_losses():
             channel = link.channel(publisher_confirms=True, on_return_raises=True)
-            channel.close_callbacks.add(on_lost)
-            try:
+        channel.close_callbacks.add(on_lost)
+        try:
+            with translated_losses():
                 async with asyncio.timeout(OPEN_TIMEOUT):
                     await channel.initialize()
                     await prepare(channel, on_lost)
-            except BaseException:
-                await _closed(channel)
-                raise
+        except BaseException:
+            await _closed(channel)
+            raise
         return channel
 
     return Kept(name, open_channel)

@@ -273,3 +273,26 @@ async def test_a_closed_bus_leaves_no_task_behind(rabbit_node: RabbitNode, names
         await link.cut()
         await bus.publish(work(names, "m"), timeout=SOON)
     await wait_until(lambda: asyncio.all_tasks() == before)
+
+
+async def test_a_bus_can_be_closed_at_any_moment_of_its_opening(
+    rabbit_node: RabbitNode, names: Names
+) -> None:
+    """The library may swallow a cancellation, or forget a connection that is half open."""
+    before = asyncio.all_tasks()
+    refused_url = rabbit_node.url.replace("guest:guest", "guest:wrong")
+
+    async def open_and_close(url: str, after: float) -> None:
+        async with (
+            RabbitMQBus.connect(url, names.topology()) as bus,
+            bus.consume(names.work_queue, prefetch=1),
+        ):
+            await asyncio.sleep(after)
+
+    async with asyncio.timeout(60):
+        for step in range(20):
+            await asyncio.gather(
+                *(open_and_close(rabbit_node.url, step * 0.004 + late) for late in (0, 0.001)),
+                *(open_and_close(refused_url, step * 0.01 + late) for late in (0, 0.005)),
+            )
+        await wait_until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})

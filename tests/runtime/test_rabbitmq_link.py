@@ -43,6 +43,25 @@ async def test_a_cancelled_task_stays_cancelled() -> None:
         await task
 
 
+@pytest.mark.parametrize("instead", [AMQPConnectionError("refused"), None])
+async def test_a_cancellation_that_the_library_swallows_is_not_lost(
+    instead: Exception | None,
+) -> None:
+    async def work() -> None:
+        with translated_losses():
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if instead is not None:
+                    raise instead from None
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_task_that_was_cancelled_before_still_tells_its_cancellation_from_a_loss() -> None:
     async def work() -> str:
         try:
