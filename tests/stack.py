@@ -34,6 +34,7 @@ from tests.backends.redis import RedisServer, redis_server
 from tests.proxy import Direction, Proxy, proxy
 
 SERVICES = ("persistence", "session", "retrieval", "agents", "gateway")
+ON_THE_BUS = ("persistence", "session", "agents")
 REPLICAS = (1, 2)
 HEALTH_SECONDS = 20.0
 LOG_LINES = 60
@@ -69,10 +70,15 @@ class Backends:
 class RealStack:
     """Processes that can be killed, frozen, stopped and started again."""
 
-    def __init__(self, folder: Path, backends: Backends, bus: Mapping[str, Proxy]) -> None:
-        """Keep files in *folder*; *bus* has the proxy through which a service reaches RabbitMQ."""
+    def __init__(
+        self, folder: Path, backends: Backends, bus: Mapping[str, Proxy], database: Proxy
+    ) -> None:
+        """Keep files in *folder*; *bus* and *database* are the links to the shared servers."""
         self.backends = backends
         self.bus = bus
+        """The link of each service to RabbitMQ."""
+        self.database = database
+        """The link to PostgreSQL."""
         self._folder = folder
         self._keys = KeyRing.generate(SERVICES)
         self._id_key = secrets.token_hex(16)
@@ -85,6 +91,17 @@ class RealStack:
         """Of ann at acme."""
         self.stranger_key = add_key(keys_file, KeyHolder(tenant="zenith", user="ann"))
         """Of ann too, at another tenant."""
+
+    def processes(self) -> Mapping[str, int]:
+        """Return the process ids of the services and the servers under them."""
+        servers = {
+            "rabbitmq": self.backends.rabbit.pid,
+            "postgres": self.backends.postgres.pid,
+            "redis": self.backends.redis.pid,
+        }
+        return servers | {
+            name: p.pid for (name, replica), p in self._running.items() if replica == 1
+        }
 
     def address(self, service: str) -> str:
         """Where clients find all replicas of a service."""
@@ -139,7 +156,7 @@ class RealStack:
 
     async def make_whole(self) -> None:
         """Have one replica of each service, and links that work, whatever a test has done."""
-        for link in self.bus.values():
+        for link in (*self.bus.values(), self.database):
             _heal(link)
         for service, replica in list(self._running):
             if replica != REPLICAS[0] or (service, replica) in self._altered:
@@ -179,7 +196,7 @@ class RealStack:
         return self._folder / f"{service}-{replica}.log"
 
     def _environment(self, service: str, replica: int) -> Mapping[str, str]:
-        port = self._bus_port(service)
+        bus = self.bus.get(service)
         return _variables(
             {
                 "SERVER_LISTEN": f"127.0.0.1:{self._ports[service, replica]}",
@@ -190,40 +207,45 @@ class RealStack:
                 "RETRIEVAL_ADDRESS": self.address("retrieval"),
                 "ARCHIVE_ADDRESS": self.address("persistence"),
                 "REDIS_URL": self.backends.redis.url,
-                "BUS_URL": f"amqp://guest:guest@127.0.0.1:{port}/",
-                "ARCHIVE_URL": self.backends.postgres.url_of(self._database),
+                "BUS_URL": f"amqp://guest:guest@127.0.0.1:{bus.port}/" if bus else "",
+                "ARCHIVE_URL": self._database_url(self.database.port),
                 "INDEX_URL": f"local:///{self._folder / 'vectors'}",
                 "API_KEYS_FILE": str(self._folder / "api-keys.jsonl"),
                 "MODEL_CALLS_FILE": str(self._folder / "calls"),
                 "TELEMETRY_LOG_FORM": "console",
                 "SERVER_STREAM_GRACE": "0.1",
                 "SERVER_GRACE": "1",
-                **TIMING.get(service, {}),
+                **self._settings.get(service, {}),
             }
         )
 
-    def _bus_port(self, service: str) -> int:
-        return self.bus[service].port if service in self.bus else self.backends.rabbit.port
+    def _database_url(self, port: int) -> str:
+        url = self.backends.postgres.url_of(self._database)
+        return url.replace(f":{self.backends.postgres.port}/", f":{port}/")
 
 
 @asynccontextmanager
 async def real_stack(
-    rabbit: RabbitNode, postgres: PostgresServer, *, redis: RedisServer | None = None
+    rabbit: RabbitNode,
+    postgres: PostgresServer,
+    *,
+    redis: RedisServer | None = None,
+    settings: Mapping[str, Mapping[str, str]] = TIMING,
+    proxied: bool = True,
 ) -> AsyncIterator[RealStack]:
     """Run every service in a process of its own, on a fresh database and empty queues.
 
     Without *redis* the stack gets a redis-server of its own, which keeps every answered write.
+    *settings* are each service's own; links to RabbitMQ can be cut if they are *proxied*.
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(scratch_folder("stack"))
         if redis is None:
             redis = await stack.enter_async_context(redis_server(append_only=True))
         backends = Backends(rabbit=rabbit, postgres=postgres, redis=redis)
-        bus = {
-            name: await stack.enter_async_context(proxy(rabbit.port))
-            for name in ("session", "agents")
-        }
-        running = RealStack(folder, backends, bus)
+        bus = {name: await stack.enter_async_context(proxy(rabbit.port)) for name in ON_THE_BUS}
+        database = await stack.enter_async_context(proxy(postgres.port))
+        running = RealStack(folder, backends, bus, database)
         await running.create_database()
         await _without_queues(rabbit)
         stack.push_async_callback(running.end)

@@ -61,9 +61,10 @@ async def test_a_redis_that_is_killed_and_comes_back_loses_nothing_that_was_acce
     assert [m.text for m in messages] == [question, answer]
 
 
-async def test_two_writers_of_one_session_lose_nothing(
+async def test_two_writers_of_one_session_at_two_replicas_lose_nothing(
     stack: RealStack, client: Maieutic, session: Session
 ) -> None:
+    await stack.start("session", replica=2)
     async with stack.client() as other:
         await asyncio.gather(
             write(client, session.session_id, "ann"), write(other, session.session_id, "bob")
