@@ -71,7 +71,12 @@ class RealStack:
     """Processes that can be killed, frozen, stopped and started again."""
 
     def __init__(
-        self, folder: Path, backends: Backends, bus: Mapping[str, Proxy], database: Proxy
+        self,
+        folder: Path,
+        backends: Backends,
+        bus: Mapping[str, Proxy],
+        database: Proxy,
+        settings: Mapping[str, Mapping[str, str]],
     ) -> None:
         """Keep files in *folder*; *bus* and *database* are the links to the shared servers."""
         self.backends = backends
@@ -80,6 +85,7 @@ class RealStack:
         self.database = database
         """The link to PostgreSQL."""
         self._folder = folder
+        self._settings = settings
         self._keys = KeyRing.generate(SERVICES)
         self._id_key = secrets.token_hex(16)
         self._ports = {(name, replica): free_port() for name in SERVICES for replica in REPLICAS}
@@ -231,12 +237,11 @@ async def real_stack(
     *,
     redis: RedisServer | None = None,
     settings: Mapping[str, Mapping[str, str]] = TIMING,
-    proxied: bool = True,
 ) -> AsyncIterator[RealStack]:
     """Run every service in a process of its own, on a fresh database and empty queues.
 
     Without *redis* the stack gets a redis-server of its own, which keeps every answered write.
-    *settings* are each service's own; links to RabbitMQ can be cut if they are *proxied*.
+    *settings* are each service's own, over its usual environment.
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(scratch_folder("stack"))
@@ -245,7 +250,7 @@ async def real_stack(
         backends = Backends(rabbit=rabbit, postgres=postgres, redis=redis)
         bus = {name: await stack.enter_async_context(proxy(rabbit.port)) for name in ON_THE_BUS}
         database = await stack.enter_async_context(proxy(postgres.port))
-        running = RealStack(folder, backends, bus, database)
+        running = RealStack(folder, backends, bus, database, settings)
         await running.create_database()
         await _without_queues(rabbit)
         stack.push_async_callback(running.end)
