@@ -1,0 +1,514 @@
+"""A session service on a real store, with an archive, a bus, and somebody for each identity."""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import grpc
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message as Proto
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from redis.asyncio import Redis
+
+from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.session.v1 import turn_work_service_pb2 as work
+from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceStub
+from maieutic.v1 import session_service_pb2 as sessions, turn_service_pb2 as turns
+from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
+from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub
+from services.runtime.bus import Bus
+from services.runtime.channel import open_channel
+from services.runtime.identity import Signer, Verifier, acting_for
+from services.runtime.memory import MemoryBus
+from services.runtime.server import ServerOptions
+from services.runtime.topology import maieutic_topology
+from services.session.adapters import keys
+from services.session.ids import shard_of
+from services.session.main import session_service
+from services.session.model import Timing
+from services.session.settings import SessionSettings
+from tests.fakes.cold_archive import ColdArchive, cold_archive
+from tests.session.archiver import Archiver, archiving
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:  # the generated module has one class for both kinds of channel
+    from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
+    from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+    from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
+
+SERVICES = ("gateway", "session", "agents", "persistence")
+SOON = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastSettings(SessionSettings):
+    """A hurried clock: what takes seconds in production takes tenths here."""
+
+    id_key: str = "k" * 32
+    server: ServerOptions = field(default=ServerOptions(stream_grace=0.1, grace=1.0))
+    lease: float = 0.6
+    publish_grace: float = 0.2
+    archive_grace: float = 0.3
+    sweep_interval: float = 0.05
+    max_attempts: int = 3
+    queue_check: float = 0.5
+    cancel_grace: float = 0.2
+
+    def timing(self) -> Timing:
+        timing = SessionSettings.timing(self)
+        return replace(
+            timing,
+            queue_check=round(self.queue_check * 1000),
+            cancel_grace=round(self.cancel_grace * 1000),
+            longest_backoff=1_000,
+        )
+
+
+@functools.cache
+def _key(service: str) -> tuple[bytes, bytes]:
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return private, public
+
+
+def signer(service: str) -> Signer:
+    return Signer(service, _key(service)[0])
+
+
+class Jobs:
+    """Everything that was published for workers, in order; each is taken off at once."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, RunTurn]] = []
+
+    def of(self, turn_id: str, queue: str = "") -> list[RunTurn]:
+        return [job for name, job in self.seen if job.turn_id == turn_id and queue in name]
+
+    async def next(self, turn_id: str, *, nth: int = 1, queue: str = "") -> RunTurn:
+        """Wait for the nth job of the turn."""
+        await wait_until(lambda: len(self.of(turn_id, queue)) >= nth, SOON)
+        return self.of(turn_id, queue)[nth - 1]
+
+    async def collect(self, bus: MemoryBus, queue: str) -> None:
+        async with bus.consume(queue, prefetch=100) as deliveries:
+            async for delivery in deliveries:
+                self.seen.append((queue, RunTurn.FromString(delivery.body)))
+                await delivery.ack()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """One session service, with a stub for each identity that calls it."""
+
+    sessions: "SessionServiceAsyncStub"
+    turns: "TurnServiceAsyncStub"
+    gateway_work: "TurnWorkServiceAsyncStub"
+    work: "TurnWorkServiceAsyncStub"
+    archive: "TurnWorkServiceAsyncStub"
+
+
+@dataclass(kw_only=True)
+class Stack:
+    """What a test has in its hands."""
+
+    replicas: list[Replica]
+    bus: MemoryBus
+    jobs: Jobs
+    archive: ColdArchive
+    archiver: Archiver
+    redis: Redis
+    _numbers: Iterable[int] = field(default_factory=count)
+
+    @property
+    def first(self) -> Replica:
+        return self.replicas[0]
+
+    def user(self, replica: int = 0, *, tenant: str = "", name: str = "") -> "User":
+        """Return somebody new, or the one of that tenant and name."""
+        tenant, name = tenant or f"t-{uuid4().hex[:8]}", name or f"u-{uuid4().hex[:8]}"
+        return User(self.replicas[replica], tenant=tenant, name=name)
+
+    def worker(self, replica: int = 0) -> "Worker":
+        return Worker(self, self.replicas[replica], f"w{next(iter(self._numbers))}")
+
+    async def claim(self, turn_id: str, *, nth: int = 1, queue: str = "") -> "Held":
+        """Wait for the turn's job and claim it as a new worker."""
+        job = await self.jobs.next(turn_id, nth=nth, queue=queue)
+        return await self.worker().claimed(job)
+
+    async def answer(self, turn_id: str, text: str, *, nth: int = 1) -> work.CompleteTurnResponse:
+        """Be the worker that answers the turn, and publish the outcome."""
+        held = await self.claim(turn_id, nth=nth)
+        await held.say(text)
+        return await held.complete(text)
+
+    async def due(self, turn_id: str) -> float | None:
+        score: float | None = await self.redis.zscore(keys.due_key(shard_of(turn_id)), turn_id)
+        return score
+
+    async def forget(self, session_id: str) -> None:
+        """Let the session expire, as if nobody had used it for long."""
+        await self.redis.delete(keys.record_key(session_id), keys.messages_key(session_id))
+
+    async def archived(self, turn_id: str) -> None:
+        """Wait until the archive has confirmed the turn's outcome, and the clock knows."""
+
+        async def off_the_clock() -> bool:
+            return await self.due(turn_id) is None and turn_id in self.archive.finished
+
+        await wait_until(off_the_clock, SOON)
+
+
+class User:
+    """A caller behind the gateway."""
+
+    def __init__(self, replica: Replica, *, tenant: str, name: str) -> None:
+        self._replica = replica
+        self.tenant = tenant
+        self.name = name
+
+    def at(self, replica: Replica) -> "User":
+        """Return the same user, at another replica."""
+        return User(replica, tenant=self.tenant, name=self.name)
+
+    @contextmanager
+    def acting(self) -> Iterator[Replica]:
+        with acting_for(self.tenant, self.name):
+            yield self._replica
+
+    async def create(self, request_id: str = "", **fields: Any) -> sessions.Session:
+        request = sessions.CreateSessionRequest(request_id=request_id or uuid4().hex, **fields)
+        with self.acting() as replica:
+            return (await replica.sessions.CreateSession(request)).session
+
+    async def get(self, session_id: str) -> sessions.Session:
+        with self.acting() as replica:
+            request = sessions.GetSessionRequest(session_id=session_id)
+            return (await replica.sessions.GetSession(request)).session
+
+    async def page(self, size: int = 0, token: str = "") -> tuple[list[sessions.Session], str]:
+        with self.acting() as replica:
+            request = sessions.ListSessionsRequest(page_size=size, page_token=token)
+            response = await replica.sessions.ListSessions(request)
+        return list(response.sessions), response.next_page_token
+
+    async def all_sessions(self, size: int) -> list[str]:
+        """Return the ids of all pages."""
+        found, token = await self.page(size)
+        while token:
+            more, token = await self.page(size, token)
+            found += more
+        return [session.session_id for session in found]
+
+    async def delete(self, session_id: str) -> None:
+        with self.acting() as replica:
+            request = sessions.DeleteSessionRequest(session_id=session_id, request_id="delete")
+            await replica.sessions.DeleteSession(request)
+
+    async def messages(
+        self, session_id: str, size: int = 0, token: str = ""
+    ) -> tuple[list[Message], str]:
+        with self.acting() as replica:
+            request = sessions.ListMessagesRequest(
+                session_id=session_id, page_size=size, page_token=token
+            )
+            response = await replica.sessions.ListMessages(request)
+        return list(response.messages), response.next_page_token
+
+    async def all_messages(self, session_id: str, size: int = 0) -> list[Message]:
+        """Return the messages of all pages, oldest first."""
+        found, token = await self.messages(session_id, size)
+        while token:
+            more, token = await self.messages(session_id, size, token)
+            found += more
+        return found[::-1]
+
+    async def begin(
+        self, session_id: str, text: str = "Why?", request_id: str = "", *, budget: float = 0
+    ) -> turns.Turn:
+        request = turns.BeginTurnRequest(
+            session_id=session_id, request_id=request_id or uuid4().hex, text=text
+        )
+        if budget:
+            request.time_budget.CopyFrom(_duration(budget))
+        with self.acting() as replica:
+            return (await replica.turns.BeginTurn(request)).turn
+
+    def stream(self, session_id: str, text: str = "Why?", request_id: str = "") -> Any:
+        request = turns.StreamTurnRequest(
+            session_id=session_id, request_id=request_id or uuid4().hex, text=text
+        )
+        with self.acting() as replica:
+            return replica.turns.StreamTurn(request)
+
+    def watch(self, turn_id: str, cursor: str = "") -> Any:
+        with self.acting() as replica:
+            return replica.turns.WatchTurn(turns.WatchTurnRequest(turn_id=turn_id, cursor=cursor))
+
+    async def frames(self, turn_id: str, cursor: str = "") -> list[turns.TurnFrame]:
+        """Return the turn's frames from the cursor to the end."""
+        return await frames_of(self.watch(turn_id, cursor))
+
+    async def turn(self, turn_id: str) -> turns.Turn:
+        with self.acting() as replica:
+            return (await replica.turns.GetTurn(turns.GetTurnRequest(turn_id=turn_id))).turn
+
+    async def cancel(self, turn_id: str) -> turns.Turn:
+        request = turns.CancelTurnRequest(turn_id=turn_id, request_id="cancel")
+        with self.acting() as replica:
+            return (await replica.turns.CancelTurn(request)).turn
+
+    async def ended(self, turn_id: str) -> turns.Turn:
+        """Wait for the turn's outcome."""
+
+        async def has_outcome() -> bool:
+            return (await self.turn(turn_id)).HasField("outcome")
+
+        await wait_until(has_outcome, SOON)
+        return await self.turn(turn_id)
+
+
+class Worker:
+    """A worker process."""
+
+    def __init__(self, stack: Stack, replica: Replica, worker_id: str) -> None:
+        self._stack = stack
+        self._replica = replica
+        self.worker_id = worker_id
+
+    async def claim(self, job: RunTurn, claim_id: str = "") -> work.ClaimTurnResponse:
+        response: work.ClaimTurnResponse = await self._replica.work.ClaimTurn(
+            work.ClaimTurnRequest(
+                worker_id=self.worker_id, claim_id=claim_id or uuid4().hex, job=job
+            )
+        )
+        return response
+
+    async def claimed(self, job: RunTurn, claim_id: str = "") -> "Held":
+        claim_id = claim_id or uuid4().hex
+        response = await self.claim(job, claim_id)
+        assert response.HasField("claim"), response
+        return Held(self._stack, self._replica, job.turn_id, claim_id, response.claim)
+
+
+class Held:
+    """A turn in a worker's hands."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        replica: Replica,
+        turn_id: str,
+        claim_id: str,
+        claim: work.TurnClaim,
+    ) -> None:
+        self._stack = stack
+        self._replica = replica
+        self.turn_id = turn_id
+        self.claim_id = claim_id
+        self.claim = claim
+        self.seq = 0
+
+    @property
+    def _hold(self) -> dict[str, Any]:
+        return {"turn_id": self.turn_id, "fence": self.claim.fence, "claim_id": self.claim_id}
+
+    async def record(
+        self, texts: Sequence[str] = (), *, first_seq: int = 0, beat: bool = True
+    ) -> work.RecordTurnEventsResponse:
+        """Record the texts as deltas, each a frame, with a heartbeat."""
+        request = work.RecordTurnEventsRequest(batch_id=7)
+        frames = [
+            turns.TurnFrame(turn_id=self.turn_id, delta=turns.TurnDelta(text=text))
+            for text in texts
+        ]
+        if frames:
+            first = first_seq or self.seq + 1
+            request.events.add(**self._hold, first_seq=first, frames=frames)
+            self.seq = max(self.seq, first + len(frames) - 1)
+        if beat:
+            request.heartbeats.add(**self._hold)
+
+        async def one() -> AsyncIterator[work.RecordTurnEventsRequest]:
+            yield request
+
+        responses = [r async for r in self._replica.work.RecordTurnEvents(one())]
+        assert [r.batch_id for r in responses] == [7]
+        return responses[0]
+
+    async def say(self, text: str) -> None:
+        response = await self.record(text.split(" ") if text else ())
+        assert not response.fenced_turn_ids
+        assert not response.missing_turn_ids
+
+    async def complete(self, text: str, *, publish: bool = True) -> work.CompleteTurnResponse:
+        response: work.CompleteTurnResponse = await self._replica.work.CompleteTurn(
+            work.CompleteTurnRequest(**self._hold, last_seq=self.seq, text=text)
+        )
+        if publish and response.HasField("finished"):
+            await self._stack.archiver.publish(self._stack.bus, response.finished)
+        return response
+
+    async def fail(
+        self, *, retryable: bool, retry_after: float = 0, reason: str = "MODEL_AWAY"
+    ) -> work.FailTurnResponse:
+        response: work.FailTurnResponse = await self._replica.work.FailTurn(
+            work.FailTurnRequest(
+                **self._hold,
+                last_seq=self.seq,
+                reason=reason,
+                retryable=retryable,
+                retry_after=_duration(retry_after),
+            )
+        )
+        return response
+
+    async def release(self, retry_after: float = 0) -> work.WriteStatus.ValueType:
+        response: work.ReleaseTurnResponse = await self._replica.work.ReleaseTurn(
+            work.ReleaseTurnRequest(**self._hold, retry_after=_duration(retry_after))
+        )
+        return response.status
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(round(seconds * 1000))
+    return duration
+
+
+async def frames_of(call: Any) -> list[turns.TurnFrame]:
+    """Return the frames of a stream of turns."""
+    return [response.frame async for response in call]
+
+
+def kinds(frames: Sequence[turns.TurnFrame]) -> list[str]:
+    return [frame.WhichOneof("event") or "" for frame in frames]
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    """Return the error that the call, awaited or iterated, ends with."""
+    try:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError("the call succeeded")
+
+
+def detail(error: grpc.aio.AioRpcError, kind: type[Any]) -> Any:
+    """Return the error's detail of that type; raises AssertionError if it has none."""
+    status = _status(error)
+    for packed in status.details:
+        found: Proto = kind()
+        if packed.Unpack(found):
+            return found
+    raise AssertionError(f"no {kind.__name__} in {status}")
+
+
+def _status(error: grpc.aio.AioRpcError) -> Status:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            assert isinstance(value, bytes)
+            return Status.FromString(value)
+    raise AssertionError(f"no details: {error!r}")
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    found: ErrorInfo = detail(error, ErrorInfo)
+    return found.reason
+
+
+def bad_field(error: grpc.aio.AioRpcError) -> str:
+    found: BadRequest = detail(error, BadRequest)
+    return found.field_violations[0].field
+
+
+def retry_after(error: grpc.aio.AioRpcError) -> float:
+    found: RetryInfo = detail(error, RetryInfo)
+    return found.retry_delay.ToTimedelta().total_seconds()
+
+
+@asynccontextmanager
+async def session_stack(
+    url: str,
+    *,
+    replicas: int = 1,
+    bus: Bus | None = None,
+    memory: MemoryBus | None = None,
+    flush: bool = True,
+    **settings: Any,
+) -> AsyncIterator[Stack]:
+    """Run session services on the store at *url*, which is emptied first.
+
+    *bus* stands before the memory bus, for services only; *settings* are FastSettings.
+    """
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(Redis.from_url(url))
+        if flush:
+            await redis.flushdb()
+        archive, running = await stack.enter_async_context(cold_archive())
+        inner = memory or MemoryBus(maieutic_topology())
+        await stack.enter_async_context(inner)
+        jobs = Jobs()
+        for queue in ("turns.interactive.v1", "turns.suspect.v1"):
+            await stack.enter_async_context(_in_background(jobs.collect(inner, queue)))
+        options = FastSettings(redis_url=url, archive_address=running.address, **settings)
+        found = [
+            await stack.enter_async_context(_replica(options, bus or inner))
+            for _ in range(replicas)
+        ]
+        archiver = await stack.enter_async_context(archiving(inner, archive, found[0].archive))
+        yield Stack(
+            replicas=found, bus=inner, jobs=jobs, archive=archive, archiver=archiver, redis=redis
+        )
+
+
+@asynccontextmanager
+async def _in_background(work_: Any) -> AsyncIterator[None]:
+    task = asyncio.create_task(work_)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _replica(settings: SessionSettings, bus: Bus) -> AsyncIterator[Replica]:
+    verifier = Verifier({service: _key(service)[1] for service in SERVICES})
+    async with (
+        session_service(settings, bus=bus, signer=signer("session"), verifier=verifier) as running,
+        _channel(running.address, "gateway") as gateway,
+        _channel(running.address, "agents") as agents,
+        _channel(running.address, "persistence") as persistence,
+    ):
+        yield Replica(
+            sessions=SessionServiceStub(gateway),
+            turns=TurnServiceStub(gateway),
+            gateway_work=TurnWorkServiceStub(gateway),
+            work=TurnWorkServiceStub(agents),
+            archive=TurnWorkServiceStub(persistence),
+        )
+
+
+def _channel(address: str, service: str) -> Any:
+    return open_channel(address, service="session", signer=signer(service))
