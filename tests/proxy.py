@@ -1,7 +1,7 @@
 """A TCP proxy that breaks links on purpose: put it between a client and a real server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 
@@ -25,6 +25,7 @@ class Proxy:
         self._flowing = {direction: asyncio.Event() for direction in Direction}
         self._delays = dict.fromkeys(Direction, 0.0)
         self._refusing = False
+        self._swallows: Callable[[bytes], bool] = lambda _: False
         self.port = 0
         self.accepted = 0
         """Connections taken since the start, refused ones not counted."""
@@ -83,6 +84,13 @@ class Proxy:
         """Hold every chunk of a direction for some seconds; 0 ends it."""
         self._delays[direction] = seconds
 
+    def swallow_replies(self, to: Callable[[bytes], bool]) -> None:
+        """Forward what the function chooses of the bytes to the server, then break the link.
+
+        The server has carried it out, and the client never hears of it.
+        """
+        self._swallows = to
+
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -107,9 +115,10 @@ class Proxy:
         server_writer: asyncio.StreamWriter | None = None
         try:
             server_reader, server_writer = await asyncio.open_connection(*self._target)
+            doomed = asyncio.Event()
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pump(reader, server_writer, Direction.TO_SERVER))
-                both.create_task(self._pump(server_reader, writer, Direction.TO_CLIENT))
+                both.create_task(self._pump(reader, server_writer, Direction.TO_SERVER, doomed))
+                both.create_task(self._pump(server_reader, writer, Direction.TO_CLIENT, doomed))
         except* OSError:
             pass  # one side is gone: so is the link
         finally:
@@ -117,9 +126,17 @@ class Proxy:
                 server_writer.transport.abort()
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: Direction
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        direction: Direction,
+        doomed: asyncio.Event,
     ) -> None:
         while chunk := await source.read(_CHUNK):
+            if direction is Direction.TO_SERVER and self._swallows(chunk):
+                doomed.set()
+            elif direction is Direction.TO_CLIENT and doomed.is_set():
+                raise ConnectionAbortedError
             if self._delays[direction]:
                 await asyncio.sleep(self._delays[direction])
             await self._flowing[direction].wait()

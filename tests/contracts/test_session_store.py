@@ -1,0 +1,613 @@
+"""The contract of the session store, on Valkey and on Redis."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged
+from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
+from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.turn_service_pb2 import TurnFrame
+from services.runtime import deadline
+from services.runtime.errors import DataLoss
+from services.session.adapters import keys
+from services.session.adapters.redis import RedisSessionStore
+from services.session.errors import ConflictExhausted, StoreUnavailable, session_not_found
+from services.session.ids import Ids, shard_of
+from services.session.model import QUEUED, STUB, Draft, EventId, Timing
+from services.session.ports import Append, AppendOutcome, Reads
+from tests.backends.redis import RedisServer, valkey
+from tests.proxy import Direction, Proxy, proxy
+from tests.waiting import wait_until
+
+TIMING = Timing(idle=100_000)
+
+
+@pytest.fixture(params=["valkey_server", "redis_node"])
+def server(request: pytest.FixtureRequest) -> RedisServer:
+    found: RedisServer = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+async def store(server: RedisServer) -> AsyncIterator[RedisSessionStore]:
+    async with opened(server.url) as found:
+        yield found
+
+
+@pytest.fixture
+async def redis(server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(server.url) as client:
+        yield client
+
+
+def opened(
+    url: str, timeout: float = 5.0, timing: Timing = TIMING, connections: int = 64
+) -> AbstractAsyncContextManager[RedisSessionStore]:
+    return RedisSessionStore.connect(url, timing=timing, timeout=timeout, connections=connections)
+
+
+@asynccontextmanager
+async def proxied(server: RedisServer) -> AsyncIterator[tuple[Proxy, RedisSessionStore]]:
+    """Open an impatient store whose link can be broken."""
+    async with (
+        proxy(server.port) as link,
+        opened(f"redis://127.0.0.1:{link.port}/0", timeout=0.3) as found,
+    ):
+        yield link, found
+
+
+def new_session() -> str:
+    return Ids(b"k").session("t", "u", uuid4().hex)
+
+
+def new_turn(session_id: str) -> str:
+    return Ids(b"k").turn(session_id, uuid4().hex)
+
+
+def make(session_id: str, *, archived: bool = True) -> Callable[[Draft], None]:
+    """Decide to make the session, settled if it is archived."""
+
+    def decide(draft: Draft) -> None:
+        draft.session = SessionRecord(
+            tenant="t", session=Session(session_id=session_id, user_id="u"), next_position=1
+        )
+        draft.touch()
+        if archived:
+            draft.record.archived_revision = draft.record.session.revision
+
+    return decide
+
+
+def say(text: str) -> Callable[[Draft], None]:
+    def decide(draft: Draft) -> None:
+        position = draft.record.next_position
+        draft.put_message(Message(message_id=f"m{position}", position=position, text=text))
+        draft.session_changed = True
+
+    return decide
+
+
+def put_turn(turn_id: str, session_id: str, due: int | None = None) -> Callable[[Draft], None]:
+    def decide(draft: Draft) -> None:
+        turn = TurnRecord(phase=QUEUED, job=RunTurn(turn_id=turn_id), fence=5)
+        turn.job.message.session_id = session_id
+        draft.put_turn(turn)
+        draft.events.append((turn_id, EventId(5, 0), TurnFrame(turn_id=turn_id)))
+        if due is not None:
+            draft.due[turn_id] = due
+
+    return decide
+
+
+def count(name: str) -> Callable[[Draft], None]:
+    """Decide to count one up, once for each name."""
+
+    def decide(draft: Draft) -> None:
+        metadata = draft.record.session.metadata
+        if name not in metadata:
+            metadata[name] = ""
+            metadata["n"] = str(int(metadata["n"] or "0") + 1)
+            draft.session_changed = True
+
+    return decide
+
+
+async def counted(store: RedisSessionStore, session_id: str) -> int:
+    record = await store.session(session_id)
+    assert record is not None
+    return int(record.session.metadata["n"] or "0")
+
+
+def frames(turn_id: str, number: int) -> list[TurnFrame]:
+    return [TurnFrame(turn_id=turn_id) for _ in range(number)]
+
+
+async def appended(
+    store: RedisSessionStore, turn_id: str, fence: int, seq: int, number: int = 1
+) -> str:
+    append = Append(turn_id=turn_id, first=EventId(fence, seq), frames=frames(turn_id, number))
+    return (await store.append([append]))[0]
+
+
+async def test_writers_of_one_session_lose_nothing_though_replies_to_exec_are_lost(
+    server: RedisServer,
+) -> None:
+    session_id, chance = new_session(), random.Random(7)
+    swallowed = 0
+
+    def tenth_exec(chunk: bytes) -> bool:
+        nonlocal swallowed
+        lost = b"EXEC" in chunk and chance.random() < 0.1
+        swallowed += lost
+        return lost
+
+    async with proxy(server.port) as link:
+        url = f"redis://127.0.0.1:{link.port}/0"
+        # Two stores: the lock within one of them must not be what keeps the writers apart.
+        async with opened(url, 30) as one, opened(url, 30) as two:
+            await one.transact(session_id, make(session_id))
+            link.swallow_replies(tenth_exec)
+
+            async def writer(number: int) -> None:
+                store = (one, two)[number % 2]
+                for update in range(30):
+                    await store.transact(session_id, count(f"{number}.{update}"))
+
+            await asyncio.gather(*map(writer, range(16)))
+            link.swallow_replies(lambda _: False)
+            assert swallowed > 10
+            assert await counted(one, session_id) == 16 * 30
+
+
+async def test_a_connection_killed_between_watch_and_exec_is_a_conflict(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    await store.transact(session_id, make(session_id))
+    attempts = 0
+
+    async def killed(draft: Draft) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            mine = await redis.client_id()
+            others = [c for c in await redis.client_list() if int(c["id"]) != mine]
+            # What another writer does now must not be overwritten.
+            async with opened(url_of(redis)) as other:
+                await other.transact(session_id, count("other"))
+            for client in others:
+                await redis.client_kill_filter(_id=client["id"])
+
+    await store.transact(session_id, count("mine"), Reads(), killed)
+    assert attempts > 1
+    assert await counted(store, session_id) == 2
+
+
+def url_of(redis: Redis) -> str:
+    return f"redis://127.0.0.1:{redis.connection_pool.connection_kwargs['port']}/0"
+
+
+async def test_a_write_of_somebody_else_after_the_reads_is_a_conflict(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    await store.transact(session_id, make(session_id))
+    attempts = 0
+
+    async def disturbed(_: Draft) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            # An absent key is watched, too.
+            await redis.set(keys.turn_key(turn_id), b"x")
+            await redis.delete(keys.turn_key(turn_id))
+
+    await store.transact(session_id, count("mine"), Reads(turns=[turn_id]), disturbed)
+    assert attempts == 2
+
+
+async def test_writers_that_never_win_give_up_at_the_callers_deadline(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    await store.transact(session_id, make(session_id))
+
+    async def disturbed(_: Draft) -> None:
+        await redis.persist(keys.record_key(session_id))
+        await redis.pexpire(keys.record_key(session_id), 60_000)
+
+    with deadline.within(0.3), pytest.raises(ConflictExhausted):
+        await store.transact(session_id, count("mine"), Reads(), disturbed)
+    assert await counted(store, session_id) == 0
+
+
+async def test_what_a_decision_raises_writes_nothing_and_leaves_the_connection_in_order(
+    store: RedisSessionStore,
+) -> None:
+    session_id = new_session()
+
+    def refused(draft: Draft) -> None:
+        make(session_id)(draft)
+        raise KeyError
+
+    for _ in range(3):
+        with pytest.raises(KeyError):
+            await store.transact(session_id, refused)
+    assert await store.session(session_id) is None
+
+
+async def test_a_server_that_refuses_writes_is_unavailable_and_nothing_is_written() -> None:
+    async with valkey() as full, opened(full.url) as store, Redis.from_url(full.url) as redis:
+        session_id = new_session()
+        await store.transact(session_id, make(session_id))
+        await redis.config_set("maxmemory", "1")
+        with pytest.raises(StoreUnavailable):
+            await store.transact(session_id, count("mine"))
+        assert (await store.pressure()).memory_share > 1
+        await redis.config_set("maxmemory", "0")
+        assert await counted(store, session_id) == 0
+        await store.transact(session_id, count("mine"))
+
+
+async def test_half_a_write_is_not_silent(store: RedisSessionStore, redis: Redis) -> None:
+    session_id = new_session()
+    await redis.set(keys.messages_key(session_id), "no hash")
+    await store.transact(session_id, make(session_id))
+    with pytest.raises(StoreUnavailable):
+        await store.transact(session_id, say("hello"))
+
+
+async def test_a_server_that_hangs_is_unavailable_in_time(server: RedisServer) -> None:
+    async with proxied(server) as (link, store):
+        session_id = new_session()
+        await store.transact(session_id, make(session_id))
+        async with link.paused(Direction.TO_CLIENT):
+            for call in (
+                lambda: store.session(session_id),
+                lambda: store.transact(session_id, count("mine")),
+                store.pressure,
+                lambda: store.forget_due(new_turn(session_id)),
+            ):
+                with pytest.raises(StoreUnavailable):
+                    await call()
+        await store.transact(session_id, count("again"))
+
+
+async def test_an_outage_is_unavailable_and_over_when_it_is_over(server: RedisServer) -> None:
+    async with proxied(server) as (link, store):
+        session_id = new_session()
+        await store.transact(session_id, make(session_id))
+        async with link.outage():
+            with pytest.raises(StoreUnavailable):
+                await store.session(session_id)
+            with pytest.raises(StoreUnavailable):
+                await store.transact(session_id, count("mine"))
+        await store.transact(session_id, count("mine"))
+        assert await counted(store, session_id) == 1
+
+
+async def test_a_cancellation_is_never_lost(server: RedisServer) -> None:
+    async with opened(server.url, connections=4) as store:
+        session_id = new_session()
+        await store.transact(session_id, make(session_id))
+        for call in (
+            store.pressure,
+            store.out_shards,
+            lambda: store.session(session_id),
+            lambda: store.transact(session_id, count("mine")),
+        ):
+            for steps in range(60):
+                task: asyncio.Task[object] = asyncio.ensure_future(call())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                if task.cancel():
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+        # No connection was lost, and none answers for another.
+        await asyncio.gather(*(store.session(session_id) for _ in range(20)))
+        record = await store.session(session_id)
+        assert record is not None
+        assert record.session.session_id == session_id
+
+
+async def test_an_append_needs_a_log(store: RedisSessionStore) -> None:
+    assert await appended(store, new_turn(new_session()), 1, 1) == AppendOutcome.MISSING
+
+
+async def test_an_append_is_applied_once(store: RedisSessionStore) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    await store.transact(session_id, put_turn(turn_id, session_id))
+    for _ in range(3):
+        assert await appended(store, turn_id, 5, 1, 3) == AppendOutcome.APPLIED
+    # A batch sent again with more at its end, as after a reply that was lost.
+    assert await appended(store, turn_id, 5, 2, 4) == AppendOutcome.APPLIED
+    log = await store.events(turn_id, None, 100)
+    assert [at for at, _ in log or ()] == [(5, seq) for seq in range(6)]
+
+
+async def test_a_zombies_append_is_fenced(store: RedisSessionStore) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    await store.transact(session_id, put_turn(turn_id, session_id))
+    assert await appended(store, turn_id, 5, 1) == AppendOutcome.APPLIED
+
+    def claimed_by_another(draft: Draft) -> None:
+        draft.events.append((turn_id, EventId(9, 0), TurnFrame(turn_id=turn_id)))
+
+    await store.transact(session_id, claimed_by_another)
+    assert await appended(store, turn_id, 5, 2) == AppendOutcome.FENCED
+    assert await appended(store, turn_id, 9, 1) == AppendOutcome.APPLIED
+
+
+async def test_appends_of_many_turns_fare_each_on_its_own(store: RedisSessionStore) -> None:
+    session_id = new_session()
+    good, missing, fenced = (new_turn(session_id) for _ in range(3))
+    for turn_id in (good, fenced):
+        await store.transact(session_id, put_turn(turn_id, session_id))
+    await appended(store, fenced, 9, 0)
+    outcomes = await store.append(
+        [
+            Append(turn_id=turn_id, first=EventId(5, 1), frames=frames(turn_id, 2))
+            for turn_id in (missing, good, fenced)
+        ]
+    )
+    assert outcomes == [AppendOutcome.MISSING, AppendOutcome.APPLIED, AppendOutcome.FENCED]
+
+
+async def test_a_log_is_read_in_pages_from_any_place(store: RedisSessionStore) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    assert await store.events(turn_id, None, 10) is None
+    await store.transact(session_id, put_turn(turn_id, session_id))
+    await appended(store, turn_id, 5, 1, 9)
+    first = await store.events(turn_id, None, 4)
+    rest = await store.events(turn_id, EventId(5, 3), 100)
+    assert [at.seq for at, _ in first or ()] == [0, 1, 2, 3]
+    assert [at.seq for at, _ in rest or ()] == [4, 5, 6, 7, 8, 9]
+    assert await store.events(turn_id, EventId(5, 9), 10) == []
+
+
+async def test_a_settled_session_expires_and_its_record_goes_before_its_parts(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    record, parts = keys.record_key(session_id), keys.messages_key(session_id)
+    await store.transact(session_id, make(session_id))
+    await store.transact(session_id, say("hello"))
+    assert 0 < await redis.pttl(record) <= TIMING.idle
+    assert await redis.pttl(parts) >= await redis.pttl(record) + 59_000
+    found = await store.session(session_id)
+    assert found is not None
+    assert found.session.HasField("expire_time")
+
+
+async def test_a_session_with_anything_unarchived_does_not_expire(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    await store.transact(session_id, make(session_id))
+    await store.transact(session_id, say("hello"))
+
+    def unsettled(draft: Draft) -> None:
+        draft.record.session.active_turn_id = "t"
+        draft.session_changed = True
+
+    await store.transact(session_id, unsettled)
+    assert await redis.pttl(keys.record_key(session_id)) == -1
+    assert await redis.pttl(keys.messages_key(session_id)) == -1
+    found = await store.session(session_id)
+    assert found is not None
+    assert not found.session.HasField("expire_time")
+
+
+async def test_reading_puts_the_expiry_off_but_seldom(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    record = keys.record_key(session_id)
+    await store.transact(session_id, make(session_id))
+    await redis.pexpire(record, TIMING.idle - 1_000)
+    await store.keep_alive(session_id)
+    assert await redis.pttl(record) <= TIMING.idle - 1_000, "not worth aborting a writer for"
+    await redis.pexpire(record, 1_000)
+    await store.keep_alive(session_id)
+    assert await redis.pttl(record) > TIMING.idle - 1_000
+    await redis.persist(record)
+    await store.keep_alive(session_id)
+    assert await redis.pttl(record) == -1
+
+
+async def test_a_session_with_a_missing_part_counts_as_gone(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    await store.transact(session_id, make(session_id))
+    await store.transact(session_id, say("hello"))
+    await redis.delete(keys.messages_key(session_id))
+    gone, _ = await store.transact(
+        session_id, lambda draft: draft.session is None, Reads(window=True)
+    )
+    assert gone
+
+
+async def test_a_damaged_record_is_put_aside_and_counts_as_gone(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    await store.transact(session_id, make(session_id))
+    await flip_a_bit(redis, keys.record_key(session_id))
+    assert await store.session(session_id) is None
+    gone, _ = await store.transact(session_id, lambda draft: draft.session is None)
+    assert gone
+    aside = await redis.keys(f"{{{shard_of(session_id)}}}:q:s:{session_id}:*")
+    assert len(aside) == 1
+    assert await redis.pttl(aside[0]) > 0
+
+
+async def flip_a_bit(redis: Redis, key: str) -> None:
+    stored = await redis.get(key)
+    assert isinstance(stored, bytes)
+    raw = bytearray(stored)
+    raw[-1] ^= 1
+    await redis.set(key, bytes(raw))
+
+
+async def test_a_damaged_record_without_a_copy_is_data_loss(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    await store.transact(session_id, make(session_id))
+    await flip_a_bit(redis, keys.record_key(session_id))
+
+    def found(draft: Draft) -> None:
+        if draft.session is None:
+            raise session_not_found(session_id)
+
+    with pytest.raises(DataLoss):
+        await store.transact(session_id, found)
+
+
+async def test_a_damaged_message_does_not_break_the_others(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    await store.transact(session_id, make(session_id))
+    for text in ("one", "two"):
+        await store.transact(session_id, say(text))
+    await redis.hset(keys.messages_key(session_id), "m1", b"\x01junk")
+    assert [message.text for message in await store.window(session_id)] == ["two"]
+
+
+async def test_lists_are_newest_first_in_pages_and_a_retry_keeps_the_first_place(
+    store: RedisSessionStore,
+) -> None:
+    owner = uuid4().hex
+    for number in range(10):
+        await store.list_add(owner, f"s{number}", 1_000 + number // 3)
+    await store.list_add(owner, "s0", 9_999)
+    places: list[tuple[int, str]] = []
+    while page := await store.list_page(owner, places[-1] if places else None, 4):
+        places += page
+    assert places == sorted(places, reverse=True)
+    assert sorted(name for _, name in places) == [f"s{number}" for number in range(10)]
+    assert (1_000, "s0") in places
+    await store.list_remove(owner, ["s1", "s2"])
+    assert len(await store.list_page(owner, None, 20)) == 8
+
+
+async def test_what_is_overdue_is_taken_by_one_replica_only(server: RedisServer) -> None:
+    session_id = new_session()
+    turns = [new_turn(session_id) for _ in range(40)]
+    later = new_turn(session_id)
+    async with (
+        opened(server.url) as one,
+        opened(server.url) as two,
+        Redis.from_url(server.url) as redis,
+    ):
+        await redis.flushdb()
+        for turn_id in turns:
+            await one.transact(session_id, put_turn(turn_id, session_id, due=1_000))
+        await one.transact(session_id, put_turn(later, session_id, due=10**15))
+        taken = await asyncio.gather(*(store.take_overdue(60_000, 50) for store in (one, two) * 3))
+        assert sorted(turn for found in taken for turn in found) == sorted(turns)
+        assert await one.take_overdue(60_000, 50) == []
+
+
+async def test_what_a_dead_replica_took_is_taken_again(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    await redis.flushdb()
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    await store.transact(session_id, put_turn(turn_id, session_id, due=1_000))
+    assert await store.take_overdue(50, 10) == [turn_id]
+    again: list[str] = []
+
+    async def taken() -> bool:
+        again.extend(await store.take_overdue(50, 10))
+        return again == [turn_id]
+
+    await wait_until(taken)
+
+
+async def test_only_a_turn_that_is_gone_leaves_the_clock(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    due = keys.due_key(shard_of(turn_id))
+    await store.transact(session_id, put_turn(turn_id, session_id, due=1_000))
+    await store.forget_due(turn_id)
+    assert await redis.zscore(due, turn_id) == 1_000
+    await redis.delete(keys.turn_key(turn_id))
+    await store.forget_due(turn_id)
+    assert await redis.zscore(due, turn_id) is None
+
+
+async def test_facts_stay_in_their_order_until_they_are_dropped(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    await redis.flushdb()
+    session_id = new_session()
+    shard = shard_of(session_id)
+
+    def tell(number: int) -> Callable[[Draft], None]:
+        return lambda draft: draft.remember(SessionChanged(tenant=f"t{number}"))
+
+    for number in range(5):
+        await store.transact(session_id, tell(number))
+    assert await store.out_shards() == [shard]
+    facts = await store.out_read(shard, 10)
+    assert [key for _, key, _ in facts] == ["session.changed"] * 5
+    told = [SessionChanged.FromString(body).tenant for _, _, body in facts]
+    assert told == ["t0", "t1", "t2", "t3", "t4"]
+    await store.out_drop(shard, [entry for entry, _, _ in facts[:4]])
+    assert [body for _, _, body in await store.out_read(shard, 10)] == [facts[4][2]]
+    await store.out_drop(shard, [facts[4][0]])
+    assert await store.out_shards() == []
+
+
+async def test_an_archived_turns_log_expires_even_if_its_end_is_all_it_has(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+
+    def sealed(draft: Draft) -> None:
+        draft.put_turn(TurnRecord(phase=STUB, job=RunTurn(turn_id=turn_id)))
+        draft.events.append((turn_id, EventId(9, 9), TurnFrame(turn_id=turn_id)))
+
+    await store.transact(session_id, sealed)
+    assert 0 < await redis.pttl(keys.turn_key(turn_id)) <= TIMING.stub
+    assert await redis.pttl(keys.events_key(turn_id)) > 0
+
+
+async def test_a_tombstone_stays_for_a_day_and_takes_all_parts_along(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    await store.transact(session_id, make(session_id))
+    await store.transact(session_id, say("hello"))
+    await store.transact(session_id, put_turn(turn_id, session_id, due=1_000))
+
+    def bury(draft: Draft) -> None:
+        draft.session = SessionRecord(tenant="t", tombstone=True)
+        draft.session_changed = True
+        draft.turns_removed.add(turn_id)
+        draft.due[turn_id] = None
+
+    await store.transact(session_id, bury)
+    assert TIMING.stub - 5_000 < await redis.pttl(keys.record_key(session_id)) <= TIMING.stub
+    left = (keys.messages_key(session_id), keys.turn_key(turn_id), keys.events_key(turn_id))
+    assert await redis.exists(*left) == 0
+    assert await redis.zscore(keys.due_key(shard_of(turn_id)), turn_id) is None
