@@ -61,6 +61,11 @@ class PostgresServer:
         return self.url_of("postgres")
 
     @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._server.pid
+
+    @property
     def running(self) -> bool:
         """Whether the server's process is up."""
         return self._server.running

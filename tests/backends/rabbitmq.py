@@ -53,6 +53,11 @@ class RabbitNode:
         return self._port
 
     @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._server.pid
+
+    @property
     def running(self) -> bool:
         """Whether the broker's process is up."""
         return self._server.running

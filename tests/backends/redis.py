@@ -50,6 +50,11 @@ class RedisServer:
         return f"unix://{self._socket}?db=0"
 
     @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._server.pid
+
+    @property
     def running(self) -> bool:
         """Whether the server's process is up."""
         return self._server.running
