@@ -21,6 +21,7 @@ MOST_DOCUMENTS = 100
 TITLE_CHARACTERS = 60
 QUOTE_CHARACTERS = 160
 PROMPT = "you> "
+QUIT = "/quit"
 
 
 @click.command()
@@ -67,7 +68,8 @@ def chat(
                 session = await _begun(client, question, MODES[mode], ids)
             _introduce(screen, session)
             questions = _asked(screen) if question is None else _one(question)
-            return await _talk(client, screen, session.session_id, questions)
+            status = await _talk(client, screen, session.session_id, questions)
+            return Exit.DONE if question is None and _interactive(screen) else status
 
     run(work())
 
@@ -141,15 +143,19 @@ async def _one(question: str) -> AsyncIterator[str]:
 
 async def _asked(screen: Screen) -> AsyncIterator[str]:
     """Yield the questions typed, or the lines of what standard input is, until its end."""
-    interactive = sys.stdin.isatty() and screen.rich
+    interactive = _interactive(screen)
     if interactive:
-        screen.aside("an empty line or Ctrl-D ends the conversation")
+        screen.aside(f"{QUIT} or Ctrl-D ends the conversation, Ctrl-C stops an answer")
     while True:
         line = await _in_thread(_typed if interactive else sys.stdin.readline)
-        if not line or (interactive and not line.strip()):
+        if not line or (interactive and line.strip() == QUIT):
             return
         if line.strip():
             yield line.strip()
+
+
+def _interactive(screen: Screen) -> bool:
+    return sys.stdin.isatty() and screen.rich
 
 
 def _typed() -> str:

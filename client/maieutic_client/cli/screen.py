@@ -49,7 +49,11 @@ class Screen:
             for row in rows:
                 self.line("\t".join(" ".join(cell.split()) for cell in row))
             return
-        table = Table(*headings, box=None, header_style="bold", pad_edge=False)
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column, heading in enumerate(headings):
+            # The first cell is what one copies: it is never cut.
+            widest = max((len(row[0]) for row in rows), default=0) if column == 0 else None
+            table.add_column(heading, min_width=widest, overflow="fold")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         self.out.print(table)

@@ -137,7 +137,7 @@ def embedded_settings(home: Path, **given: Any) -> Any:
         server_module("services.runtime.settings"),
     )
     try:
-        loaded = settings.load(server.EmbeddedSettings)
+        loaded = server.load_embedded()
     except settings.BadSettings as error:
         raise click.UsageError(str(error)) from error
     return replace(loaded, home=home, **given)
