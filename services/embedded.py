@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -20,7 +20,7 @@ from contextlib import (
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from services.agents.main import RunningAgents, agents_service, model_of
+from services.agents.main import RunningAgents, agents_service, open_model
 from services.agents.settings import AgentsSettings, ModelSettings
 from services.gateway.adapters.key_file import KeyFile, ensure_key
 from services.gateway.main import ADMIN, gateway_service
@@ -38,7 +38,7 @@ from services.runtime.lifecycle import run
 from services.runtime.logs import LogOptions
 from services.runtime.memory import MemoryBus
 from services.runtime.server import RunningServer, ServerOptions
-from services.runtime.settings import load
+from services.runtime.settings import PREFIX, load
 from services.runtime.telemetry import TelemetryOptions
 from services.runtime.topology import maieutic_topology
 from services.session.adapters.private_valkey import private_valkey
@@ -187,19 +187,21 @@ class _Wiring:
             settings, signer=self._keys.signer("retrieval"), verifier=self._keys.verifier()
         )
 
-    def _agents(self) -> AbstractAsyncContextManager[RunningAgents]:
+    @asynccontextmanager
+    async def _agents(self) -> AsyncIterator[RunningAgents]:
         settings = AgentsSettings(
             server=self._server("agents"),
             session_address=self._address("session"),
             retrieval_address=self._address("retrieval"),
             grace=STOP_SECONDS,
+            model=self._settings.model,
         )
-        return agents_service(
-            settings,
-            bus=self._bus,
-            model=model_of(self._settings.model),
-            signer=self._keys.signer("agents"),
-        )
+        signer = self._keys.signer("agents")
+        async with (
+            open_model(settings) as model,
+            agents_service(settings, bus=self._bus, model=model, signer=signer) as running,
+        ):
+            yield running
 
     async def _gateway(self, stack: AsyncExitStack) -> Stack:
         key_file, keys = self._home / "api.key", self._home / "api-keys.jsonl"
@@ -227,6 +229,25 @@ def _secret(path: Path) -> str:
     return path.read_text()
 
 
+def load_embedded(environ: Mapping[str, str] | None = None) -> EmbeddedSettings:
+    """Read the environment; raises BadSettings.
+
+    ANTHROPIC_API_KEY, and ANTHROPIC_BASE_URL beside it, say that Claude answers, and how it is
+    reached, where our own variables do not say otherwise.
+    """
+    environ = os.environ if environ is None else environ
+    settings = load(EmbeddedSettings, environ=environ)
+    model, key = settings.model, environ.get("ANTHROPIC_API_KEY", "")
+    if not key or model.claude.api_key:
+        return settings
+    kind = model.kind if f"{PREFIX}MODEL_KIND" in environ else "claude"
+    base_url = model.claude.base_url
+    if f"{PREFIX}MODEL_CLAUDE_BASE_URL" not in environ:
+        base_url = environ.get("ANTHROPIC_BASE_URL") or base_url
+    claude = replace(model.claude, api_key=key, base_url=base_url)
+    return replace(settings, model=replace(model, kind=kind, claude=claude))
+
+
 async def main(settings: EmbeddedSettings) -> None:
     """Serve until cancelled; the first line on standard output says where and with which key."""
     async with embedded(settings) as stack:
@@ -237,4 +258,4 @@ async def main(settings: EmbeddedSettings) -> None:
 
 
 if __name__ == "__main__":
-    run(main(load(EmbeddedSettings)))
+    run(main(load_embedded()))

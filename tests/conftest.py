@@ -4,6 +4,7 @@ They are shared: keep to names of your own, and leave them running. A test that 
 a backend starts one for itself, with the context managers of `tests.backends`.
 """
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,6 +13,11 @@ import pytest_asyncio
 from tests.backends.postgres import PostgresServer, postgres
 from tests.backends.rabbitmq import RabbitNode, rabbitmq
 from tests.backends.redis import RedisServer, redis_server, valkey
+
+
+def pytest_configure() -> None:
+    """Leave no key in the environment that would let a test call what costs money."""
+    os.environ.pop("ANTHROPIC_API_KEY", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

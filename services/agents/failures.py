@@ -14,6 +14,9 @@ from services.runtime.errors import (
 
 TRANSIENT = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted, Cancelled)
 """What a peer may answer today and not tomorrow."""
+FIRST_WAIT = 1.0
+"""Longest wait in seconds after the first attempt."""
+LONGEST_WAIT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,16 @@ NO_AGENT = Failure(
     explanation="No agent answers in this session's mode; use the direct mode.",
     retryable=False,
 )
+
+
+def wait_before_retry(asked: float | None, attempt: int, chance: float) -> float:
+    """Return the seconds until the next attempt, at least what was asked for.
+
+    Each attempt (from 1) waits longer than the last. *chance*, from 0 to 1, spreads the turns that
+    failed together, so that they do not come back together.
+    """
+    longest = min(FIRST_WAIT * 2.0 ** (attempt - 1), LONGEST_WAIT)
+    return (asked or longest / 2) + chance * longest / 2
 
 
 def failure_of(error: Exception) -> Failure:

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceStub
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from maieutic.v1.session_service_pb2 import SESSION_MODE_DIRECT, SESSION_MODE_UNSPECIFIED
+from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
 from services.agents.agents.direct import DirectAgent, direct_prompts
 from services.agents.consumer import Worker
 from services.agents.ports import Model
 from services.agents.recorder import Recorder
-from services.agents.settings import AgentsSettings, ModelSettings
+from services.agents.settings import AgentsSettings
 from services.agents.turn_run import TurnParts, TurnRun
 from services.agents.turn_work import TurnWork
 from services.runtime.bus import Bus
@@ -27,11 +28,13 @@ from services.runtime.identity import Signer
 from services.runtime.lifecycle import run
 from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.server import RunningServer, serving
-from services.runtime.settings import load
+from services.runtime.settings import BadSettings, load
 from services.runtime.telemetry import telemetry
 from services.runtime.topology import maieutic_topology
 
 SERVICE = "agents"
+SPARE_CONNECTIONS = 32
+"""Beyond one for each turn: those of stopped calls that are still being closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +84,30 @@ def _worker_id(settings: AgentsSettings) -> str:
     return settings.worker_id or f"{socket.gethostname()}-{os.getpid()}"
 
 
-def model_of(settings: ModelSettings) -> Model:
-    """Make the model that the settings name; raises ModelRejected for a bad script."""
-    if settings.kind == "offline":
-        return OfflineModel(chunk_delay=settings.word_delay)
-    calls_file = Path(settings.calls_file) if settings.calls_file else None
-    script = read_script(json.loads(settings.script or "{}"))
-    return ScriptedModel(script, calls_file=calls_file)
+@asynccontextmanager
+async def open_model(settings: AgentsSettings) -> AsyncIterator[Model]:
+    """Open the model that the settings name.
+
+    Raises ModelRejected for a bad script, BadSettings if Claude's key is missing.
+    """
+    model = settings.model
+    if model.kind == "claude":
+        async with _claude(model.claude, calls=settings.turns) as claude:
+            yield claude
+    elif model.kind == "offline":
+        yield OfflineModel(chunk_delay=model.word_delay)
+    else:
+        calls_file = Path(model.calls_file) if model.calls_file else None
+        yield ScriptedModel(read_script(json.loads(model.script or "{}")), calls_file=calls_file)
+
+
+def _claude(options: ClaudeOptions, *, calls: int) -> AbstractAsyncContextManager[Model]:
+    if not options.api_key:
+        raise BadSettings("MAIEUTIC_MODEL_CLAUDE_API_KEY: is not set, and the model is claude")
+    # The SDK takes a second to import: only who uses it waits.
+    from services.agents.adapters.claude import claude  # noqa: PLC0415
+
+    return claude(options, connections=calls + SPARE_CONNECTIONS)
 
 
 async def main(settings: AgentsSettings) -> None:
@@ -96,7 +116,8 @@ async def main(settings: AgentsSettings) -> None:
     async with (
         telemetry(SERVICE, settings.telemetry),
         RabbitMQBus.connect(settings.bus_url, maieutic_topology()) as bus,
-        agents_service(settings, bus=bus, model=model_of(settings.model), signer=signer) as running,
+        open_model(settings) as model,
+        agents_service(settings, bus=bus, model=model, signer=signer) as running,
     ):
         await running.wait()
 

@@ -49,7 +49,8 @@ class ModelRequest:
     grounding: str = ""
     """The passages as fenced text. A model that reads text is given it before the last message;
     one that quotes uses `passages`."""
-    max_tokens: int = 4096
+    max_tokens: int | None = None
+    """Most tokens of the answer; None leaves the limit to the model's own settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,8 @@ class ModelUsage:
     """Cached tokens included."""
     output_tokens: int
     cached_tokens: int = 0
+    cut: bool = False
+    """Whether the answer ends where the tokens ended, before its own end."""
 
 
 ModelEvent = TextDelta | ModelUsage

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.consumer import WorkerOptions
 from services.agents.recorder import RecorderOptions
 from services.runtime.channel import ChannelOptions
@@ -17,9 +18,12 @@ SUSPECT_QUEUE = "turns.suspect.v1"
 class ModelSettings:
     """Which model answers."""
 
-    kind: Literal["offline", "scripted"] = "offline"
-    """offline: quotes from the passages, without any network. scripted: does as the user's text
-    says, for tests and load."""
+    kind: Literal["offline", "claude", "scripted"] = "offline"
+    """offline: quotes from the passages, without any network. claude: Anthropic's API. scripted:
+    does as the user's text says, for tests and load."""
+
+    claude: ClaudeOptions = field(default=ClaudeOptions())
+    """How Claude is called."""
 
     word_delay: float = 0.02
     """Seconds before each word of the offline model, so that its streaming can be watched."""
@@ -77,6 +81,11 @@ class AgentsSettings:
 
     telemetry: TelemetryOptions = field(default=TelemetryOptions())
     """Where traces, metrics and logs go."""
+
+    @property
+    def turns(self) -> int:
+        """Return how many turns run at once, of all lanes together."""
+        return sum(self._queues().values())
 
     def worker(self) -> WorkerOptions:
         """Return what to consume. Suspect jobs come one by one: one of them may kill a worker."""

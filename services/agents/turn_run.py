@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
@@ -21,7 +21,13 @@ from maieutic.session.v1.turn_work_service_pb2 import (
 from maieutic.v1.message_pb2 import AUTHOR_AGENT
 from maieutic.v1.session_service_pb2 import SessionMode
 from services.agents.errors import SessionSilent, TurnOver, TurnStopped, WorkerDraining
-from services.agents.failures import NO_AGENT, TIME_BUDGET, Failure, failure_of
+from services.agents.failures import (
+    NO_AGENT,
+    TIME_BUDGET,
+    Failure,
+    failure_of,
+    wait_before_retry,
+)
 from services.agents.ports import Agent, AgentContext, Answer, Author, ModelMessage
 from services.agents.recorder import RecordedTurn, Recorder
 from services.agents.turn_work import TurnWork
@@ -193,7 +199,9 @@ class TurnRun:
             failure = failure_of(error)
             log = _LOG.exception if failure.reason == "AGENT_ERROR" else _LOG.warning
             log("turn %s: attempt %d failed: %s", self._job.turn_id, claim.attempt, failure.reason)
-            return failure
+            chance = random.random()  # noqa: S311 - no secret
+            wait = wait_before_retry(failure.retry_after, claim.attempt, chance)
+            return replace(failure, retry_after=wait) if failure.retryable else failure
 
     async def _commit(
         self, turn: RecordedTurn, send: Callable[[int], Awaitable[_Response]]

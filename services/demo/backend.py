@@ -24,6 +24,8 @@ class Backend:
         self._environ = {
             **environ,
             "MAIEUTIC_HOME": str(home),
+            # What it shows must not depend on whose key is in the environment.
+            "MAIEUTIC_MODEL_KIND": "offline",
             "MAIEUTIC_LISTEN": f"127.0.0.1:{self._port}",
         }
         self._process: asyncio.subprocess.Process | None = None

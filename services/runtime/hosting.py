@@ -23,7 +23,8 @@ async def hosted(
     stop = asyncio.Event()
     work = _serve(name, service, options, ready, stop)
     task = asyncio.create_task(work, context=contextvars.Context())
-    await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+    either: set[asyncio.Future[Any]] = {task, ready}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
         ready.cancel()
         await task

@@ -1,10 +1,13 @@
 """What every adapter of the Model port does."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import pytest
 
+from services.agents.adapters.claude import claude
+from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import Script, ScriptedModel
 from services.agents.errors import ModelError
@@ -18,12 +21,25 @@ from services.agents.ports import (
     ModelUsage,
     TextDelta,
 )
+from tests.emulators.anthropic import anthropic_emulator
 
-MODELS: dict[str, Callable[[], Model]] = {
-    "offline": OfflineModel,
-    "offline with pauses": lambda: OfflineModel(chunk_delay=0.001),
-    "scripted": ScriptedModel,
-    "scripted in chunks": lambda: ScriptedModel(Script(text="äöü " * 50, chunks=7, delay=0.001)),
+
+@asynccontextmanager
+async def emulated_claude() -> AsyncIterator[Model]:
+    async with anthropic_emulator() as emulator:
+        options = ClaudeOptions(api_key="key", base_url=emulator.url)
+        async with claude(options, connections=8) as model:
+            yield model
+
+
+MODELS: dict[str, Callable[[], AbstractAsyncContextManager[Model]]] = {
+    "offline": lambda: nullcontext(OfflineModel()),
+    "offline with pauses": lambda: nullcontext(OfflineModel(chunk_delay=0.001)),
+    "claude": emulated_claude,
+    "scripted": lambda: nullcontext(ScriptedModel()),
+    "scripted in chunks": lambda: nullcontext(
+        ScriptedModel(Script(text="äöü " * 50, chunks=7, delay=0.001))
+    ),
 }
 PASSAGES = (
     ModelPassage(number=1, document_name="tides", text="The moon makes the tides. It is far away."),
@@ -32,8 +48,9 @@ PASSAGES = (
 
 
 @pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest) -> Model:
-    return MODELS[request.param]()
+async def model(request: pytest.FixtureRequest) -> AsyncIterator[Model]:
+    async with MODELS[request.param]() as opened:
+        yield opened
 
 
 def request_for(

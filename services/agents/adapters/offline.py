@@ -76,7 +76,9 @@ class OfflineModel:
             await events.aclose()
 
     async def _events(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        chunks = _CHUNK.findall(_limited(answer(request), request.max_tokens))
+        whole = answer(request)
+        said = _limited(whole, request.max_tokens)
+        chunks = _CHUNK.findall(said)
         for chunk in chunks:
             await asyncio.sleep(self._chunk_delay)
             yield TextDelta(text=chunk)
@@ -85,6 +87,7 @@ class OfflineModel:
             model=MODEL_NAME,
             input_tokens=sum(len(text.split()) for text in read),
             output_tokens=len(chunks),
+            cut=said != whole,
         )
 
 
@@ -175,7 +178,9 @@ def _shortened(text: str, limit: int) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def _limited(text: str, words: int) -> str:
+def _limited(text: str, words: int | None) -> str:
     """Cut *text* after so many words, keeping its spacing."""
+    if words is None:
+        return text
     ends = [match.end() for match in re.finditer(r"\S+", text)]
     return text if len(ends) <= words else text[: ends[words - 1]]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
 
 STEP = "direct"
+CUT = Notice(code="ANSWER_CUT", text="The answer is longer than may be said at once: ask to go on")
 PASSAGES = 5
 QUERY_CHARACTERS = 8192
 """What a search accepts; a longer question is searched for by its beginning."""
@@ -70,12 +71,13 @@ class DirectAgent:
         text: list[str] = []
         async with aclosing(self._ask(self._request(context, passages))) as events:
             async for event in events:
-                if isinstance(event, Delta):
-                    text.append(event.text)
-                    yield event
-                else:
+                if isinstance(event, Usage):
                     whole = "".join(text)
                     yield Answer(text=whole, citations=cited(whole, passages), usage=(event,))
+                    continue
+                if isinstance(event, Delta):
+                    text.append(event.text)
+                yield event
 
     async def _search(self, context: AgentContext) -> Sequence[Passage]:
         request = SearchDocumentsRequest(
@@ -100,13 +102,15 @@ class DirectAgent:
             grounding=fenced(given),
         )
 
-    async def _ask(self, request: ModelRequest) -> AsyncGenerator[Delta | Usage, None]:
+    async def _ask(self, request: ModelRequest) -> AsyncGenerator[Delta | Notice | Usage, None]:
         started = monotonic()
         async with self._model.stream(request) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     yield Delta(text=event.text)
                 else:
+                    if event.cut:
+                        yield CUT
                     yield _usage(event, monotonic() - started)
 
 

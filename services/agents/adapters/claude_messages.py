@@ -1,0 +1,53 @@
+"""A conversation as Anthropic's API wants it. Pure."""
+
+from itertools import groupby
+
+from anthropic.types import MessageParam, TextBlockParam
+
+from services.agents.errors import ModelRejected
+from services.agents.ports import Author, ModelMessage, ModelRequest
+
+
+def system_prompt(request: ModelRequest) -> list[TextBlockParam]:
+    """Return the instructions, the part of every request of an agent that the API may cache.
+
+    They come first and never change, so what differs from turn to turn is behind them. The API
+    ignores the mark while they are shorter than its least cached prefix.
+    """
+    if not request.system.strip():
+        return []
+    return [{"type": "text", "text": request.system, "cache_control": {"type": "ephemeral"}}]
+
+
+def conversation(request: ModelRequest) -> list[MessageParam]:
+    """Return the messages: the user first, then by turns, none of them blank.
+
+    The passages come before the question in its message, as a block of their own.
+    Raises ModelRejected if the last message is not the user's.
+    """
+    said = [message for message in request.messages if message.text.strip()]
+    if not said or said[-1].author is not Author.USER:
+        raise ModelRejected("There is no question to answer: the last message must be the user's.")
+    *earlier, question = _by_turns(said)
+    blocks: list[TextBlockParam] = [{"type": "text", "text": question.text}]
+    if request.grounding:
+        blocks.insert(0, {"type": "text", "text": request.grounding})
+    return [*map(_message, earlier), {"role": "user", "content": blocks}]
+
+
+def _by_turns(said: list[ModelMessage]) -> list[ModelMessage]:
+    """Merge what one author said in a row, as after a turn that failed.
+
+    A window may begin in the middle of an exchange: an answer without its question is left out.
+    """
+    merged = [
+        ModelMessage(author=author, text="\n\n".join(message.text for message in messages))
+        for author, messages in groupby(said, key=lambda message: message.author)
+    ]
+    return merged[1:] if merged[0].author is Author.AGENT else merged
+
+
+def _message(message: ModelMessage) -> MessageParam:
+    if message.author is Author.AGENT:
+        return {"role": "assistant", "content": message.text}
+    return {"role": "user", "content": message.text}
