@@ -48,7 +48,7 @@ async def serving(home: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     assert process.stdout is not None
     try:
         first = await asyncio.wait_for(process.stdout.readline(), READY_SECONDS)
-        assert first.startswith(b"serving on 127.0.0.1:"), first
+        assert first.startswith(b"serving on 127.0.0.1:"), (home / "serve.log").read_text()
         yield process
     finally:
         if process.returncode is None:

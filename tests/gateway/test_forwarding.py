@@ -157,6 +157,8 @@ async def test_a_stream_runs_ahead_of_a_stalled_reader_by_a_bounded_amount(
     async with client.turns.stream(session.session_id, "go") as stream:
         await anext(stream)
         assert await settled(lambda: stack.conversations.sent) < 10_000
+    # The gateway was stuck in writing, not in reading: that, too, ends the stream behind it.
+    await wait_until(lambda: stack.conversations.open_streams == 0)
 
 
 async def settled(count: Callable[[], int]) -> int:
