@@ -2,6 +2,7 @@
 
 import asyncio
 
+import aio_pika
 import pytest
 
 from maieutic.v1.session_service_pb2 import Session
@@ -52,15 +53,20 @@ async def test_a_job_whose_confirm_is_late_is_published_again_and_the_model_call
     stack: RealStack, client: Maieutic, session: Session
 ) -> None:
     link = stack.bus["session"]
+    question = scripted(text=ANSWER, delay=0.3)
+    await stack.start("agents", replica=2)
+    await wait_until(lambda: workers_listen(stack, 2), PATIENCE)
     stack.freeze("agents")
+    stack.freeze("agents", replica=2)
     async with published_jobs(stack.backends.rabbit) as jobs:
         link.pause(Direction.TO_CLIENT)
-        turn = await client.turns.begin(session.session_id, QUESTION)
+        turn = await client.turns.begin(session.session_id, question)
         assert not turn.durable
-        # One at once, one after the grace for a confirm, one after a lease: about five seconds.
+        # One at once, then one after each wait for a confirm; the broker shares them out.
         await wait_until(lambda: len(jobs) >= 3, PATIENCE)
         assert {job.turn_id for job in jobs} == {turn.turn_id}
         stack.thaw("agents")
+        stack.thaw("agents", replica=2)
         link.resume(Direction.TO_CLIENT)
         outcome = await client.turns.watch(turn.turn_id, timeout=PATIENCE).result()
     assert (outcome.text, outcome.attempts) == (ANSWER, 1)
@@ -108,6 +114,13 @@ async def test_one_request_id_with_another_text_is_refused_while_it_runs_and_aft
     assert again.turn_id == stream.turn_id
     assert stack.calls().count(stream.turn_id) == 1
     await one_answer(client, session.session_id, QUESTION, ANSWER)
+
+
+async def workers_listen(stack: RealStack, number: int) -> bool:
+    async with await aio_pika.connect(stack.backends.rabbit.url) as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue("turns.interactive.v1", passive=True)
+        return queue.declaration_result.consumer_count == number
 
 
 async def all_frames(stream: TurnStream) -> list[TurnFrame]:
