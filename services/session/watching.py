@@ -51,6 +51,7 @@ class Watching:
     async def _frames(
         self, caller: Caller, turn: Turn, after: EventId | None
     ) -> AsyncIterator[TurnFrame]:
+        silent = False
         async with self._wakes.listen(turn.turn_id) as wake:
             while True:
                 wake.clear()
@@ -62,16 +63,22 @@ class Watching:
                         return
                 if page:
                     continue
-                if page is None or (after and after.seq == TERMINAL_SEQ):
+                if page is None or silent or (after and after.seq == TERMINAL_SEQ):
                     for frame in await self._ended(caller, turn.turn_id):
                         yield frame
                         if frame.HasField("outcome"):
                             return
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_AGAIN_SECONDS):
-                        await wake.wait()
+                silent = not await _woken(wake)
 
     async def _ended(self, caller: Caller, turn_id: str) -> list[TurnFrame]:
         """Return what ends the stream of a turn without a log; nothing while it runs."""
         turn = await self._turns.get(caller, turn_id)
         return terminal_frames(turn) if turn.HasField("outcome") else []
+
+
+async def _woken(wake: asyncio.Event) -> bool:
+    """Wait for a wake-up, but not for ever: one may be lost."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+            return await wake.wait()
+    return False
