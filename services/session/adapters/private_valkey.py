@@ -25,8 +25,7 @@ async def private_valkey(home: Path) -> AsyncIterator[str]:
     Writes reach the disk within a second, and at once when the block is left. A server that an
     earlier process left behind is stopped first. Raises StoreUnavailable if none starts.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    path = _socket_path(home)
+    path = await asyncio.to_thread(_prepared, home)
     await _stop(path)
     process = await asyncio.create_subprocess_exec(
         *_command(home, path),
@@ -40,6 +39,12 @@ async def private_valkey(home: Path) -> AsyncIterator[str]:
         yield f"unix://{path}"
     finally:
         await asyncio.shield(_end(path, process))
+
+
+def _prepared(home: Path) -> Path:
+    """Make the data folder and return where the socket goes."""
+    home.mkdir(parents=True, exist_ok=True)
+    return _socket_path(home)
 
 
 def _command(home: Path, path: Path) -> list[str]:
