@@ -23,7 +23,6 @@ from services.runtime.interceptors import Around, AroundCalls
 
 MEBIBYTE = 1024 * 1024
 LOOK_AHEAD_BYTES = 16_384
-LEAST_PING_SECONDS = 10.0
 
 
 class InsecureListener(Exception):
@@ -65,6 +64,9 @@ class ServerOptions:
 
     max_connection_age_grace: float = 900.0
     """Further seconds that calls on an old connection may take."""
+
+    least_ping_interval: float = 10.0
+    """Seconds between two pings of a client; one that pings more often is disconnected."""
 
     drain_delay: float = 0.0
     """Seconds between NOT_SERVING and the refusal of calls, for balancers to notice."""
@@ -199,8 +201,8 @@ def _channel_options(options: ServerOptions) -> list[tuple[str, int]]:
         # Clients may ping while idle, to notice a dead link before their next call.
         ("grpc.keepalive_permit_without_calls", 1),
         (
-            "grpc.http2.min_recv_ping_interval_without_data_ms",
-            round(LEAST_PING_SECONDS * 1000),
+            "grpc.http2.min_ping_interval_without_data_ms",
+            round(options.least_ping_interval * 1000),
         ),
         # Measured: without these two a handler runs thousands of messages ahead of a reader that
         # has stalled, with them a few hundred.

@@ -23,6 +23,7 @@ from services.session.model import (
     STUB,
     Draft,
     Timing,
+    in_window,
     milliseconds,
     user_message,
 )
@@ -135,13 +136,15 @@ class Turns:
         """Find a turn that only the archive can still know.
 
         A turn leaves a stub here for a day. So in a session that is younger, and was never lost,
-        every turn that was ever begun is still here, and begin needs no archive.
+        every turn that was ever begun is still here, and begin needs no archive, unless the
+        window has the question of a turn whose record has gone alone.
         """
         owned(draft.session, draft.session_id, job.tenant, job.user_id)
         if draft.session is None or job.turn_id in draft.turns:
             return
         age = draft.now_ms - milliseconds(draft.session.session.create_time)
-        if not draft.session.restored and age < self._timing.stub:
+        asked = in_window(draft.session, job.message.message_id)
+        if not (asked or draft.session.restored) and age < self._timing.stub:
             return
         row = await self._archive.turn(job.turn_id, job.message.session_id)
         if row.HasField("finished"):

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 from maieutic.session.v1 import turn_work_service_pb2 as pb
@@ -27,6 +27,8 @@ from services.session.transitions import (
     heartbeat,
     release,
 )
+
+T = TypeVar("T")
 
 _AT_ONCE = 16
 
@@ -115,7 +117,8 @@ class Work:
         return time.monotonic() - last > self._timing.lease / 3000
 
     async def _renew(self, beats: Sequence[tuple[pb.TurnHeartbeat, str]]) -> None:
-        async def one(beat: pb.TurnHeartbeat, session_id: str) -> None:
+        async def one(held: tuple[pb.TurnHeartbeat, str]) -> None:
+            beat, session_id = held
             hold = Hold(turn_id=beat.turn_id, fence=beat.fence, claim_id=beat.claim_id)
             await self._store.transact(
                 session_id,
@@ -124,7 +127,7 @@ class Work:
             )
             self._renewed[beat.turn_id, beat.fence] = time.monotonic()
 
-        await _gather([one(beat, session_id) for beat, session_id in beats])
+        await _for_each(beats, one)
         self._forget_old_renewals()
 
     def _forget_old_renewals(self) -> None:
@@ -177,8 +180,8 @@ class Work:
 
     async def mark_archived(self, request: pb.MarkArchivedRequest) -> None:
         """Take the archive's word for turns, sessions and acceptances."""
-        await _gather([self._turn_archived(row) for row in request.turns])
-        await _gather([self._session_archived(s) for s in request.sessions])
+        await _for_each(request.turns, self._turn_archived)
+        await _for_each(request.sessions, self._session_archived)
         await self._acceptance_archived(list(request.accepted_turn_ids))
 
     async def _turn_archived(self, row: TurnFinished) -> None:
@@ -239,15 +242,15 @@ def _hold(request: pb.CompleteTurnRequest | pb.FailTurnRequest | pb.ReleaseTurnR
     return Hold(turn_id=request.turn_id, fence=request.fence, claim_id=request.claim_id)
 
 
-async def _gather(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all, a few at a time; the first error is raised once all have ended."""
+async def _for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Work on all, a few at a time; the first error is raised once all have ended."""
     places = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(coroutine: Coroutine[Any, Any, None]) -> None:
+    async def one(item: T) -> None:
         async with places:
-            await coroutine
+            await work(item)
 
-    results = await asyncio.gather(*map(one, work), return_exceptions=True)
+    results = await asyncio.gather(*map(one, items), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result

@@ -7,6 +7,7 @@ from importlib.metadata import distributions
 
 LEAST_CHARACTERS = 1500
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
+CODE = re.compile(r"[={}]")
 WORD = re.compile(r"[a-z]{3,}")
 
 
@@ -25,7 +26,9 @@ def characteristic_sentence(name: str, texts: Mapping[str, str]) -> str:
     """Return the sentence of that text whose words the other texts use least."""
     spread = Counter(word for text in texts.values() for word in set(_words(text)))
     sentences = [" ".join(one.split()) for one in SENTENCE.split(texts[name])]
-    plain = [one for one in sentences if 60 <= len(one) <= 200 and len(_words(one)) >= 8]
+    # A sample of code says little of its package.
+    prose = [one for one in sentences if not CODE.search(one)]
+    plain = [one for one in prose if 60 <= len(one) <= 200 and len(_words(one)) >= 8]
     return min(plain, key=lambda one: _commonness(_words(one), spread))
 
 

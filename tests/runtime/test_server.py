@@ -14,12 +14,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.runtime import deadline
-from services.runtime.channel import open_channel
+from services.runtime.channel import ChannelOptions, open_channel
 from services.runtime.errors import PermissionDenied, from_rpc
 from services.runtime.interceptors import AroundCalls, Call
 from services.runtime.server import InsecureListener, ServerOptions, is_loopback, serving
 from tests.runtime.calls import SERVICE, Stub, answering, echo, failure_of, registered
 from tests.waiting import wait_until
+
+MORE_PINGS_SECONDS = 5
+"""gRPC pings once a second at most, and tells a client to be calm at the third ping."""
 
 ROUNDING = 0.1
 """gRPC rounds the seconds that it sends up, by some hundredths."""
@@ -286,6 +289,22 @@ async def test_main_s_wait_ends_by_cancellation_and_the_running_call_still_finis
         assert (await call).value == "x"
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+@pytest.mark.parametrize(("least", "lives"), [(0.01, True), (10.0, False)])
+async def test_a_silent_stream_outlives_the_pings_that_the_server_permits(
+    least: float, *, lives: bool
+) -> None:
+    serve = ServerOptions(least_ping_interval=least)
+    async with serving(serve, registered(Stream=Sleeper().stream)) as server:
+        options = ChannelOptions(keepalive=0.05)
+        async with open_channel(server.address, service="test", options=options) as channel:
+            call = Stub(channel).stream(Text(value="x"))
+            assert (await call.read()).value == "x"
+            reading = asyncio.ensure_future(call.read())
+            await asyncio.wait([reading], timeout=MORE_PINGS_SECONDS if lives else 30)
+            assert reading.done() is not lives
+            reading.cancel()
 
 
 async def test_stopping_ends_streams_with_unavailable_so_that_callers_resume_elsewhere() -> None:
