@@ -19,6 +19,7 @@ from contextlib import (
 )
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from services.agents.main import RunningAgents, agents_service, open_model
 from services.agents.settings import AgentsSettings, ModelSettings
@@ -37,6 +38,7 @@ from services.runtime.keyring import KeyRing
 from services.runtime.lifecycle import run
 from services.runtime.logs import LogOptions
 from services.runtime.memory import MemoryBus
+from services.runtime.scraping import Endpoint, metrics_endpoint
 from services.runtime.server import RunningServer, ServerOptions
 from services.runtime.settings import PREFIX, load
 from services.runtime.telemetry import TelemetryOptions
@@ -48,6 +50,8 @@ from services.session.settings import SessionSettings
 SERVICES = ("gateway", "session", "retrieval", "agents", "persistence")
 STOP_SECONDS = 2.0
 """Running turns are handed back after this; the next start runs them."""
+
+T = TypeVar("T")
 
 
 class HomeInUse(Exception):
@@ -122,6 +126,7 @@ class _Wiring:
         self._sockets = sockets
         self._keys = KeyRing.generate(SERVICES)
         self._bus = MemoryBus(maieutic_topology())
+        self._metrics: Endpoint | None = None
 
     async def start(self, stack: AsyncExitStack) -> Stack:
         """Start everything; the stack stops it in reverse.
@@ -132,15 +137,26 @@ class _Wiring:
         await stack.enter_async_context(self._bus)
         url = sqlite_url(self._home / "archive.sqlite")
         archive = await stack.enter_async_context(open_archive(url))
-        options = self._settings.telemetry
+        if listen := self._settings.telemetry.metrics_listen:
+            self._metrics = await stack.enter_async_context(metrics_endpoint(listen))
         for name, service in (
             ("session", self._session(redis_url)),
             ("persistence", self._persistence(archive)),
             ("retrieval", self._retrieval()),
             ("agents", self._agents()),
         ):
-            await stack.enter_async_context(hosted(name, service, options))
+            await self._hosted(stack, name, service)
         return await self._gateway(stack)
+
+    async def _hosted(
+        self, stack: AsyncExitStack, name: str, service: AbstractAsyncContextManager[T]
+    ) -> T:
+        readers = [self._metrics.reader()] if self._metrics else []
+        # One page has the metrics of all: an address can be listened on once.
+        options = replace(self._settings.telemetry, metrics_listen="")
+        return await stack.enter_async_context(
+            hosted(name, service, options, metric_readers=readers)
+        )
 
     def _address(self, service: str) -> str:
         return f"unix:{self._sockets / service}"
@@ -214,9 +230,7 @@ class _Wiring:
         service = gateway_service(
             settings, keys=await KeyFile.open(keys), signer=self._keys.signer("gateway")
         )
-        running = await stack.enter_async_context(
-            hosted("gateway", service, self._settings.telemetry)
-        )
+        running = await self._hosted(stack, "gateway", service)
         return Stack(address=running.address, api_key=api_key, key_file=key_file)
 
 

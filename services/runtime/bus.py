@@ -41,7 +41,7 @@ class OutgoingMessage:
     message_id: str
     """The same for every attempt to publish the same fact."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Text only; the trace context travels here. Names that begin with `x-` are the broker's."""
+    """Text only; the bus adds the trace context. Names that begin with `x-` are the broker's."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a header that a consumer could not tell from the broker's own."""

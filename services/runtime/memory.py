@@ -64,13 +64,13 @@ class MemoryBus:
 
     async def publish(self, message: OutgoingMessage, *, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - covers the waiting
         """See `bus.Bus.publish`."""
-        stored = _Stored(
-            body=message.body,
-            message_id=message.message_id,
-            routing_key=message.routing_key,
-            headers=dict(message.headers),
-        )
-        with bus_metrics.publishing(message.exchange):
+        with bus_metrics.publishing(message, system="memory") as headers:
+            stored = _Stored(
+                body=message.body,
+                message_id=message.message_id,
+                routing_key=message.routing_key,
+                headers=headers,
+            )
             await self._store(message.exchange, stored, timeout)
 
     @asynccontextmanager

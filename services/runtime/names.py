@@ -18,6 +18,7 @@ class Metric:
     """Upper bounds, for histograms."""
 
 
+SLOW_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 # --- gRPC ---------------------------------------------------------------------------------------
@@ -68,8 +69,19 @@ BUS_RETRIES = Metric(
     unit="{attempt}",
     help="Further attempts to publish a message, by cause: the link was lost, or it was refused",
 )
+BUS_FAILURES = Metric(
+    name="maieutic.bus.publish.failures",
+    unit="{message}",
+    help="Publishes that were not confirmed, or had nowhere to go, by exchange and error",
+)
+PUBLISH = "publish {}"
+"""Span of one publish until its confirm, by exchange."""
+BUS_SYSTEM = "messaging.system"
 BUS_DESTINATION = "messaging.destination.name"
+BUS_ROUTING_KEY = "messaging.rabbitmq.destination.routing_key"
+BUS_MESSAGE_ID = "messaging.message.id"
 BUS_OPERATION = "messaging.operation.name"
+BUS_OPERATION_TYPE = "messaging.operation.type"
 BUS_REDELIVERED = "maieutic.bus.redelivered"
 BUS_RETRY_CAUSE = "maieutic.bus.retry.cause"
 
@@ -80,6 +92,54 @@ TURN = "maieutic.turn"
 LANE = "maieutic.lane"
 ACTIVE_TURNS = Metric(
     name="maieutic.agents.turns.active", unit="{turn}", help="Turns running now, by lane"
+)
+
+# --- turns at the session service ---------------------------------------------------------------
+TRANSACT = "session transaction"
+"""Span of one change of a session, with everything that it had to start again for."""
+SWEEP_TURN = "sweep turn"
+"""Span of what the clock of unfinished work does with an overdue turn."""
+DB_SYSTEM = "db.system.name"
+DB_OPERATION = "db.operation.name"
+CONFLICTS = "maieutic.session.conflicts"
+"""How often a transaction was started again."""
+CONFLICT_CAUSE = "maieutic.session.conflict.cause"
+TURN_STATE = "maieutic.turn.state"
+TURN_REASON = "maieutic.turn.reason"
+STORE_CONFLICTS = Metric(
+    name="maieutic.session.store.conflicts",
+    unit="{conflict}",
+    help="Transactions started again: what they read was changed, or a link was lost",
+)
+TURNS_ENDED = Metric(
+    name="maieutic.turns.ended", unit="{turn}", help="Turns that have an outcome, by it"
+)
+TURN_DURATION = Metric(
+    name="maieutic.turn.duration",
+    unit="s",
+    help="From a turn's acceptance to its outcome",
+    buckets=SLOW_SECONDS,
+)
+QUEUE_WAIT = Metric(
+    name="maieutic.turn.queue.wait",
+    unit="s",
+    help="From a turn's acceptance to its first claim by a worker",
+    buckets=FAST_SECONDS,
+)
+TURNS_SWEPT = Metric(
+    name="maieutic.session.turns.swept",
+    unit="{turn}",
+    help="Overdue turns that the clock of unfinished work had to look at",
+)
+OLDEST_UNCONFIRMED = Metric(
+    name="maieutic.session.unconfirmed.age",
+    unit="s",
+    help="For how long the oldest job has waited for the broker's confirm; 0 if none waits",
+)
+STORE_MEMORY = Metric(
+    name="maieutic.session.store.memory.share",
+    unit="1",
+    help="Share of the live store's memory limit that is in use; 0 without a limit",
 )
 
 # --- the archive --------------------------------------------------------------------------------
@@ -120,3 +180,11 @@ CHUNKS_INDEXED = Metric(
     help="Chunks of added documents, by whether they were embedded or had been stored before",
 )
 CHUNK_SOURCE = "maieutic.retrieval.chunk.source"
+INDEX_ATTEMPTS = Metric(
+    name="maieutic.retrieval.index.attempts",
+    unit="{attempt}",
+    help="Attempts at the vector index, by operation, outcome and number of the attempt",
+)
+INDEX_OPERATION = "maieutic.retrieval.index.operation"
+INDEX_OUTCOME = "maieutic.retrieval.index.outcome"
+INDEX_ATTEMPT = "maieutic.retrieval.index.attempt"

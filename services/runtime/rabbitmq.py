@@ -99,9 +99,9 @@ class RabbitMQBus:
 
     async def publish(self, message: OutgoingMessage, *, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - covers the retries
         """See `bus.Bus.publish`."""
-        with bus_metrics.publishing(message.exchange):
+        with bus_metrics.publishing(message, system="rabbitmq") as headers:
             await self._publisher.publish(
-                _as_amqp(message.body, message.message_id, dict(message.headers)),
+                _as_amqp(message.body, message.message_id, dict(headers)),
                 exchange=message.exchange,
                 routing_key=message.routing_key,
                 timeout=timeout,

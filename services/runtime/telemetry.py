@@ -6,20 +6,27 @@ and tasks started inside inherit it, so five services in one process stay apart.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from opentelemetry.context import Context
-from opentelemetry.metrics import Counter, Histogram, Meter, NoOpMeterProvider, UpDownCounter
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.metrics import (
+    Counter,
+    Histogram,
+    Meter,
+    NoOpMeterProvider,
+    UpDownCounter,
+    _Gauge as Gauge,
+)
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import (
     Link,
+    NonRecordingSpan,
     NoOpTracerProvider,
     Span,
     SpanKind,
@@ -34,10 +41,13 @@ from opentelemetry.util.types import AttributeValue
 
 from services.runtime import names
 from services.runtime.logs import LogOptions, logging_to_stderr
+from services.runtime.tracers import IdsOnly, new_context, sampler
 
 SCOPE = "maieutic"
 EXPORT_SECONDS = 3.0
 """Limit of one export with its retries, and so of what a collector that is away costs a stop."""
+SPAN_SECONDS = 1.0
+"""Spans leave at least this often, so that little is missing of a process that is killed."""
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -53,6 +63,9 @@ class TelemetryOptions:
 
     metric_interval: float = 30.0
     """Seconds between two exports of metrics."""
+
+    metrics_listen: str = ""
+    """host:port of an HTTP endpoint for Prometheus, as 127.0.0.1:9464; empty serves none."""
 
     version: str = ""
     """Version of the deployment, as traces show it."""
@@ -70,6 +83,7 @@ class Telemetry:
         self._meter = meter
         self._counters: dict[str, Counter] = {}
         self._levels: dict[str, UpDownCounter] = {}
+        self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
 
     def counter(self, metric: names.Metric) -> Counter:
@@ -84,6 +98,13 @@ class Telemetry:
         if (known := self._levels.get(metric.name)) is None:
             known = self._meter.create_up_down_counter(metric.name, metric.unit, metric.help)
             self._levels[metric.name] = known
+        return known
+
+    def gauge(self, metric: names.Metric) -> Gauge:
+        """Return the gauge, for what is measured anew each time."""
+        if (known := self._gauges.get(metric.name)) is None:
+            known = self._meter.create_gauge(metric.name, metric.unit, metric.help)
+            self._gauges[metric.name] = known
         return known
 
     def histogram(self, metric: names.Metric) -> Histogram:
@@ -120,29 +141,44 @@ async def telemetry(
 ) -> AsyncIterator[Telemetry]:
     """Give the block, and the tasks it starts, the telemetry of *service*; flushed at the end.
 
-    *span_processors* and *metric_readers* come beside the OTLP ones, which an endpoint adds.
+    *span_processors* and *metric_readers* come beside those that the options ask for.
     """
     processors, readers = list(span_processors), list(metric_readers)
-    if options.endpoint:
-        spans, metrics = _otlp(options)
-        processors.append(spans)
-        readers.append(metrics)
-    resource = Resource.create({names.SERVICE: service, "service.version": options.version})
-    tracers = TracerProvider(resource=resource, sampler=_sampler(options, processors))
+    async with AsyncExitStack() as stack:
+        if options.endpoint:
+            spans, metrics = _otlp(options)
+            processors.append(spans)
+            readers.append(metrics)
+        if options.metrics_listen:
+            readers.append(await _scraped(stack, options.metrics_listen))
+        resource = Resource.create({names.SERVICE: service, "service.version": options.version})
+        tracers = _tracers(resource, options, processors)
+        meters = MeterProvider(readers, resource=resource) if readers else None
+        bound = Telemetry(
+            service,
+            tracers.get_tracer(SCOPE) if tracers else IdsOnly(),
+            (meters or NoOpMeterProvider()).get_meter(SCOPE),
+        )
+        token = _current.set(bound)
+        try:
+            with logging_to_stderr(options.log, service=service):
+                yield bound
+        finally:
+            _current.reset(token)
+            # Both flush what they hold, in threads, side by side: a collector may be away.
+            ends = [provider.shutdown for provider in (tracers, meters) if provider]
+            await asyncio.gather(*map(asyncio.to_thread, ends))
+
+
+def _tracers(
+    resource: Resource, options: TelemetryOptions, processors: Sequence[SpanProcessor]
+) -> TracerProvider | None:
+    if not processors:
+        return None
+    tracers = TracerProvider(resource=resource, sampler=sampler(options.sample_ratio))
     for processor in processors:
         tracers.add_span_processor(processor)
-    meters = MeterProvider(readers, resource=resource)
-    bound = Telemetry(service, tracers.get_tracer(SCOPE), meters.get_meter(SCOPE))
-    token = _current.set(bound)
-    try:
-        with logging_to_stderr(options.log, service=service):
-            yield bound
-    finally:
-        _current.reset(token)
-        # Both flush what they hold, in threads, side by side: a collector may be away.
-        await asyncio.gather(
-            asyncio.to_thread(tracers.shutdown), asyncio.to_thread(meters.shutdown)
-        )
+    return tracers
 
 
 @contextmanager
@@ -153,8 +189,9 @@ def span(
     attributes: Mapping[str, AttributeValue] | None = None,
     parent: Context | None = None,
     links: Sequence[Link] = (),
+    failures: tuple[type[Exception], ...] = (Exception,),
 ) -> Iterator[Span]:
-    """Run the block in a span; an exception marks it as failed, by its type alone.
+    """Run the block in a span; one of *failures* marks it as failed, by its type alone.
 
     The message of an exception may quote a user, so it never gets into a span. A cancelled block
     is not a failed one.
@@ -170,7 +207,7 @@ def span(
     ) as opened:
         try:
             yield opened
-        except Exception as error:
+        except failures as error:
             mark_failed(opened, type(error).__qualname__)
             raise
 
@@ -191,16 +228,37 @@ def extract(headers: Mapping[str, str]) -> Context:
     return _W3C.extract(headers, Context())
 
 
+@contextmanager
+def continuing(headers: Mapping[str, str]) -> Iterator[None]:
+    """Run the block in the trace that *headers* carry; without one, in none."""
+    token = attach(set_span_in_context(get_current_span(extract(headers))))
+    try:
+        yield
+    finally:
+        detach(token)
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Let calls made in the block begin no trace: a stream for life would be an endless one."""
+    token = attach(set_span_in_context(NonRecordingSpan(new_context())))
+    try:
+        yield
+    finally:
+        detach(token)
+
+
 def links_to(headers: Mapping[str, str]) -> list[Link]:
     """Return a link to the span that sent *headers*, as a consumer of a batch needs it."""
     context = get_current_span(extract(headers)).get_span_context()
     return [Link(context)] if context.is_valid else []
 
 
-def _sampler(options: TelemetryOptions, processors: Sequence[SpanProcessor]) -> Sampler:
-    # Without an exporter a span is only an id for logs and peers, which costs next to nothing.
-    root = TraceIdRatioBased(options.sample_ratio) if processors else ALWAYS_OFF
-    return ParentBased(root)
+async def _scraped(stack: AsyncExitStack, listen: str) -> MetricReader:
+    # Imported here because most processes of a test serve no metrics.
+    from services.runtime.scraping import metrics_endpoint  # noqa: PLC0415
+
+    return (await stack.enter_async_context(metrics_endpoint(listen))).reader()
 
 
 def _otlp(options: TelemetryOptions) -> tuple[SpanProcessor, MetricReader]:
@@ -217,4 +275,5 @@ def _otlp(options: TelemetryOptions) -> tuple[SpanProcessor, MetricReader]:
     spans = OTLPSpanExporter(endpoint=endpoint, insecure=plain, timeout=timeout)
     metrics = OTLPMetricExporter(endpoint=endpoint, insecure=plain, timeout=timeout)
     interval = options.metric_interval * 1000
-    return BatchSpanProcessor(spans), PeriodicExportingMetricReader(metrics, interval)
+    batches = BatchSpanProcessor(spans, schedule_delay_millis=SPAN_SECONDS * 1000)
+    return batches, PeriodicExportingMetricReader(metrics, interval)

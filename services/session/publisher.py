@@ -8,11 +8,11 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnAccepted, TurnFinished
 from services.runtime import telemetry
 from services.runtime.bus import Bus, BusError, OutgoingMessage
 from services.runtime.errors import ServiceError
@@ -100,9 +100,10 @@ class Publisher:
         key = "suspect" if effect.suspect else job.lane
         self._unconfirmed.setdefault(job.turn_id, time.monotonic())
         try:
-            if not await self._publish("turns", key, job.SerializeToString(), job.turn_id):
-                return False
-            await self._confirmed(job)
+            with telemetry.continuing(job.trace_context):
+                if not await self._publish("turns", key, job.SerializeToString(), job.turn_id):
+                    return False
+                await self._confirmed(job)
         except ServiceError as error:
             # The broker has it; only the note of that is missing, and it is published once more.
             _log.warning("the confirm of a job was not noted: %s", error.reason)
@@ -119,7 +120,9 @@ class Publisher:
 
     async def _finished(self, finished: TurnFinished) -> None:
         message_id = f"{finished.job.turn_id}:{finished.outcome.fence}"
-        await self._publish("results", "turn.finished", finished.SerializeToString(), message_id)
+        body = finished.SerializeToString()
+        with telemetry.continuing(finished.job.trace_context):
+            await self._publish("results", "turn.finished", body, message_id)
 
     async def _pump(self, shard: int) -> None:
         """Publish a shard's facts in their order; each leaves the stream once it is confirmed."""
@@ -134,16 +137,16 @@ class Publisher:
 
     async def _all_published(self, shard: int, facts: Sequence[tuple[bytes, str, bytes]]) -> bool:
         for entry, key, body in facts:
-            if not await self._publish("results", key, body, f"{shard}:{entry.decode()}"):
+            with telemetry.continuing(_trace_of(key, body)):
+                published = await self._publish("results", key, body, f"{shard}:{entry.decode()}")
+            if not published:
                 return False
             await self._store.out_drop(shard, [entry])
         return True
 
     async def _publish(self, exchange: str, key: str, body: bytes, message_id: str) -> bool:
-        headers: dict[str, str] = {}
-        telemetry.inject(headers)
         message = OutgoingMessage(
-            exchange=exchange, routing_key=key, body=body, message_id=message_id, headers=headers
+            exchange=exchange, routing_key=key, body=body, message_id=message_id
         )
         try:
             await self._bus.publish(message)
@@ -153,3 +156,8 @@ class Publisher:
             return False
         self._failing_since = None
         return True
+
+
+def _trace_of(key: str, body: bytes) -> Mapping[str, str]:
+    """Return the trace that a fact belongs to, if it is about a turn."""
+    return TurnAccepted.FromString(body).job.trace_context if key == "turn.accepted" else {}

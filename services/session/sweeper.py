@@ -5,8 +5,9 @@ import logging
 import time
 from collections.abc import Callable
 
+from maieutic.session.v1.record_pb2 import TurnRecord
+from services.runtime import names, telemetry
 from services.runtime.errors import ServiceError
-from services.session.errors import StoreUnavailable
 from services.session.live import LiveSessions
 from services.session.logs import read_log
 from services.session.model import CANCELLING, WAITING, Draft, Timing
@@ -90,20 +91,22 @@ class Sweeper:
     async def _once(self) -> None:
         self._memory_share = (await self._store.pressure()).memory_share
         overdue = await self._store.take_overdue(HOLD_MS, TAKE_AT_ONCE)
+        self._measure(len(overdue))
         self._contact.seen()
-        results = await asyncio.gather(*map(self._sweep_alone, overdue), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        await asyncio.gather(*map(self._sweep_alone, overdue))
         for shard in await self._store.out_shards():
             self._publisher.pump_soon(shard)
         await self._publisher.probe()
 
+    def _measure(self, overdue: int) -> None:
+        meters = telemetry.current()
+        meters.counter(names.TURNS_SWEPT).add(overdue)
+        meters.gauge(names.STORE_MEMORY).set(self._memory_share)
+        meters.gauge(names.OLDEST_UNCONFIRMED).set(self._publisher.oldest_unconfirmed())
+
     async def _sweep_alone(self, turn_id: str) -> None:
         try:
             await self._sweep(turn_id)
-        except StoreUnavailable:
-            raise
         except ServiceError as error:
             _log.warning("turn %s is swept later: %s", turn_id, error.reason)
         except Exception:  # noqa: BLE001 - a supervision loop, see below
@@ -115,6 +118,10 @@ class Sweeper:
         if turn is None:
             await self._store.forget_due(turn_id)
             return
+        with telemetry.span(names.SWEEP_TURN, parent=telemetry.extract(turn.job.trace_context)):
+            await self._move_on(turn_id, turn)
+
+    async def _move_on(self, turn_id: str, turn: TurnRecord) -> None:
         frames = await read_log(self._store, turn_id) if turn.phase == CANCELLING else []
         judge = self._contact.seconds >= self._timing.lease / 1000
         promotable = False

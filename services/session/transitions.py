@@ -33,6 +33,9 @@ from services.session.model import (
 )
 from services.session.views import public_turn
 
+TRACED_ATTEMPTS = 5
+"""Of a turn that is handed back again and again only the last ones are linked."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimant:
@@ -40,6 +43,8 @@ class Claimant:
 
     worker_id: str
     claim_id: str
+    traceparent: str = ""
+    """W3C trace context of the attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +119,7 @@ def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> wor
         return work.ClaimTurnResponse(finished=turn.finished)
     if turn.phase == LEASED and turn.claim_id == claimant.claim_id:
         _renew(draft, turn, timing)
-        return _granted(draft, turn, timing)
+        return _granted(draft, turn, claimant, timing)
     expired = turn.phase == LEASED and turn.lease_end_ms <= draft.now_ms
     waiting_to_retry = turn.phase == QUEUED and turn.not_before_ms > draft.now_ms
     if not (turn.phase == QUEUED or expired) or waiting_to_retry:
@@ -124,7 +129,7 @@ def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> wor
         return work.ClaimTurnResponse(held=work.TurnHeld())
     _take(draft, turn, claimant)
     _renew(draft, turn, timing)
-    return _granted(draft, turn, timing)
+    return _granted(draft, turn, claimant, timing)
 
 
 def _take(draft: Draft, turn: record.TurnRecord, claimant: Claimant) -> None:
@@ -134,6 +139,9 @@ def _take(draft: Draft, turn: record.TurnRecord, claimant: Claimant) -> None:
     turn.attempt += 1
     turn.start_ms = turn.start_ms or draft.now_ms
     turn.not_before_ms = 0
+    if claimant.traceparent:
+        turn.attempt_traceparents.append(claimant.traceparent)
+        del turn.attempt_traceparents[:-TRACED_ATTEMPTS]
     started = TurnFrame(turn_id=turn.job.turn_id, started=TurnStarted(attempt=turn.attempt))
     draft.events.append((turn.job.turn_id, EventId(fence, 0), started))
 
@@ -149,7 +157,9 @@ def next_look(turn: record.TurnRecord, timing: Timing) -> int:
     return min(turn.lease_end_ms, _deadline_ms(turn) + timing.cancel_grace)
 
 
-def _granted(draft: Draft, turn: record.TurnRecord, timing: Timing) -> work.ClaimTurnResponse:
+def _granted(
+    draft: Draft, turn: record.TurnRecord, claimant: Claimant, timing: Timing
+) -> work.ClaimTurnResponse:
     granted = work.TurnClaim(
         fence=turn.fence,
         attempt=turn.attempt,
@@ -157,6 +167,9 @@ def _granted(draft: Draft, turn: record.TurnRecord, timing: Timing) -> work.Clai
         session=draft.record.session,
         window=window_messages(draft),
         deadline=timestamp(_deadline_ms(turn)),
+        earlier_traceparents=[
+            one for one in turn.attempt_traceparents if one != claimant.traceparent
+        ],
     )
     lease = Duration()
     lease.FromMilliseconds(timing.lease)

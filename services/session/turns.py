@@ -11,6 +11,7 @@ from maieutic.archive.v1.archive_service_pb2 import GetArchivedTurnResponse
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.v1 import turn_service_pb2 as pb
+from services.runtime import telemetry
 from services.session.archive import Archive
 from services.session.conversations import Caller
 from services.session.ending import finish_stop
@@ -84,11 +85,12 @@ class Turns:
     ) -> pb.Turn:
         """Accept the turn, or find what this request id began; waits a little for durability."""
         checked("session_id", request.session_id)
-        self._admit()
         job = self._job(caller, request)
 
         def decide(draft: Draft) -> TurnRecord:
             owned(draft.session, request.session_id, caller.tenant, caller.user)
+            if job.turn_id not in draft.turns:  # one that is here is found in any case
+                self._admit()
             return begin(draft, job, self._timing)
 
         async def prepare(draft: Draft) -> None:
@@ -120,6 +122,8 @@ class Turns:
         budget = request.time_budget
         if not request.HasField("time_budget"):
             budget = Duration(seconds=DEFAULT_BUDGET_SECONDS)
+        trace: dict[str, str] = {}
+        telemetry.inject(trace)
         return RunTurn(
             tenant=caller.tenant,
             user_id=caller.user,
@@ -130,6 +134,7 @@ class Turns:
             message=user_message(turn_id, request.session_id, request.text),
             time_budget=budget,
             max_attempts=self._limits.max_attempts,
+            trace_context=trace,
         )
 
     async def _look_in_archive(self, draft: Draft, job: RunTurn) -> None:

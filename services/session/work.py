@@ -57,7 +57,11 @@ class Work:
         job = request.job
         checked("job.turn_id", job.turn_id)
         checked("job.message.session_id", job.message.session_id)
-        claimant = Claimant(worker_id=request.worker_id, claim_id=request.claim_id)
+        claimant = Claimant(
+            worker_id=request.worker_id,
+            claim_id=request.claim_id,
+            traceparent=request.traceparent,
+        )
 
         def decide(draft: Draft) -> pb.ClaimTurnResponse:
             if draft.session is None or draft.session.tombstone:

@@ -19,12 +19,14 @@ from services.runtime.memory import MemoryBus
 from services.runtime.names import (
     BUS_DELIVERED,
     BUS_DESTINATION,
+    BUS_FAILURES,
+    BUS_MESSAGE_ID,
     BUS_PUBLISH_DURATION,
     BUS_REDELIVERED,
     ERROR_TYPE,
 )
 from services.runtime.rabbitmq import RabbitMQBus
-from services.runtime.telemetry import TelemetryOptions, telemetry
+from services.runtime.telemetry import TelemetryOptions, links_to, span, telemetry
 from tests.backends.rabbitmq import RabbitNode
 from tests.contracts.buses import (
     DELIVERY_LIMIT,
@@ -35,6 +37,7 @@ from tests.contracts.buses import (
     removed_afterwards,
 )
 from tests.proxy import proxy
+from tests.recorded import recording, span_id
 from tests.waiting import wait_until
 
 SOON = 20.0
@@ -507,8 +510,35 @@ async def test_publishes_and_deliveries_are_counted(bus: Bus, names: Names, work
     publishes = {p.attributes.get(ERROR_TYPE): p for p in points[BUS_PUBLISH_DURATION.name]}
     assert {kind: p.count for kind, p in publishes.items()} == {None: 1, "Unroutable": 1}
     assert publishes[None].attributes[BUS_DESTINATION] == names.work
+    (failures,) = points[BUS_FAILURES.name]
+    assert (failures.value, failures.attributes[ERROR_TYPE]) == (1, "Unroutable")
     delivered = points[BUS_DELIVERED.name]
     assert {p.attributes[BUS_REDELIVERED]: p.value for p in delivered} == {False: 1, True: 1}
+
+
+async def test_a_message_carries_the_span_that_published_it(
+    bus: Bus, names: Names, work: Work
+) -> None:
+    async with recording() as recorded:
+        with span("outermost"):
+            await bus.publish(work("m", headers={"kept": "yes"}))
+        async with bus.consume(names.work_queue, prefetch=1) as deliveries:
+            delivery = await received(deliveries)
+    published = recorded.spans()[f"PRODUCER publish {names.work}"]
+    assert published.parent is not None
+    assert published.attributes is not None
+    assert published.attributes[BUS_MESSAGE_ID] == "m"
+    (link,) = links_to(delivery.headers)
+    assert link.context.span_id == span_id(published)
+    assert delivery.headers["kept"] == "yes"
+
+
+async def test_a_publish_that_fails_is_a_failed_span(bus: Bus, names: Names, work: Work) -> None:
+    async with recording() as recorded:
+        with pytest.raises(Unroutable):
+            await bus.publish(work("m", key="nobody"))
+    published = recorded.spans()[f"PRODUCER publish {names.work}"]
+    assert published.status.description == "Unroutable"
 
 
 def points_of(reader: InMemoryMetricReader) -> dict[str, list[Any]]:

@@ -3,18 +3,13 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue as Text
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
 from services.runtime import names
@@ -22,61 +17,21 @@ from services.runtime.errors import NotFound
 from services.runtime.logs import LogOptions
 from services.runtime.telemetry import (
     TelemetryOptions,
+    continuing,
     current,
     extract,
     inject,
     links_to,
     span,
     telemetry,
+    untraced,
 )
+from tests.recorded import Recorded, recording, span_id
 from tests.runtime.calls import UNARY, answering, echo, failure_of
 from tests.waiting import wait_until
 
-
-class Recorded:
-    """What a service recorded."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.reader = InMemoryMetricReader()
-
-    def spans(self) -> dict[str, ReadableSpan]:
-        """Return the finished spans by kind and name."""
-        finished = self.exporter.get_finished_spans()
-        return {f"{one.kind.name} {one.name}": one for one in finished}
-
-    def points(self, metric: names.Metric) -> dict[tuple[str, ...], Any]:
-        """Return the metric's points by their method and status."""
-        data = self.reader.get_metrics_data()
-        found = [
-            point
-            for resource in (data.resource_metrics if data else [])
-            for scope in resource.scope_metrics
-            for one in scope.metrics
-            if one.name == metric.name
-            for point in one.data.data_points
-        ]
-        keys = (names.RPC_METHOD, names.RPC_STATUS)
-        return {
-            tuple(str(value) for key in keys if (value := (point.attributes or {}).get(key))): point
-            for point in found
-        }
-
-
-@asynccontextmanager
-async def recording(service: str = "test", ratio: float = 1.0) -> AsyncIterator[Recorded]:
-    recorded = Recorded()
-    async with telemetry(
-        service,
-        TelemetryOptions(sample_ratio=ratio),
-        span_processors=[SimpleSpanProcessor(recorded.exporter)],
-        metric_readers=[recorded.reader],
-    ):
-        yield recorded
-
-
-def span_id(one: ReadableSpan) -> int:
-    return one.get_span_context().span_id  # type: ignore[union-attr,no-any-return,unused-ignore]
+CALL = (names.RPC_METHOD, names.RPC_STATUS)
+SAMPLED = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
 
 
 async def test_a_call_is_one_trace_over_two_hops() -> None:
@@ -183,13 +138,13 @@ async def test_calls_are_counted_and_timed_by_method_and_status() -> None:
         await stub.unary(Text())
         await failure_of(stub.unary(Text(value="x")))
         client = names.RPC_CLIENT_DURATION
-        await wait_until(lambda: len(recorded.points(client)) == 2)
+        await wait_until(lambda: len(recorded.points(client, *CALL)) == 2)
         for metric in (client, names.RPC_SERVER_DURATION):
-            points = recorded.points(metric)
+            points = recorded.points(metric, *CALL)
             counts = {status: point.count for (_, status), point in points.items()}
             assert counts == {"OK": 2, "NOT_FOUND": 1}
             assert next(iter(points.values())).explicit_bounds == names.FAST_SECONDS
-        assert recorded.points(names.RPC_SERVER_ACTIVE)[UNARY,].value == 0
+        assert recorded.points(names.RPC_SERVER_ACTIVE, names.RPC_METHOD)[UNARY,].value == 0
 
 
 async def test_bugs_are_counted() -> None:
@@ -198,7 +153,7 @@ async def test_bugs_are_counted() -> None:
 
     async with recording() as recorded, answering(Unary=fail) as (stub, _):
         await failure_of(stub.unary(Text()))
-        assert recorded.points(names.UNEXPECTED_ERRORS)[UNARY,].value == 1
+        assert recorded.points(names.UNEXPECTED_ERRORS, names.RPC_METHOD)[UNARY,].value == 1
 
 
 async def test_health_checks_leave_no_spans() -> None:
@@ -284,10 +239,50 @@ async def test_without_an_exporter_spans_are_ids_only_and_still_travel() -> None
     assert headers["traceparent"].startswith("00-")
 
 
-async def test_a_caller_s_decision_to_record_is_followed() -> None:
-    sampled = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
+async def test_without_an_exporter_a_caller_s_trace_passes_through_unchanged() -> None:
+    headers: dict[str, str] = {}
+    async with telemetry("test", TelemetryOptions()):
+        with span("handler", parent=extract(SAMPLED)), span("call", kind=SpanKind.CLIENT):
+            inject(headers)
+
+    assert headers == SAMPLED
+
+
+async def test_work_that_belongs_to_a_trace_goes_on_in_it() -> None:
+    async with recording() as recorded, answering(Unary=echo) as (stub, _):
+        with span("sweep"), continuing(SAMPLED):
+            await stub.unary(Text())
+        with span("sweep"), continuing({}):
+            await stub.unary(Text())
+        await wait_until(lambda: len(recorded.exporter.get_finished_spans()) == 6)
+
+    calls = [one for one in recorded.exporter.get_finished_spans() if one.kind is SpanKind.CLIENT]
+    ends = [one.parent and f"{one.parent.trace_id:032x}-{one.parent.span_id:016x}" for one in calls]
+    assert ends == [f"{'1' * 32}-{'2' * 16}", None]
+
+
+async def test_an_endless_call_begins_no_trace() -> None:
+    async with recording() as recorded, answering(Unary=echo) as (stub, _):
+        with untraced():
+            await stub.unary(Text())
+
+    assert recorded.spans() == {}
+
+
+async def test_a_batch_is_recorded_if_anything_in_it_is() -> None:
+    unsampled = {"traceparent": SAMPLED["traceparent"][:-1] + "0"}
     async with recording(ratio=0.0) as recorded:
-        with span("asked for", parent=extract(sampled)):
+        with span("recorded", links=[*links_to(unsampled), *links_to(SAMPLED)]):
+            pass
+        with span("not recorded", links=links_to(unsampled)):
+            pass
+
+    assert set(recorded.spans()) == {"INTERNAL recorded"}
+
+
+async def test_a_caller_s_decision_to_record_is_followed() -> None:
+    async with recording(ratio=0.0) as recorded:
+        with span("asked for", parent=extract(SAMPLED)):
             pass
         with span("own"):
             pass

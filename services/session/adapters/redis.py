@@ -6,8 +6,10 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
+from opentelemetry.trace import Span, SpanKind
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -17,14 +19,20 @@ from redis.maint_notifications import MaintNotificationsConfig
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import TurnFrame
-from services.runtime import deadline
+from services.runtime import deadline, names, telemetry
 from services.runtime.errors import DataLoss, NotFound
 from services.session.adapters import keys
 from services.session.adapters.codec import Corrupt, decode
-from services.session.adapters.transaction import CommitUnknown, Conflict, Transaction
+from services.session.adapters.transaction import (
+    CommitUnknown,
+    Conflict,
+    Transaction,
+    is_wrong_type,
+)
 from services.session.adapters.writes import commands_of
 from services.session.errors import ConflictExhausted, StoreUnavailable
 from services.session.ids import SHARDS, shard_of
+from services.session.measuring import committed
 from services.session.model import Draft, EventId, Timing
 from services.session.ports import Append, AppendOutcome, Pressure, Reads
 
@@ -34,6 +42,9 @@ _LONGEST_PAUSE = 0.1
 _SHORTEST_PAUSE = 0.002
 _QUARANTINE_MS = 30 * 86_400_000
 _REFRESH_MARGIN_MS = 60_000
+_SPAN = MappingProxyType({names.DB_SYSTEM: "redis", names.DB_OPERATION: "MULTI"})
+_CAUSES = MappingProxyType({Conflict: "changed", CommitUnknown: "unknown"})
+"""Why a transaction starts again; anything else is a lost connection."""
 
 
 class RedisSessionStore:
@@ -87,6 +98,22 @@ class RedisSessionStore:
         reads: Reads = Reads(),  # noqa: B008 - frozen
         prepare: Callable[[Draft], Awaitable[None]] | None = None,
     ) -> tuple[T, Draft]:
+        with telemetry.span(
+            names.TRANSACT,
+            kind=SpanKind.CLIENT,
+            attributes=_SPAN,
+            failures=(StoreUnavailable, ConflictExhausted, DataLoss),
+        ) as span:
+            return await self._until_committed(session_id, decide, reads, prepare, span)
+
+    async def _until_committed(
+        self,
+        session_id: str,
+        decide: Callable[[Draft], T],
+        reads: Reads,
+        prepare: Callable[[Draft], Awaitable[None]] | None,
+        span: Span,
+    ) -> tuple[T, Draft]:
         lock = self._locks.setdefault(session_id, asyncio.Lock())
         until = time.monotonic() + (deadline.bounded(self._timeout) or self._timeout)
         lost, rounds = False, 0
@@ -103,6 +130,8 @@ class RedisSessionStore:
                     raise
                 except (Conflict, CommitUnknown, ConnectionError, TimeoutError, OSError) as error:
                     rounds += 1
+                    span.set_attribute(names.CONFLICTS, rounds)
+                    _count_conflict(error)
                     if time.monotonic() >= until:
                         raise _gave_up(error, session_id, rounds) from error
                 except RedisError as error:
@@ -124,6 +153,7 @@ class RedisSessionStore:
             result = decide(draft)
             if draft.writes:
                 await transaction.commit(commands_of(draft, self._timing))
+                committed(draft)
             return result, draft
 
     def _transaction(self) -> Transaction:
@@ -164,6 +194,9 @@ class RedisSessionStore:
     async def _decode_window(self, transaction: Transaction, draft: Draft, reply: Any) -> None:
         if draft.session is None:
             return
+        if is_wrong_type(reply):
+            await _put_aside(transaction, keys.messages_key(draft.session_id), draft)
+            raise Corrupt(str(reply))
         raws = _pairs(reply)
         for entry in draft.session.window:
             raw = raws.get(entry.message_id.encode())
@@ -196,12 +229,9 @@ class RedisSessionStore:
         if raw is None:
             return None
         try:
-            return decode(kind, raw)
+            return _decoded(kind, raw)
         except Corrupt:
-            aside = keys.quarantine_key(key, draft.now_ms)
-            await transaction.commit(
-                [("RENAME", key, aside), ("PEXPIRE", aside, str(_QUARANTINE_MS))]
-            )
+            await _put_aside(transaction, key, draft)
             raise
 
     async def session(self, session_id: str) -> SessionRecord | None:
@@ -217,15 +247,16 @@ class RedisSessionStore:
         return await self._records(TurnRecord, [keys.turn_key(t) for t in turn_ids])
 
     async def _records(self, kind: type[Any], names: Sequence[str]) -> list[Any]:
-        raws = await self._pipeline([("GET", name) for name in names])
+        raws = await self._pipeline([("GET", name) for name in names], errors=True)
         return [_decoded_or_none(kind, raw) for raw in raws]
 
     async def window(self, session_id: str) -> list[Message]:
         record, reply = await self._pipeline(
-            [("GET", keys.record_key(session_id)), ("HGETALL", keys.messages_key(session_id))]
+            [("GET", keys.record_key(session_id)), ("HGETALL", keys.messages_key(session_id))],
+            errors=True,
         )
         session = _decoded_or_none(SessionRecord, record)
-        if session is None:
+        if session is None or is_wrong_type(reply):
             return []
         raws = _pairs(reply)
         found = (raws.get(entry.message_id.encode()) for entry in session.window)
@@ -421,6 +452,11 @@ async def _reply(connection: Any, *, errors: bool) -> Any:
         return error
 
 
+def _count_conflict(error: Exception) -> None:
+    cause = _CAUSES.get(type(error), "lost")
+    telemetry.current().counter(names.STORE_CONFLICTS).add(1, {names.CONFLICT_CAUSE: cause})
+
+
 def _gave_up(error: BaseException, session_id: str, rounds: int) -> Exception:
     if isinstance(error, Conflict):
         return ConflictExhausted(session_id, rounds)
@@ -441,9 +477,22 @@ def _decoded_or_none(kind: type[Any], raw: bytes | None) -> Any:
     if raw is None:
         return None
     try:
-        return decode(kind, raw)
+        return _decoded(kind, raw)
     except Corrupt:
         return None
+
+
+def _decoded(kind: type[Any], raw: Any) -> Any:
+    if is_wrong_type(raw):
+        raise Corrupt(str(raw))
+    if isinstance(raw, Exception):
+        raise StoreUnavailable(str(raw)) from raw
+    return decode(kind, raw)
+
+
+async def _put_aside(transaction: Transaction, key: str, draft: Draft) -> None:
+    aside = keys.quarantine_key(key, draft.now_ms)
+    await transaction.commit([("RENAME", key, aside), ("PEXPIRE", aside, str(_QUARANTINE_MS))])
 
 
 def _milliseconds(reply: Any) -> int:

@@ -47,7 +47,10 @@ class Transaction:
         return self
 
     async def read(self, keys: Sequence[str], reads: Sequence[Command]) -> list[Any]:
-        """Watch *keys* and return the replies to *reads*, all in one round trip."""
+        """Watch *keys* and return the replies to *reads*, all in one round trip.
+
+        The reply of a key that holds another type is the error itself.
+        """
         commands: list[Command] = [("WATCH", *keys), *reads] if keys else list(reads)
         if self._watching and not self._connection.is_connected:
             message = "the connection was lost while watching"
@@ -55,7 +58,7 @@ class Transaction:
         self._watching = True
         replies = await self._round_trip(commands)
         for reply in replies:
-            if isinstance(reply, Exception):
+            if isinstance(reply, Exception) and not is_wrong_type(reply):
                 raise reply
         return replies[1:] if keys else replies
 
@@ -107,6 +110,11 @@ class Transaction:
             await self._round_trip([("UNWATCH",)])
         except (ConnectionError, TimeoutError, OSError):
             await self._connection.disconnect(nowait=True)
+
+
+def is_wrong_type(reply: Any) -> bool:
+    """Whether the reply says that the key holds something that nobody here wrote."""
+    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
 
 
 def _committed(replies: list[Any]) -> list[Any]:

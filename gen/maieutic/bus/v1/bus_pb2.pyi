@@ -5,10 +5,12 @@ What travels over RabbitMQ. Queued messages outlive a deployment: fields
 are only ever added.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import session_service_pb2 as _session_service_pb2
 from maieutic.v1 import turn_service_pb2 as _turn_service_pb2
@@ -31,6 +33,26 @@ class RunTurn(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TraceContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TENANT_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     TURN_ID_FIELD_NUMBER: _builtins.int
@@ -43,6 +65,7 @@ class RunTurn(_message.Message):
     TIME_BUDGET_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     PREDECESSOR_TURN_ID_FIELD_NUMBER: _builtins.int
+    TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     turn_id: _builtins.str
@@ -66,6 +89,12 @@ class RunTurn(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def time_budget(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def trace_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """W3C trace context (traceparent, tracestate) of the call that began the
+        turn: a job or an outcome that is published again belongs to its trace.
+        """
+
     def __init__(
         self,
         *,
@@ -81,10 +110,11 @@ class RunTurn(_message.Message):
         time_budget: _duration_pb2.Duration | None = ...,
         max_attempts: _builtins.int = ...,
         predecessor_turn_id: _builtins.str = ...,
+        trace_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "message", b"message", "session", b"session", "time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "tenant", b"tenant", "time_budget", b"time_budget", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

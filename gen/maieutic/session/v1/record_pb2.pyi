@@ -156,6 +156,7 @@ class TurnRecord(_message.Message):
     PROVISIONAL_FIELD_NUMBER: _builtins.int
     INTENT_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    ATTEMPT_TRACEPARENTS_FIELD_NUMBER: _builtins.int
     phase: Global___TurnPhase.ValueType
     fence: _builtins.int
     claim_id: _builtins.str
@@ -179,6 +180,10 @@ class TurnRecord(_message.Message):
     def finished(self) -> _bus_pb2.TurnFinished:
         """Stored until archived."""
 
+    @_builtins.property
+    def attempt_traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """W3C traceparent of each attempt that is traced, the last one's at the end."""
+
     def __init__(
         self,
         *,
@@ -197,10 +202,11 @@ class TurnRecord(_message.Message):
         provisional: _builtins.bool = ...,
         intent: Global___TurnIntent | None = ...,
         finished: _bus_pb2.TurnFinished | None = ...,
+        attempt_traceparents: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "intent", b"intent", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_confirmed", b"acceptance_confirmed", "archive_ms", b"archive_ms", "attempt", b"attempt", "claim_id", b"claim_id", "fence", b"fence", "finished", b"finished", "intent", b"intent", "job", b"job", "job_confirmed", b"job_confirmed", "lease_end_ms", b"lease_end_ms", "not_before_ms", b"not_before_ms", "phase", b"phase", "provisional", b"provisional", "start_ms", b"start_ms", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_confirmed", b"acceptance_confirmed", "archive_ms", b"archive_ms", "attempt", b"attempt", "attempt_traceparents", b"attempt_traceparents", "claim_id", b"claim_id", "fence", b"fence", "finished", b"finished", "intent", b"intent", "job", b"job", "job_confirmed", b"job_confirmed", "lease_end_ms", b"lease_end_ms", "not_before_ms", b"not_before_ms", "phase", b"phase", "provisional", b"provisional", "start_ms", b"start_ms", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,9 +55,12 @@ class ClaimTurnRequest(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     CLAIM_ID_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     claim_id: _builtins.str
     """Chosen once for each delivery and kept over retries."""
+    traceparent: _builtins.str
+    """W3C traceparent of this attempt; empty if it is not traced."""
     @_builtins.property
     def job(self) -> _bus_pb2.RunTurn: ...
     def __init__(
@@ -66,10 +69,11 @@ class ClaimTurnRequest(_message.Message):
         worker_id: _builtins.str = ...,
         claim_id: _builtins.str = ...,
         job: _bus_pb2.RunTurn | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "job", b"job", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "job", b"job", "traceparent", b"traceparent", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -126,6 +130,7 @@ class TurnClaim(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    EARLIER_TRACEPARENTS_FIELD_NUMBER: _builtins.int
     fence: _builtins.int
     attempt: _builtins.int
     """From 1."""
@@ -142,6 +147,10 @@ class TurnClaim(_message.Message):
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """When the turn's time budget is spent."""
 
+    @_builtins.property
+    def earlier_traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """W3C traceparents of earlier attempts, for this one to link to."""
+
     def __init__(
         self,
         *,
@@ -152,10 +161,11 @@ class TurnClaim(_message.Message):
         window: _abc.Iterable[_message_pb2.Message] | None = ...,
         lease: _duration_pb2.Duration | None = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        earlier_traceparents: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "lease", b"lease", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline", b"deadline", "fence", b"fence", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline", b"deadline", "earlier_traceparents", b"earlier_traceparents", "fence", b"fence", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
