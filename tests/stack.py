@@ -252,7 +252,7 @@ async def real_stack(
         database = await stack.enter_async_context(proxy(postgres.port))
         running = RealStack(folder, backends, bus, database, settings)
         await running.create_database()
-        await _without_queues(rabbit)
+        await without_queues(rabbit)
         stack.push_async_callback(running.end)
         await running.make_whole()
         yield running
@@ -265,7 +265,7 @@ def _heal(link: Proxy) -> None:
         link.resume(direction)
 
 
-async def _without_queues(rabbit: RabbitNode) -> None:
+async def without_queues(rabbit: RabbitNode) -> None:
     """Remove what an earlier stack has left; the services declare their queues again."""
     async with await aio_pika.connect(rabbit.url) as connection:
         channel = await connection.channel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 KILL_SECONDS = 5.0
+FIXED_PORTS = range(20_000, 32_000)
 
 
 class BackendError(Exception):
@@ -21,11 +23,16 @@ class BackendError(Exception):
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a loopback TCP port that nothing listens on now.
+
+    It is below those that the system gives to whoever asks for any port: else another connection
+    of this busy machine could take it before its server is up.
+    """
+    while True:
+        port = FIXED_PORTS.start + secrets.randbelow(len(FIXED_PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -75,6 +82,11 @@ class Process:
     def running(self) -> bool:
         """Whether the process was started and has not ended."""
         return self._child is not None and self._child.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the process returned; None while it runs."""
+        return None if self._child is None else self._child.poll()
 
     def start(self) -> None:
         """Start the command, its output appended to the log."""
@@ -163,3 +175,13 @@ async def accepts(port: int, greeting: bytes, answer: bytes) -> bool:
                 writer.close()
     except (OSError, TimeoutError, asyncio.IncompleteReadError):
         return False
+
+
+async def accepts_connections(port: int) -> bool:
+    """Whether anything listens on the port."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
