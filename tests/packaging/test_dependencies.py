@@ -29,7 +29,7 @@ def test_the_server_extra_asks_for_what_the_server_lock_is_made_from() -> None:
     assert names(extra) == names(listed("server.in")) - build_only
 
 
-@pytest.mark.parametrize("lock", ["server", "dev", "protos"])
+@pytest.mark.parametrize("lock", ["server", "dev", "protos", "chart", "helm"])
 def test_every_locked_package_has_a_hash_and_no_address(lock: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     assert "://" not in text
@@ -39,7 +39,7 @@ def test_every_locked_package_has_a_hash_and_no_address(lock: str) -> None:
     assert all(line.endswith("\\") for line in packages)
 
 
-@pytest.mark.parametrize("lock", ["server", "dev", "protos"])
+@pytest.mark.parametrize("lock", ["server", "dev", "protos", "chart", "helm"])
 def test_everything_asked_for_is_locked(lock: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     locked = {line.split("==")[0] for line in text.splitlines() if "==" in line}
