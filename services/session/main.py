@@ -54,7 +54,7 @@ async def session_service(
             timeout=settings.redis_timeout,
             connections=settings.redis_connections,
         ) as store,
-        RedisWakes.connect(store.client) as wakes,
+        RedisWakes.connect(store.links) as wakes,
         open_channel(
             settings.archive_address,
             service="persistence",

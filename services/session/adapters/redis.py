@@ -10,11 +10,12 @@ from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from opentelemetry.trace import Span, SpanKind
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, RedisError, TimeoutError  # noqa: A004 - redis-py's names
-from redis.maint_notifications import MaintNotificationsConfig
+from redis.exceptions import (
+    ConnectionError,  # noqa: A004 - redis-py's own name
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004 - redis-py's own name
+)
 
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
@@ -23,6 +24,7 @@ from services.runtime import deadline, names, telemetry
 from services.runtime.errors import DataLoss, NotFound
 from services.session.adapters import keys
 from services.session.adapters.codec import Corrupt, decode
+from services.session.adapters.link import Command, Links
 from services.session.adapters.transaction import (
     CommitUnknown,
     Conflict,
@@ -50,9 +52,8 @@ _CAUSES = MappingProxyType({Conflict: "changed", CommitUnknown: "unknown"})
 class RedisSessionStore:
     """Sessions and turns in Redis. Safe for any number of processes at the same time."""
 
-    def __init__(self, client: Redis, *, timing: Timing, timeout: float) -> None:
-        self._client = client
-        self._pool = client.connection_pool
+    def __init__(self, links: Links, *, timing: Timing, timeout: float) -> None:
+        self._links = links
         self._timing = timing
         self._timeout = timeout
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -68,28 +69,13 @@ class RedisSessionStore:
         connections: int = 64,
     ) -> AsyncIterator[Self]:
         """Open a store on the server at *url*; *timeout* in seconds bounds each operation."""
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=connections,
-            timeout=timeout,
-            # With a time limit of its own the client would lose a cancellation that comes just as
-            # it has sent something (`asyncio.wait_for` before Python 3.12): ours are around it.
-            socket_timeout=None,
-            socket_connect_timeout=timeout,
-            # A silent retry would lose a WATCH or write twice: the store itself starts again.
-            retry=Retry(NoBackoff(), 0),
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
-        client = Redis.from_pool(pool)
-        try:
-            yield cls(client, timing=timing, timeout=timeout)
-        finally:
-            await client.aclose()
+        async with Links.to(url, timeout=timeout, connections=connections) as links:
+            yield cls(links, timing=timing, timeout=timeout)
 
     @property
-    def client(self) -> Redis:
-        """The client for what needs no transaction: the wake-up channel."""
-        return self._client
+    def links(self) -> Links:
+        """The connections, for what needs no store: the wake-up channel."""
+        return self._links
 
     async def transact(
         self,
@@ -157,7 +143,7 @@ class RedisSessionStore:
             return result, draft
 
     def _transaction(self) -> Transaction:
-        return Transaction(self._pool, timeout=self._timeout)
+        return Transaction(self._links)
 
     async def _read(self, transaction: Transaction, session_id: str, reads: Reads) -> Draft:
         record = keys.record_key(session_id)
@@ -407,49 +393,24 @@ class RedisSessionStore:
             await self._pipeline([("XDEL", keys.out_key(shard), *entries)])
 
     async def pressure(self) -> Pressure:
-        try:
-            async with asyncio.timeout(self._timeout):
-                info = await self._client.info("memory")
-        except (RedisError, OSError) as error:
-            raise StoreUnavailable(str(error) or type(error).__name__) from error
-        limit = int(info.get("maxmemory", 0))
-        return Pressure(memory_share=int(info["used_memory"]) / limit if limit else 0.0)
+        (reply,) = await self._pipeline([("INFO", "memory")])
+        info = dict(line.split(b":", 1) for line in reply.split() if b":" in line)
+        limit = int(info.get(b"maxmemory", 0))
+        return Pressure(memory_share=int(info[b"used_memory"]) / limit if limit else 0.0)
 
-    async def _pipeline(
-        self, commands: Sequence[Sequence[str | bytes]], *, errors: bool = False
-    ) -> list[Any]:
+    async def _pipeline(self, commands: Sequence[Command], *, errors: bool = False) -> list[Any]:
         """Return the replies; with *errors* also those that are errors, as exceptions."""
         if not commands:
             return []
-        connection = None
         try:
-            async with asyncio.timeout(self._timeout):
-                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
-                await connection.send_packed_command(connection.pack_commands(commands))
-                return [await _reply(connection, errors=errors) for _ in commands]
+            link = await self._links.shared()
+            replies = await link.request(commands)
         except (RedisError, OSError) as error:
-            if connection is not None:
-                # Replies may still be on their way: nobody else may read them as theirs.
-                await connection.disconnect(nowait=True)
             raise StoreUnavailable(str(error) or type(error).__name__) from error
-        except asyncio.CancelledError:
-            if connection is not None:
-                await connection.disconnect(nowait=True)
-            raise
-        finally:
-            if connection is not None:
-                await asyncio.shield(self._pool.release(connection))
-
-
-async def _reply(connection: Any, *, errors: bool) -> Any:
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except (ConnectionError, TimeoutError):
-        raise
-    except RedisError as error:
-        if not errors:
-            raise
-        return error
+        for reply in replies:
+            if isinstance(reply, Exception) and not (errors and isinstance(reply, ResponseError)):
+                raise StoreUnavailable(str(reply)) from reply
+        return replies
 
 
 def _count_conflict(error: Exception) -> None:

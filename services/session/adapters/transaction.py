@@ -1,16 +1,14 @@
-"""A WATCH transaction on one raw connection, in two round trips.
+"""A WATCH transaction on one connection, in two round trips.
 
 The client library's own pipelines reconnect silently, and so lose the WATCH and with it updates
 (see docs/adr/0001). Here a lost connection before EXEC was sent is a conflict, and after it an
 unknown commit; the caller starts again in both cases and sees by what it reads whether it is done.
 """
 
-import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import (
     ClusterDownError,
     ConnectionError,  # noqa: A004 - redis-py's own name
@@ -21,7 +19,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-Command = Sequence[str | bytes | int]
+from services.session.adapters.link import Command, Links
 
 
 class Conflict(Exception):
@@ -33,17 +31,14 @@ class CommitUnknown(Exception):
 
 
 class Transaction:
-    """Watch and read, then commit. Leaves a connection that it cannot vouch for closed."""
+    """Watch and read, then commit, on a link that is lent for it."""
 
-    def __init__(self, pool: ConnectionPool, *, timeout: float) -> None:
-        """Take a connection of *pool*; *timeout* in seconds bounds each round trip."""
-        self._pool = pool
-        self._timeout = timeout
+    def __init__(self, links: Links) -> None:
+        self._links = links
         self._watching = False
 
     async def __aenter__(self) -> Self:
-        async with asyncio.timeout(self._timeout):
-            self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+        self._link = await self._links.lend()
         return self
 
     async def read(self, keys: Sequence[str], reads: Sequence[Command]) -> list[Any]:
@@ -52,11 +47,11 @@ class Transaction:
         The reply of a key that holds another type is the error itself.
         """
         commands: list[Command] = [("WATCH", *keys), *reads] if keys else list(reads)
-        if self._watching and not self._connection.is_connected:
+        if self._watching and not self._link.alive:
             message = "the connection was lost while watching"
             raise Conflict(message)
         self._watching = True
-        replies = await self._round_trip(commands)
+        replies = await self._link.request(commands)
         for reply in replies:
             if isinstance(reply, Exception) and not is_wrong_type(reply):
                 raise reply
@@ -64,28 +59,16 @@ class Transaction:
 
     async def commit(self, commands: Sequence[Command]) -> list[Any]:
         """Carry out all *commands* or none; raises Conflict or CommitUnknown."""
-        if not self._connection.is_connected:
+        if not self._link.alive:
             message = "the connection was lost while watching"
             raise Conflict(message)
+        answer = self._link.request([("MULTI",), *commands, ("EXEC",)])
         try:
-            replies = await self._round_trip([("MULTI",), *commands, ("EXEC",)])
-        except (ConnectionError, TimeoutError, OSError) as error:
+            replies = await answer
+        except (ConnectionError, TimeoutError) as error:
             raise CommitUnknown(str(error)) from error
         self._watching = False
         return _committed(replies)
-
-    async def _round_trip(self, commands: Sequence[Command]) -> list[Any]:
-        packed = self._connection.pack_commands(commands)
-        async with asyncio.timeout(self._timeout):
-            await self._connection.send_packed_command(packed, check_health=False)
-            return [await self._reply() for _ in commands]
-
-    async def _reply(self) -> Any:
-        try:
-            # Bytes whatever the pool decodes: records are binary.
-            return await self._connection.read_response(disable_decoding=True)
-        except ResponseError as error:
-            return error
 
     async def __aexit__(
         self,
@@ -93,23 +76,9 @@ class Transaction:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # A decision that raised leaves the connection in order; anything else may not have.
-        cut = isinstance(
-            error, asyncio.CancelledError | ConnectionError | TimeoutError | OSError | CommitUnknown
-        )
-        try:
-            if self._watching and (cut or not self._connection.is_connected):
-                await self._connection.disconnect(nowait=True)
-            elif self._watching:
-                await self._unwatch()
-        finally:
-            await asyncio.shield(self._pool.release(self._connection))
-
-    async def _unwatch(self) -> None:
-        try:
-            await self._round_trip([("UNWATCH",)])
-        except (ConnectionError, TimeoutError, OSError):
-            await self._connection.disconnect(nowait=True)
+        if self._watching:
+            self._link.tell([("UNWATCH",)])
+        self._links.take_back(self._link)
 
 
 def is_wrong_type(reply: Any) -> bool:

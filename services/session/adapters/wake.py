@@ -8,31 +8,29 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
-from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from services.session.adapters.keys import wake_channel
+from services.session.adapters.link import Link, Links
 
 _log = logging.getLogger(__name__)
 
-_IDLE_CHANNEL = "maieutic:wake"
 _PAUSE_SECONDS = 0.2
 
 
 class RedisWakes:
     """Only wakes: whoever listens reads the log itself, now and then also without a wake-up."""
 
-    def __init__(self, pubsub: PubSub) -> None:
-        self._pubsub = pubsub
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._link: Link | None = None
         self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, client: Redis) -> AsyncIterator[Self]:
-        """Listen with a connection of *client*'s pool."""
-        pubsub = client.pubsub(ignore_subscribe_messages=True)
-        wakes = cls(pubsub)
+    async def connect(cls, links: Links) -> AsyncIterator[Self]:
+        """Listen on a link of its own."""
+        wakes = cls(links)
         task = asyncio.create_task(wakes._run())
         try:
             yield wakes
@@ -40,7 +38,6 @@ class RedisWakes:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            await pubsub.aclose()  # type: ignore[no-untyped-call] # redis-py
 
     @asynccontextmanager
     async def listen(self, turn_id: str) -> AsyncIterator[asyncio.Event]:
@@ -48,38 +45,38 @@ class RedisWakes:
         listeners = self._events[channel]
         listeners.add(event)
         try:
-            if len(listeners) == 1:
-                await self._subscribe(channel)
+            if len(listeners) == 1 and self._link is not None:
+                # Without a subscription the log is still read, each second.
+                with contextlib.suppress(RedisError):
+                    await self._link.request([("SUBSCRIBE", channel)])
             yield event
         finally:
             listeners.discard(event)
-            if not listeners and self._events.pop(channel, None) is not None:
-                await asyncio.shield(self._unsubscribe(channel))
-
-    async def _subscribe(self, channel: str) -> None:
-        # Without a subscription the log is still read, each second.
-        with contextlib.suppress(RedisError, OSError):
-            await self._pubsub.subscribe(channel)
-
-    async def _unsubscribe(self, channel: str) -> None:
-        with contextlib.suppress(RedisError, OSError):
-            await self._pubsub.unsubscribe(channel)
+            if not listeners and self._events.pop(channel, None) is not None and self._link:
+                self._link.tell([("UNSUBSCRIBE", channel)])
 
     async def _run(self) -> None:
-        """Wake listeners until cancelled; the subscriptions are renewed with the connection."""
+        """Keep a link until cancelled; the subscriptions are renewed with it."""
         while True:
             try:
-                # A subscription that never ends keeps the connection reading.
-                await self._pubsub.subscribe(_IDLE_CHANNEL)
-                while True:
-                    message = await self._pubsub.get_message(timeout=1.0)
-                    if message is not None:
-                        self._wake(message["channel"])
+                await self._follow(await self._links.dial(on_message=self._wake))
             except (RedisError, OSError) as error:
                 _log.warning("wake-ups are interrupted: %s", type(error).__name__)
-                await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
-    def _wake(self, channel: bytes | str) -> None:
-        name = channel.decode() if isinstance(channel, bytes) else channel
-        for event in self._events.get(name, ()):
+    async def _follow(self, link: Link) -> None:
+        self._link = link
+        try:
+            if known := list(self._events):
+                await link.request([("SUBSCRIBE", channel) for channel in known])
+            for channel in known:
+                self._wake(channel.encode())  # something may have come meanwhile
+            await asyncio.shield(link.lost)
+            _log.warning("wake-ups are interrupted: the link was lost")
+        finally:
+            self._link = None
+            link.close()
+
+    def _wake(self, channel: bytes) -> None:
+        for event in self._events.get(channel.decode(), ()):
             event.set()

@@ -3,7 +3,7 @@
 from maieutic.bus.v1.bus_pb2 import SessionChanged, SessionDeleted
 from services.session.adapters import keys
 from services.session.adapters.codec import encode
-from services.session.adapters.transaction import Command
+from services.session.adapters.link import Command
 from services.session.ids import shard_of
 from services.session.model import STUB, Draft, Fact, Timing, settled, timestamp
 

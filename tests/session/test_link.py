@@ -1,0 +1,154 @@
+"""Connections to the store: replies in order, losses that are seen, callers that go away."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError  # noqa: A004
+
+from services.session.adapters.keys import wake_channel
+from services.session.adapters.link import Link, Links
+from services.session.adapters.wake import RedisWakes
+from tests.backends.redis import RedisServer, valkey
+from tests.proxy import Direction, proxy
+from tests.waiting import wait_until
+
+
+def links_to(
+    server: RedisServer, *, port: int = 0, timeout: float = 5.0, connections: int = 4
+) -> AbstractAsyncContextManager[Links]:
+    url = f"redis://127.0.0.1:{port}/0" if port else server.url
+    return Links.to(url, timeout=timeout, connections=connections)
+
+
+async def test_many_callers_share_a_link_and_each_gets_its_own_replies(
+    valkey_server: RedisServer,
+) -> None:
+    async with links_to(valkey_server) as links:
+        link = await links.shared()
+        answers = [
+            link.request([("ECHO", str(caller)), ("INCRBY", f"n{caller}", caller)])
+            for caller in range(200)
+        ]
+        assert await asyncio.gather(*answers) == [[b"%d" % n, n] for n in range(200)]
+        assert await links.shared() is link
+
+
+async def test_a_cancelled_caller_does_not_disturb_the_next_one(
+    valkey_server: RedisServer,
+) -> None:
+    async with links_to(valkey_server) as links:
+        link = await links.shared()
+        leaving = asyncio.ensure_future(link.request([("ECHO", "first"), ("ECHO", "of two")]))
+        leaving.cancel()
+        assert await link.request([("ECHO", "second")]) == [b"second"]
+        assert await links.shared() is link
+
+
+async def test_an_error_reply_is_a_value_among_the_others(valkey_server: RedisServer) -> None:
+    async with links_to(valkey_server) as links:
+        link = await links.shared()
+        await link.request([("SET", "text", "x")])
+        wrong, right = await link.request([("INCR", "text"), ("GET", "text")])
+        assert "not an integer" in str(wrong)
+        assert right == b"x"
+
+
+async def test_without_an_answer_in_time_the_link_is_lost_and_the_next_one_is_new(
+    valkey_server: RedisServer,
+) -> None:
+    async with (
+        proxy(valkey_server.port) as way,
+        links_to(valkey_server, port=way.port, timeout=0.2) as links,
+    ):
+        link = await links.shared()
+        way.pause(Direction.TO_CLIENT)
+        with pytest.raises(TimeoutError):
+            await link.request([("PING",)])
+        assert not link.alive
+        with pytest.raises(ConnectionError):
+            link.request([("PING",)])
+        way.resume(Direction.TO_CLIENT)
+        assert await (await links.shared()).request([("PING",)]) == [b"PONG"]
+
+
+async def test_what_waits_on_a_lost_link_fails_at_once(valkey_server: RedisServer) -> None:
+    async with links_to(valkey_server) as links:
+        link = await links.shared()
+        (own_id,) = await link.request([("CLIENT", "ID")])
+        waiting = link.request([("BLPOP", "never", 0)])
+        async with Redis.from_url(valkey_server.url) as other:
+            await other.client_kill_filter(_id=str(own_id))
+        with pytest.raises(ConnectionError):
+            await waiting
+        assert await links.shared() is not link
+
+
+async def test_no_more_links_are_lent_than_allowed(valkey_server: RedisServer) -> None:
+    async with links_to(valkey_server, timeout=0.2, connections=1) as links:
+        link = await links.lend()
+        with pytest.raises(OSError):  # noqa: PT011 - Python's own timeout, which is one
+            await links.lend()
+        waiting = asyncio.create_task(links.lend())
+        await asyncio.sleep(0)
+        links.take_back(link)
+        assert await waiting is link
+
+
+async def test_a_failed_opening_gives_its_place_back(valkey_server: RedisServer) -> None:
+    async with (
+        proxy(valkey_server.port) as way,
+        links_to(valkey_server, port=way.port, timeout=0.5, connections=1) as links,
+    ):
+        await way.refuse()
+        for _ in range(3):
+            with pytest.raises((ConnectionError, OSError)):
+                await links.lend()
+        way.accept()
+        links.take_back(await links.lend())
+
+
+async def test_the_url_chooses_user_password_and_database() -> None:
+    async with valkey() as server:
+        async with Redis.from_url(server.url) as admin:
+            await admin.config_set("requirepass", "s3cret word")
+        host = f"127.0.0.1:{server.port}"
+        good, bad = f"redis://:s3cret%20word@{host}/3", f"redis://:wrong@{host}/3"
+        async with Links.to(good, timeout=5, connections=1) as links:
+            link: Link = await links.shared()
+            await link.request([("SET", "where", "three")])
+            assert await link.request([("SELECT", 0), ("GET", "where")]) == [b"OK", None]
+        async with Links.to(bad, timeout=5, connections=1) as links:
+            with pytest.raises(AuthenticationError):
+                await links.shared()
+
+
+async def test_subscriptions_are_renewed_with_a_new_link_and_end_with_the_listener(
+    valkey_server: RedisServer,
+) -> None:
+    turn = "t" * 48
+    channel = wake_channel(turn)
+    async with (
+        Redis.from_url(valkey_server.url) as other,
+        links_to(valkey_server) as links,
+        RedisWakes.connect(links) as wakes,
+    ):
+
+        async def heard() -> bool:
+            return bool(await other.publish(channel, b""))
+
+        async with wakes.listen(turn) as wake, asyncio.timeout(10):
+            await wait_until(heard)
+            await wake.wait()
+            await other.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # type: ignore[no-untyped-call]
+            wake.clear()
+            await wake.wait()  # without a publish: something may have been missed
+            wake.clear()
+            assert await heard()
+            await wake.wait()
+
+        async def not_heard() -> bool:
+            return not await heard()
+
+        await wait_until(not_heard)
