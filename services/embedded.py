@@ -1,8 +1,9 @@
 """The whole backend in one process, without servers, keys or root: the second composition root.
 
 The same five services as in a cluster, over unix sockets: a Valkey of its own, a bus in memory, an
-archive in SQLite, local vectors, and a model that answers offline. All state lives in one folder,
-so a restart, or a kill, loses nothing: the clock of unfinished work runs what was accepted.
+archive in SQLite, local vectors, and a model that answers offline, or Claude where there is a key.
+All state lives in one folder, so a restart, or a kill, loses nothing: the clock of unfinished work
+runs what was accepted.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.main import RunningAgents, agents_service, open_model
 from services.agents.settings import AgentsSettings, ModelSettings
 from services.gateway.adapters.key_file import KeyFile, ensure_key
@@ -246,20 +248,26 @@ def _secret(path: Path) -> str:
 def load_embedded(environ: Mapping[str, str] | None = None) -> EmbeddedSettings:
     """Read the environment; raises BadSettings.
 
-    ANTHROPIC_API_KEY, and ANTHROPIC_BASE_URL beside it, say that Claude answers, and how it is
-    reached, where our own variables do not say otherwise.
+    With a key of Anthropic's API, in our own variable or in ANTHROPIC_API_KEY, Claude answers,
+    unless MAIEUTIC_MODEL_KIND says otherwise. ANTHROPIC_BASE_URL goes with ANTHROPIC_API_KEY,
+    where our own variable does not name another address.
     """
     environ = os.environ if environ is None else environ
     settings = load(EmbeddedSettings, environ=environ)
-    model, key = settings.model, environ.get("ANTHROPIC_API_KEY", "")
-    if not key or model.claude.api_key:
-        return settings
-    kind = model.kind if f"{PREFIX}MODEL_KIND" in environ else "claude"
-    base_url = model.claude.base_url
-    if f"{PREFIX}MODEL_CLAUDE_BASE_URL" not in environ:
-        base_url = environ.get("ANTHROPIC_BASE_URL") or base_url
-    claude = replace(model.claude, api_key=key, base_url=base_url)
-    return replace(settings, model=replace(model, kind=kind, claude=claude))
+    model = replace(settings.model, claude=_anthropic(settings.model.claude, environ))
+    if model.claude.api_key and not environ.get(f"{PREFIX}MODEL_KIND"):
+        model = replace(model, kind="claude")
+    return replace(settings, model=model)
+
+
+def _anthropic(claude: ClaudeOptions, environ: Mapping[str, str]) -> ClaudeOptions:
+    """Return the options with what the variables of Anthropic's own tools say."""
+    key = environ.get("ANTHROPIC_API_KEY", "")
+    if claude.api_key or not key:
+        return claude
+    given = environ.get("ANTHROPIC_BASE_URL", "")
+    ours = environ.get(f"{PREFIX}MODEL_CLAUDE_BASE_URL", "")
+    return replace(claude, api_key=key, base_url=ours or given or claude.base_url)
 
 
 async def main(settings: EmbeddedSettings) -> None:

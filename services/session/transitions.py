@@ -241,7 +241,9 @@ def fail_attempt(
         return work.FailTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=stored)
     if (turn := _held_turn(draft, hold)) is None:
         return work.FailTurnResponse(status=_refusal(draft, hold))
-    if failure.retryable and turn.attempt < turn.job.max_attempts:
+    # A next attempt that the time budget forbids would only keep the caller waiting.
+    in_time = draft.now_ms + failure.retry_after_ms < _deadline_ms(turn)
+    if failure.retryable and in_time and turn.attempt < turn.job.max_attempts:
         _queue_again(draft, turn, failure.retry_after_ms)
         return work.FailTurnResponse(status=work.WRITE_STATUS_APPLIED)
     finished = end(draft, turn, failure.ending, timing)
@@ -263,7 +265,8 @@ def _queue_again(draft: Draft, turn: record.TurnRecord, retry_after_ms: int) -> 
     turn.lease_end_ms = 0
     turn.job_confirmed = False
     turn.not_before_ms = draft.now_ms + retry_after_ms if retry_after_ms else 0
-    draft.due[turn.job.turn_id] = draft.now_ms + retry_after_ms
+    # Looked at when its budget is spent at the latest: nothing makes a turn wait beyond that.
+    draft.due[turn.job.turn_id] = min(draft.now_ms + retry_after_ms, _deadline_ms(turn))
     draft.put_turn(turn)
 
 

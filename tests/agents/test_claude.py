@@ -4,11 +4,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
+import httpx2
 import pytest
+from anthropic import APIStatusError, AsyncAnthropic
+from opentelemetry.sdk.trace import SpanProcessor
 
 from services.agents.adapters.claude import ClaudeModel, claude
+from services.agents.adapters.claude_errors import model_error
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.errors import ModelError, ModelRefused, ModelRejected, ModelUnavailable
 from services.agents.ports import (
@@ -19,12 +25,15 @@ from services.agents.ports import (
     ModelUsage,
     TextDelta,
 )
+from services.runtime.telemetry import TelemetryOptions, span, telemetry
 from tests.backends.process import free_port
 from tests.emulators.anthropic import Emulator, anthropic_emulator
 from tests.emulators.anthropic_plan import Rule
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import office
 from tests.waiting import wait_until
+
+PAST = format_datetime(datetime(2026, 1, 1, tzinfo=UTC))
 
 
 @pytest.fixture
@@ -133,9 +142,22 @@ async def test_the_options_reach_the_api(emulator: Emulator) -> None:
     assert [seen.body["max_tokens"] for seen in emulator.requests] == [99, 7, 99]
 
 
-async def test_the_request_carries_no_trace_ids(emulator: Emulator, model: ClaudeModel) -> None:
-    await events_of(model, request_for("Hello?"))
-    assert "traceparent" not in emulator.requests[0].headers
+async def test_only_our_spans_tell_of_a_call_and_no_trace_ids_leave(
+    emulator: Emulator, model: ClaudeModel
+) -> None:
+    async with (
+        telemetry("agents", TelemetryOptions(), span_processors=[SpanProcessor()]),
+        AsyncAnthropic(api_key="key", base_url=emulator.url, max_retries=0) as untamed,
+    ):
+        with span("chat"):
+            await events_of(model, request_for("Hello?"))
+            await untamed.messages.create(
+                model="m", max_tokens=9, messages=[{"role": "user", "content": "Hello?"}]
+            )
+    ours, control = emulator.requests
+    assert "traceparent" not in ours.headers
+    assert "traceparent" in control.headers
+    assert not model._client.open_telemetry["traces"]["enabled"]
 
 
 # --- usage -----------------------------------------------------------------------------------
@@ -151,6 +173,17 @@ async def test_cached_instructions_are_counted_as_input_and_as_cached(model: Cla
     assert (first.input_tokens, first.cached_tokens) == (2001, 0)
     assert (second.input_tokens, second.cached_tokens) == (2001, 2000)
     assert second.output_tokens == 6
+
+
+async def test_thoughts_are_no_part_of_the_answer(emulator: Emulator, model: ClaudeModel) -> None:
+    emulator.plan = [Rule(thinking="Let me see now.", text="Yes.")]
+    assert await text_of(model, request_for("Hello?")) == "Yes."
+
+
+async def test_a_model_that_thinks_for_too_long_is_out_of_patience(emulator: Emulator) -> None:
+    emulator.plan = [Rule(thinking="word " * 100, delay=0.02)]
+    async with opened(emulator, first_token_timeout=0.3) as model:
+        assert "in time" in str(await error_of(model))
 
 
 # --- ends of an answer -----------------------------------------------------------------------
@@ -211,6 +244,27 @@ async def test_what_passes_may_be_tried_again_and_the_sdk_does_not_try_itself(
     assert isinstance(error, ModelUnavailable)
     assert error.retry_after == 7.5
     assert len(emulator.requests) == 1
+
+
+def test_the_time_to_wait_may_be_a_date() -> None:
+    error = model_error(rate_limited(format_datetime(datetime.now(UTC) + timedelta(hours=1))))
+    assert isinstance(error, ModelUnavailable)
+    assert error.retry_after is not None
+    assert 3000 < error.retry_after <= 3600
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-1", "nan", "inf", PAST])
+def test_a_time_to_wait_that_means_nothing_is_none(header: str) -> None:
+    error = model_error(rate_limited(header))
+    assert isinstance(error, ModelUnavailable)
+    assert error.retry_after is None
+
+
+def rate_limited(header: str) -> APIStatusError:
+    response = httpx2.Response(
+        429, headers={"retry-after": header}, request=httpx2.Request("POST", "http://here")
+    )
+    return APIStatusError("no", response=response, body=None)
 
 
 async def test_an_error_that_names_no_time_leaves_the_wait_to_the_worker(

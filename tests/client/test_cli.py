@@ -203,7 +203,8 @@ async def test_an_error_says_what_to_do_and_has_its_own_exit_status(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "chat", "docs", "docs add", "sessions", "sessions list", "demo"]
+    "command",
+    ["", "serve", "chat", "docs", "docs add", "sessions", "sessions list", "demo", "emulate"],
 )
 def test_every_command_explains_itself(command: str) -> None:
     shown = CliRunner().invoke(main, [*command.split(), "--help"])

@@ -11,6 +11,8 @@ from typing import IO
 
 import pytest
 
+from tests.emulators.anthropic import anthropic_emulator
+
 READY_SECONDS = 60.0
 
 
@@ -20,12 +22,15 @@ def home(tmp_path: Path) -> Path:
 
 
 async def command(
-    home: Path, *arguments: str, stderr: int | IO[bytes] = asyncio.subprocess.PIPE
+    home: Path,
+    *arguments: str,
+    stderr: int | IO[bytes] = asyncio.subprocess.PIPE,
+    **environ: str,
 ) -> asyncio.subprocess.Process:
     base = {name: value for name, value in os.environ.items() if "MAIEUTIC" not in name}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "maieutic_client.cli", *arguments),
-        env={**base, "MAIEUTIC_HOME": str(home), "MAIEUTIC_MODEL_WORD_DELAY": "0"},
+        env={**base, "MAIEUTIC_HOME": str(home), "MAIEUTIC_MODEL_WORD_DELAY": "0", **environ},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
@@ -40,11 +45,11 @@ async def output(home: Path, *arguments: str) -> str:
 
 
 @asynccontextmanager
-async def serving(home: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def serving(home: Path, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
     home.mkdir()
     # A file, no pipe: the store's process outlives a killed backend, and would hold a pipe open.
     with (home / "serve.log").open("wb") as log:
-        process = await command(home, "serve", "--listen", "127.0.0.1:0", stderr=log)
+        process = await command(home, "serve", "--listen", "127.0.0.1:0", stderr=log, **environ)
     assert process.stdout is not None
     try:
         first = await asyncio.wait_for(process.stdout.readline(), READY_SECONDS)
@@ -74,6 +79,18 @@ async def test_documents_and_questions_go_to_the_backend_that_is_served(
         assert rest.endswith(b"stopped\n")
         assert await process.wait() == 0
     assert not (home / "address").exists()
+
+
+async def test_with_the_key_of_anthropic_claude_answers(home: Path) -> None:
+    async with anthropic_emulator() as emulator:
+        variables = {"ANTHROPIC_API_KEY": "key", "ANTHROPIC_BASE_URL": emulator.url}
+        async with serving(home, **variables) as process:
+            assert process.stdout is not None
+            lines = [(await process.stdout.readline()).decode() for _ in range(5)]
+            assert lines[-1].startswith("  answers by Claude (claude-")
+            answer = await output(home, "chat", "Is it you?")
+    assert "You asked, as message 1: Is it you?" in answer
+    assert len(emulator.requests) == 1
 
 
 async def test_a_command_starts_the_backend_for_itself_where_none_is_served(

@@ -47,7 +47,10 @@ TYPES = {
     529: "overloaded_error",
 }
 KEY_HEADERS = ("authorization", "x-api-key")
+COUNT_PATH = "/v1/messages/count_tokens"
 REQUEST_BYTES = 32 * 1024 * 1024
+SIGNATURE = "c2lnbmVk"
+"""Of thoughts; clients send it back as it is."""
 
 
 @dataclass(kw_only=True)
@@ -138,7 +141,7 @@ def _application(emulator: Emulator) -> web.Application:
     application.add_routes(
         [
             web.post("/v1/messages", handlers.messages),
-            web.post("/v1/messages/count_tokens", handlers.count_tokens),
+            web.post(COUNT_PATH, handlers.messages),
             web.put("/plan", handlers.put_plan),
             web.delete("/plan", handlers.delete_plan),
             web.get("/requests", handlers.get_requests),
@@ -170,22 +173,13 @@ class _Handlers:
         self._emulator.forget()
         return web.json_response(self._emulator.report())
 
-    async def count_tokens(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        try:
-            check({"max_tokens": 1, **body})
-        except BadRequest as problem:
-            return _error(400, str(problem))
-        return web.json_response({"input_tokens": input_tokens(body)})
-
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """Answer, and note how the request ended."""
         emulator, clock = self._emulator, asyncio.get_running_loop().time
-        body = await request.json()
         seen = Seen(
             number=len(emulator.requests) + 1,
             path=request.path,
-            body=body,
+            body=await _json(request),
             headers=_shown(request),
             peer=_peer(request),
             started=clock(),
@@ -208,14 +202,20 @@ class _Handlers:
     async def _answered(self, request: web.Request, seen: Seen) -> web.StreamResponse:
         if not any(request.headers.get(name) for name in KEY_HEADERS):
             return _error(401, "x-api-key header is required")
+        counting = seen.path == COUNT_PATH
         try:
-            check(seen.body)
+            check({"max_tokens": 1, **seen.body} if counting and seen.body else seen.body)
         except BadRequest as problem:
             return _error(400, str(problem))
         rule = self._emulator.rule_for(seen.body)
         await asyncio.sleep(rule.header_delay)
         if rule.status != 200:
             return _error(rule.status, rule.message, rule.error_type, rule.retry_after)
+        if counting:
+            return web.json_response({"input_tokens": input_tokens(seen.body)})
+        return await self._said(request, seen, rule)
+
+    async def _said(self, request: web.Request, seen: Seen, rule: Rule) -> web.StreamResponse:
         given = answer(seen.body, rule)
         usage = self._emulator.usage(seen.body, cached_prefix(seen.body))
         if seen.body.get("stream"):
@@ -232,6 +232,8 @@ class _Stream:
         self._request = request
         self._rule = rule
         self._seen = seen
+        self._index = 0
+        """Of the block that is open."""
         self._response = web.StreamResponse(
             headers={"content-type": "text/event-stream", "request-id": _id("req")}
         )
@@ -239,16 +241,28 @@ class _Stream:
     async def run(self, message: dict[str, Any], given: Answer) -> web.StreamResponse:
         await self._response.prepare(self._request)
         await self._send("message_start", message=message)
-        await self._send("content_block_start", index=0, content_block=_opened(given))
         await self._send("ping")
+        if self._rule.thinking:
+            await self._think()
+        await self._send("content_block_start", index=self._index, content_block=_opened(given))
         if not await self._say(given):
             return self._response
-        await self._send("content_block_stop", index=0)
+        await self._send("content_block_stop", index=self._index)
         delta = {"stop_sequence": None, **_stop(given, self._rule)}
         await self._send("message_delta", delta=delta, usage={"output_tokens": _length(given)})
         await self._send("message_stop")
         await self._response.write_eof()
         return self._response
+
+    async def _think(self) -> None:
+        block = {"type": "thinking", "thinking": "", "signature": ""}
+        await self._send("content_block_start", index=self._index, content_block=block)
+        for text in deltas(self._rule.thinking, self._rule.words):
+            await self._pause(self._rule.delay)
+            await self._delta({"type": "thinking_delta", "thinking": text})
+        await self._delta({"type": "signature_delta", "signature": SIGNATURE})
+        await self._send("content_block_stop", index=self._index)
+        self._index += 1
 
     async def _say(self, given: Answer) -> bool:
         """Send the deltas; False if the plan broke the stream."""
@@ -257,7 +271,7 @@ class _Stream:
             if self._rule.breaks and number == self._rule.after:
                 break
             await self._pause(self._rule.delay if number else self._rule.first_delay)
-            await self._send("content_block_delta", index=0, delta=piece)
+            await self._delta(piece)
         if not self._rule.breaks:
             return True
         await self._break()
@@ -285,6 +299,9 @@ class _Stream:
         if seconds == float("inf"):
             await asyncio.Event().wait()
         await asyncio.sleep(seconds)
+
+    async def _delta(self, delta: dict[str, str]) -> None:
+        await self._send("content_block_delta", index=self._index, delta=delta)
 
     async def _send(self, kind: str, **fields: Any) -> None:
         data = json.dumps({"type": kind, **fields})
@@ -320,9 +337,10 @@ def _message(model: str, usage: dict[str, int]) -> dict[str, Any]:
 
 def _whole(model: str, usage: dict[str, int], given: Answer, rule: Rule) -> dict[str, Any]:
     filled = {"input": given.tool_input} if given.tool else {"text": given.text}
+    thought = {"type": "thinking", "thinking": rule.thinking, "signature": SIGNATURE}
     return {
         **_message(model, {**usage, "output_tokens": _length(given)}),
-        "content": [{**_opened(given), **filled}],
+        "content": [*([thought] if rule.thinking else []), {**_opened(given), **filled}],
         **_stop(given, rule),
     }
 
@@ -347,6 +365,14 @@ def _error(
     error = {"type": kind or TYPES.get(status, "api_error"), "message": message}
     body = {"type": "error", "error": error, "request_id": headers["request-id"]}
     return web.json_response(body, status=status, headers=headers)
+
+
+async def _json(request: web.Request) -> Any:
+    """Return the body; None for one that is no JSON."""
+    try:
+        return await request.json()
+    except ValueError:
+        return None
 
 
 def _shown(request: web.Request) -> dict[str, str]:

@@ -65,9 +65,9 @@ def texts_of(message: Mapping[str, Any]) -> list[str]:
     content = message["content"]
     if isinstance(content, str):
         return [content]
-    results = [block["content"] for block in content if block["type"] == "tool_result"]
+    results = [block.get("content") for block in content if block["type"] == "tool_result"]
     said = [block["text"] for block in content if block["type"] == "text"]
-    return said + [result if isinstance(result, str) else json.dumps(result) for result in results]
+    return said + [one if isinstance(one, str) else json.dumps(one) for one in results]
 
 
 def last_text(body: Mapping[str, Any]) -> str:

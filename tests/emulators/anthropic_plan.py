@@ -1,8 +1,9 @@
 """What the emulator of Anthropic's API does with requests, beyond answering them well."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 Break = Literal["", "reset", "end", "error", "malformed", "hang"]
 
@@ -15,16 +16,18 @@ class BadPlan(Exception):
 class Rule:
     """What is done with the requests it is for. Times in seconds."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     contains: str = ""
     """Only requests whose last user message contains this."""
     above: int = 0
     """Only while more requests than this are under way."""
-    every: int = 1
+    every: Annotated[int, Field(ge=1)] = 1
     """Of the requests it is for, each so-manyth."""
     times: int | None = None
     """So many requests, then no more; None for all."""
 
-    status: int = 200
+    status: Annotated[int, Field(ge=200, le=599)] = 200
     """Other than 200: an error with this status and the type that belongs to it."""
     error_type: str = ""
     """Type of the error, instead of the one that belongs to the status."""
@@ -42,9 +45,11 @@ class Rule:
     ping: float = 0.0
     """Ping so often during the delays; 0 for never."""
 
+    thinking: str = ""
+    """The model's thoughts, in a block before its answer."""
     text: str | None = None
     """The answer, instead of the one made from the request."""
-    words: int = 1
+    words: Annotated[int, Field(ge=1)] = 1
     """So many in one delta."""
     stop_reason: str = ""
     """Instead of the usual one."""
@@ -72,19 +77,18 @@ class Rule:
         return True
 
 
+@dataclass(kw_only=True)
+class _Plan:
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    rules: list[Rule]
+
+
 def read_plan(value: Any) -> list[Rule]:
     """Read {"rules": [...]}; the first rule that applies to a request decides. Raises BadPlan."""
-    rules = value.get("rules") if isinstance(value, Mapping) else None
-    if not isinstance(rules, Sequence):
-        raise BadPlan('a plan is an object as {"rules": [{"status": 529, "times": 2}]}')
-    return [_read_rule(rule) for rule in rules]
-
-
-def _read_rule(value: Any) -> Rule:
-    known = {one.name for one in fields(Rule) if one.init}
-    if not isinstance(value, Mapping) or not value.keys() <= known:
-        raise BadPlan(f"a rule is an object with some of {', '.join(sorted(known))}, not {value}")
-    rule = Rule(**value)
-    if rule.breaks not in get_args(Break):
-        raise BadPlan(f"a stream breaks as one of {get_args(Break)[1:]}, not as {rule.breaks!r}")
-    return rule
+    try:
+        return TypeAdapter(_Plan).validate_python(value).rules
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        example = 'a plan is an object as {"rules": [{"status": 529, "times": 2}]}'
+        raise BadPlan("; ".join([example, *problems])) from error

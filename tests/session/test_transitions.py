@@ -344,6 +344,13 @@ def test_a_retryable_failure_of_the_last_attempt_is_the_outcome() -> None:
     assert phase(memory) == TERMINAL
 
 
+def test_a_retryable_failure_whose_wait_ends_after_the_budget_is_the_outcome() -> None:
+    memory, hold = claimed(budget_seconds=60)
+    response = fail(memory, hold, retryable=True, wait=60_000)
+    assert response.finished.outcome.reason == "MODEL_REFUSED"
+    assert phase(memory) == TERMINAL
+
+
 def test_a_permanent_failure_is_the_outcome_and_says_nothing() -> None:
     memory, hold = claimed()
     response = fail(memory, hold)
@@ -358,6 +365,15 @@ def test_a_release_does_not_count_the_attempt() -> None:
     assert (phase(memory), memory.turns[A].attempt) == (QUEUED, 0)
     assert memory.due[A] == memory.now
     assert claim(memory, TWO).claim.attempt == 1
+
+
+def test_a_release_for_long_is_looked_at_when_the_budget_is_spent() -> None:
+    memory, hold = claimed(budget_seconds=60)
+    memory.apply(lambda d: t.release(d, hold, 3_600_000))
+    assert memory.due[A] == memory.turns[A].start_ms + 60_000
+    tick(memory)
+    tick(memory)
+    assert memory.turns[A].finished.outcome.reason == "TIME_BUDGET_SPENT"
 
 
 def test_cancel_moves_the_fence_first_and_then_keeps_what_was_said() -> None:

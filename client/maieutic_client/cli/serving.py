@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,7 +31,8 @@ from maieutic_client.cli.target import (
 def serve(*, listen: str, home: Path) -> None:
     """Run the whole backend in one process, until Ctrl-C or SIGTERM.
 
-    No other server is needed. Everything is kept in the home; a restart loses nothing.
+    No other server is needed. Everything is kept in the home; a restart loses nothing. With
+    ANTHROPIC_API_KEY in the environment Claude answers, without it an offline model.
     """
     home = home.expanduser()
     settings = embedded_settings(home, listen=listen)
@@ -41,6 +43,7 @@ def serve(*, listen: str, home: Path) -> None:
         async with embedded.embedded(settings) as stack:
             with _announced(home, stack.address):
                 _welcome(screen, home, stack.address, stack.key_file)
+                screen.line(f"  answers by {_model(settings.model)}")
                 await asyncio.Event().wait()
 
     try:
@@ -70,6 +73,14 @@ def _welcome(screen: Screen, home: Path, address: str, key_file: Path) -> None:
     screen.line(f"  state in {home}")
     screen.line(f"  talk to it: {chat}")
     screen.line("  stop with Ctrl-C")
+
+
+def _model(model: Any) -> str:
+    if model.kind == "claude":
+        return f"Claude ({model.claude.model})"
+    if model.kind == "offline":
+        return "the offline model: set ANTHROPIC_API_KEY to let Claude answer"
+    return f"the {model.kind} model"
 
 
 @contextmanager

@@ -1,0 +1,47 @@
+"""Which model answers in embedded mode, by the environment."""
+
+import pytest
+
+from services.agents.main import open_model
+from services.agents.settings import AgentsSettings, ModelSettings
+from services.embedded import load_embedded
+from services.runtime.settings import BadSettings
+
+
+def test_without_a_key_the_offline_model_answers() -> None:
+    assert load_embedded({}).model == ModelSettings()
+
+
+def test_the_key_of_anthropic_in_the_environment_lets_claude_answer() -> None:
+    model = load_embedded({"ANTHROPIC_API_KEY": "key", "ANTHROPIC_BASE_URL": "http://here"}).model
+    assert model.kind == "claude"
+    assert (model.claude.api_key, model.claude.base_url) == ("key", "http://here")
+
+
+def test_our_own_key_alone_lets_claude_answer_too() -> None:
+    model = load_embedded({"MAIEUTIC_MODEL_CLAUDE_API_KEY": "key"}).model
+    assert (model.kind, model.claude.api_key) == ("claude", "key")
+
+
+def test_our_own_variables_come_first() -> None:
+    environ = {
+        "ANTHROPIC_API_KEY": "theirs",
+        "ANTHROPIC_BASE_URL": "http://theirs",
+        "MAIEUTIC_MODEL_CLAUDE_BASE_URL": "http://ours",
+        "MAIEUTIC_MODEL_KIND": "offline",
+    }
+    model = load_embedded(environ).model
+    assert (model.kind, model.claude.base_url) == ("offline", "http://ours")
+    ours = load_embedded({**environ, "MAIEUTIC_MODEL_CLAUDE_API_KEY": "ours"}).model
+    assert ours.claude.api_key == "ours"
+
+
+def test_no_key_is_shown() -> None:
+    assert "my-key" not in repr(load_embedded({"ANTHROPIC_API_KEY": "my-key"}))
+
+
+async def test_claude_without_a_key_is_a_bad_setting() -> None:
+    settings = AgentsSettings(model=ModelSettings(kind="claude"))
+    with pytest.raises(BadSettings, match="MAIEUTIC_MODEL_CLAUDE_API_KEY"):
+        async with open_model(settings):
+            pass
