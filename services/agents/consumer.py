@@ -110,13 +110,17 @@ class Worker:
             disposition = await self._disposition(job, running)
         finally:
             del self._running[job.turn_id]
-        for delivery in running.deliveries:
+        first, *joined = running.deliveries
+        if disposition is Disposition.LEFT and joined:
+            # This one may have been published after the turn was left: only its own claim tells.
+            self._take(joined.pop())
+        for delivery in (first, *joined):
             # Neither raises; an answer that comes too late means that the job comes again, and
             # then its claim tells that there is nothing left to do.
-            if disposition is Disposition.ACK:
-                await delivery.ack()
-            else:
+            if disposition is Disposition.REQUEUE:
                 await delivery.requeue()
+            else:
+                await delivery.ack()
 
     async def _disposition(self, job: RunTurn, running: _Running) -> Disposition:
         origin = telemetry.extract(running.deliveries[0].headers)

@@ -46,6 +46,7 @@ class Disposition(Enum):
     """What becomes of the deliveries of a job."""
 
     ACK = "ack"
+    LEFT = "ack, but the turn may not be over"
     REQUEUE = "requeue"
 
 
@@ -92,8 +93,9 @@ class TurnRun:
             finished = over.finished
         except (SessionSilent, WorkerDraining):
             return Disposition.REQUEUE
-        if finished is not None:
-            await self._publish(finished)
+        if finished is None:
+            return Disposition.LEFT
+        await self._publish(finished)
         return Disposition.ACK
 
     def fenced(self) -> None:

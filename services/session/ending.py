@@ -184,26 +184,37 @@ def archived(draft: Draft, row: TurnFinished, timing: Timing) -> None:
         return
     if turn is not None and turn.phase == STUB:
         return
-    if turn is None and not _expected(draft.session, turn_id):
+    if turn is None and not _expected(draft, turn_id):
         draft.put_turn(_stub(row.job, record.TurnRecord(), draft.now_ms))
         return
+    frees_line = turn is None and turn_id in _awaited(draft)
     if turn is None:
-        # Its record was lost alone: the session still counts on it, and must not wait for ever.
+        # Its record was lost: the session still counts on it, and must not wait for ever.
         turn = record.TurnRecord(job=row.job, fence=row.outcome.fence)
     if turn.phase != TERMINAL and draft.session is not None:
         _seal_as_archived(draft, turn, row, timing)
     if draft.session is not None:
         _mark_archived(draft, turn_id, row)
+    if frees_line:
+        promote(draft, timing)
     draft.put_turn(_stub(row.job, turn, draft.now_ms))
     draft.due[turn_id] = None
 
 
-def _expected(session: record.SessionRecord | None, turn_id: str) -> bool:
+def _expected(draft: Draft, turn_id: str) -> bool:
+    session = draft.session
     return session is not None and turn_id in (
         session.session.active_turn_id,
         *session.waiting_turn_ids,
         *session.unarchived_turn_ids,
+        *_awaited(draft),
     )
+
+
+def _awaited(draft: Draft) -> Sequence[str]:
+    """Return the turn that the first in line waits for."""
+    first = draft.record.waiting_turn_ids[:1]
+    return [draft.turns[turn_id].job.predecessor_turn_id for turn_id in first]
 
 
 def _seal_as_archived(

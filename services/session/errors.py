@@ -40,6 +40,14 @@ class SessionDeleted(FailedPrecondition):
         super().__init__(message, reason="SESSION_DELETED")
 
 
+class SessionSettling(Aborted):
+    """The live store was emptied, and whether the turn before has ended is not known again yet."""
+
+    def __init__(self, turn_id: str) -> None:
+        message = f"turn {turn_id} is being brought back and may have ended: retry"
+        super().__init__(message, reason="SESSION_SETTLING", retry_after=0.5)
+
+
 class RequestIdTaken(AlreadyExists):
     """The request id was used for another request."""
 
@@ -62,6 +70,14 @@ class StoreUnavailable(Unavailable):
     def __init__(self, problem: str) -> None:
         message = f"the session store is not available ({problem}): retry"
         super().__init__(message, reason="SESSION_STORE_UNAVAILABLE", retry_after=1.0)
+
+
+class TurnNotBack(Unavailable):
+    """The live store was emptied, and the turn may yet come back from its job or the archive."""
+
+    def __init__(self, turn_id: str) -> None:
+        message = f"turn {turn_id} is not here while the session store fills again: retry"
+        super().__init__(message, reason="TURN_NOT_BACK", retry_after=1.0)
 
 
 class Overloaded(Unavailable):

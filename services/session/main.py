@@ -24,6 +24,7 @@ from services.session.archive import Archive
 from services.session.conversations import Conversations
 from services.session.ids import Ids
 from services.session.live import LiveSessions
+from services.session.losses import Losses
 from services.session.ports import SessionStore
 from services.session.publisher import Publisher
 from services.session.rpc import SessionServicer, TurnServicer, TurnWorkServicer
@@ -87,10 +88,12 @@ class _Parts:
         timing = settings.timing()
         ids = Ids(settings.id_key.encode())
         live = LiveSessions(store, archive, timing)
+        losses = Losses(store.content_id)
         self.sweeper = Sweeper(
             store=store,
             live=live,
             publisher=publisher,
+            losses=losses,
             timing=timing,
             interval=settings.sweep_interval,
         )
@@ -102,6 +105,7 @@ class _Parts:
             live=live,
             archive=archive,
             publisher=publisher,
+            losses=losses,
             ids=ids,
             timing=timing,
             limits=Limits(

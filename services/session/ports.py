@@ -145,6 +145,10 @@ class SessionStore(Protocol):
         """Drop facts that the broker has confirmed."""
         ...
 
+    async def content_id(self) -> str:
+        """Return a name that the store keeps until all of its content is lost."""
+        ...
+
     async def pressure(self) -> Pressure:
         """Return how near the store is to its limits."""
         ...

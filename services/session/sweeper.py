@@ -10,6 +10,7 @@ from services.runtime import names, telemetry
 from services.runtime.errors import ServiceError
 from services.session.live import LiveSessions
 from services.session.logs import read_log
+from services.session.losses import Losses
 from services.session.model import CANCELLING, WAITING, Draft, Timing
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
@@ -62,12 +63,14 @@ class Sweeper:
         store: SessionStore,
         live: LiveSessions,
         publisher: Publisher,
+        losses: Losses,
         timing: Timing,
         interval: float,
     ) -> None:
         self._store = store
         self._live = live
         self._publisher = publisher
+        self._losses = losses
         self._timing = timing
         self._interval = interval
         self._contact = Contact(timing.lease / 1000, clock=time.monotonic)
@@ -93,6 +96,7 @@ class Sweeper:
         overdue = await self._store.take_overdue(HOLD_MS, TAKE_AT_ONCE)
         self._measure(len(overdue))
         self._contact.seen()
+        await self._losses.look()
         await asyncio.gather(*map(self._sweep_alone, overdue))
         for shard in await self._store.out_shards():
             self._publisher.pump_soon(shard)

@@ -12,13 +12,22 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.v1 import turn_service_pb2 as pb
 from services.runtime import telemetry
+from services.runtime.errors import ServiceError
 from services.session.archive import Archive
 from services.session.conversations import Caller
 from services.session.ending import finish_stop
-from services.session.errors import Overloaded, RequestIdTaken, turn_not_found
+from services.session.errors import (
+    Overloaded,
+    RequestIdTaken,
+    SessionBusy,
+    SessionSettling,
+    TurnNotBack,
+    turn_not_found,
+)
 from services.session.ids import Ids, checked
 from services.session.live import LiveSessions, owned
 from services.session.logs import read_log
+from services.session.losses import Losses
 from services.session.model import (
     CANCELLING,
     STUB,
@@ -66,6 +75,7 @@ class Turns:
         live: LiveSessions,
         archive: Archive,
         publisher: Publisher,
+        losses: Losses,
         ids: Ids,
         timing: Timing,
         limits: Limits,
@@ -75,6 +85,7 @@ class Turns:
         self._live = live
         self._archive = archive
         self._publisher = publisher
+        self._losses = losses
         self._ids = ids
         self._timing = timing
         self._limits = limits
@@ -102,6 +113,8 @@ class Turns:
             )
         except _Ended as ended:
             return _the_same(ended.row, job)
+        except SessionBusy as busy:
+            raise await self._settling(busy) from busy
         published = self._publisher.after(draft)
         if turn.phase == STUB:
             return await self.get(caller, job.turn_id)
@@ -109,6 +122,15 @@ class Turns:
         if published is not None and await _within(published, DURABLE_WITHIN_SECONDS):
             shown.durable = True
         return shown
+
+    async def _settling(self, busy: SessionBusy) -> ServiceError:
+        """Return what to say of a turn that may be there only because its end was forgotten.
+
+        Its caller may have seen the outcome; the archive confirms it soon, or the turn runs again.
+        """
+        ahead = await self._store.turn(busy.turn_id)
+        runs = ahead is not None and ahead.phase != STUB and not ahead.provisional
+        return busy if runs or not await self._losses.lately() else SessionSettling(busy.turn_id)
 
     def _admit(self) -> None:
         oldest = self._publisher.oldest_unconfirmed()
@@ -159,15 +181,17 @@ class Turns:
             rebuild(draft, row.job, row, self._timing, predecessor_over=over)
 
     async def get(self, caller: Caller, turn_id: str) -> pb.Turn:
-        """Return the caller's turn as it stands, live or archived."""
+        """Return the caller's turn as it stands, live or archived; may raise TurnNotBack."""
         checked("turn_id", turn_id)
         turn = await self._store.turn(turn_id)
         if turn is not None and turn.phase != STUB:
             _own(turn.job, caller)
             return public_turn(turn)
         row = await self._archive.turn(turn_id, turn.job.message.session_id if turn else "")
-        if row.session_deleted or not row.HasField("job"):
+        if row.session_deleted:
             raise turn_not_found(turn_id)
+        if not row.HasField("job"):
+            raise TurnNotBack(turn_id) if await self._losses.lately() else turn_not_found(turn_id)
         _own(row.job, caller)
         session = await self._store.session(row.job.message.session_id)
         if session is not None and session.tombstone:  # the archive may not know of it yet

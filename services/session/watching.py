@@ -8,6 +8,7 @@ from typing import Protocol
 
 from maieutic.v1.turn_service_pb2 import Turn, TurnAccepted, TurnFrame
 from services.session.conversations import Caller
+from services.session.errors import TurnNotBack
 from services.session.model import TERMINAL_SEQ, EventId
 from services.session.ports import SessionStore
 from services.session.turns import Turns
@@ -72,7 +73,10 @@ class Watching:
 
     async def _ended(self, caller: Caller, turn_id: str) -> list[TurnFrame]:
         """Return what ends the stream of a turn without a log; nothing while it runs."""
-        turn = await self._turns.get(caller, turn_id)
+        try:
+            turn = await self._turns.get(caller, turn_id)
+        except TurnNotBack:
+            return []  # this stream has seen it: it is there, or on its way back
         return terminal_frames(turn) if turn.HasField("outcome") else []
 
 

@@ -102,6 +102,22 @@ async def test_a_turn_that_another_worker_holds_is_acked_and_left_alone() -> Non
         assert (model.calls[job.turn_id], place.waiting_jobs, place.outcomes) == (0, 0, 0)
 
 
+async def test_a_job_that_joins_one_that_was_turned_away_is_claimed_by_itself() -> None:
+    model, answer = ScriptedModel(), asyncio.Event()
+    async with office(model) as place:
+        job, place.store.holding_claims = place.job("Now?"), answer
+        turn = place.store.put(job)
+        turn.claim_id, turn.lease_end = "theirs", float("inf")
+        await place.publish(job)
+        await wait_until(lambda: len(place.store.claim_ids) == 1)
+        turn.claim_id = ""  # handed back, and published again, while the answer is on its way
+        await place.publish(job)
+        await wait_until(lambda: place.waiting_jobs == 0)
+        answer.set()
+        assert (await place.finished()).job.turn_id == job.turn_id
+        assert model.calls[job.turn_id] == 1
+
+
 async def test_a_suspect_job_is_run_like_any_other() -> None:
     async with office() as place:
         job = place.job("Did my worker die?")

@@ -522,6 +522,15 @@ async def test_what_is_overdue_is_taken_by_one_replica_only(server: RedisServer)
         assert await one.take_overdue(60_000, 50) == []
 
 
+async def test_the_content_keeps_its_name_until_all_is_lost(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    name = await store.content_id()
+    assert name == await store.content_id()
+    await redis.flushdb()
+    assert await store.content_id() not in ("", name)
+
+
 async def test_what_a_dead_replica_took_is_taken_again(
     store: RedisSessionStore, redis: Redis
 ) -> None:

@@ -80,6 +80,8 @@ class LiveStore:
     """The next commit finds the turn gone."""
     holding_completes: asyncio.Event | None = None
     """Commits are applied, and answered once this is set."""
+    holding_claims: asyncio.Event | None = None
+    """Claims are decided, and answered once this is set."""
     batches_allowed: asyncio.Semaphore | None = None
     """Batches wait for this before they are looked at."""
     refusing: ServiceError | None = None
@@ -134,6 +136,13 @@ class FakeTurnWork(TurnWorkServiceServicer):
         if store.refusing is not None:
             raise store.refusing
         store.claim_ids.append(request.claim_id)
+        response = self._claimed(request)
+        if store.holding_claims is not None:
+            await store.holding_claims.wait()
+        return response
+
+    def _claimed(self, request: pb.ClaimTurnRequest) -> pb.ClaimTurnResponse:
+        store = self._store
         turn = store.put(request.job)
         if turn.finished is not None:
             return pb.ClaimTurnResponse(finished=turn.finished)

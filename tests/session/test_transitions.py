@@ -564,6 +564,21 @@ def test_archiving_a_turn_that_was_lost_alone_frees_its_session() -> None:
     assert memory.messages[f"{A}.a"].text == "Because."
 
 
+def test_archiving_a_turn_that_nothing_here_knows_starts_the_one_that_waits_for_it() -> None:
+    memory = with_waiting(restored=True)
+    others = row(memory)
+    assert memory.session is not None
+    del memory.turns[A]
+    memory.session.session.active_turn_id = ""
+    memory.session.unarchived_turn_ids.remove(A)
+    del memory.session.window[:]
+    mark(memory, others)
+    assert (phase(memory, B), memory.session.session.active_turn_id) == (QUEUED, B)
+    window = [entry.message_id for entry in memory.session.window]
+    assert window == [f"{A}.u", f"{A}.a", f"{B}.u"]
+    assert memory.published[-1] == RunJob(job=memory.turns[B].job)
+
+
 def test_a_deleted_session_takes_no_archived_turn() -> None:
     memory = begun()
     outcome = row(memory)

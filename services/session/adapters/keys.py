@@ -46,6 +46,11 @@ def quarantine_key(key: str, now_ms: int) -> str:
     return f"{tag}:q:{rest}:{now_ms}"
 
 
+def content_key() -> str:
+    """Return the key of the content's name, which goes only with everything else."""
+    return "maieutic:content"
+
+
 def owner_key(owner: str) -> str:
     """Return the key of an owner's list of sessions: a sorted set by creation.
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
+from uuid import uuid4
 
 from opentelemetry.trace import Span, SpanKind
 from redis.exceptions import (
@@ -391,6 +392,11 @@ class RedisSessionStore:
     async def out_drop(self, shard: int, entries: Sequence[bytes]) -> None:
         if entries:
             await self._pipeline([("XDEL", keys.out_key(shard), *entries)])
+
+    async def content_id(self) -> str:
+        key = keys.content_key()
+        _, name = await self._pipeline([("SET", key, uuid4().hex, "NX"), ("GET", key)])
+        return bytes(name).decode()
 
     async def pressure(self) -> Pressure:
         (reply,) = await self._pipeline([("INFO", "memory")])
