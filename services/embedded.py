@@ -34,7 +34,7 @@ from services.persistence.main import persistence_service
 from services.persistence.ports import Archive
 from services.persistence.settings import PersistenceSettings
 from services.retrieval.main import retrieval_service
-from services.retrieval.settings import RetrievalSettings
+from services.retrieval.settings import PineconeOptions, RetrievalSettings
 from services.runtime.hosting import hosted
 from services.runtime.keyring import KeyRing
 from services.runtime.lifecycle import run
@@ -50,6 +50,8 @@ from services.session.main import session_service
 from services.session.settings import SessionSettings
 
 SERVICES = ("gateway", "session", "retrieval", "agents", "persistence")
+PINECONE_INDEX = "pinecone://maieutic"
+SCOPE_CHARACTERS = 16
 STOP_SECONDS = 2.0
 """Running turns are handed back after this; the next start runs them."""
 
@@ -78,6 +80,12 @@ class EmbeddedSettings:
 
     model: ModelSettings = field(default=ModelSettings())
     """Which model answers."""
+
+    index_url: str = ""
+    """The vector index: empty is a folder in the home, pinecone://name an index at Pinecone."""
+
+    pinecone: PineconeOptions = field(default=PineconeOptions())
+    """How Pinecone is reached."""
 
     telemetry: TelemetryOptions = field(
         default=TelemetryOptions(log=LogOptions(level="warning", form="console"))
@@ -199,11 +207,18 @@ class _Wiring:
         settings = RetrievalSettings(
             server=self._server("retrieval"),
             archive_address=self._address("persistence"),
-            index_url=f"local://{self._home / 'vectors'}",
+            index_url=self._settings.index_url or f"local://{self._home / 'vectors'}",
+            pinecone=self._pinecone(),
         )
         return retrieval_service(
             settings, signer=self._keys.signer("retrieval"), verifier=self._keys.verifier()
         )
+
+    def _pinecone(self) -> PineconeOptions:
+        """Return how Pinecone is reached, with a scope of this home's own unless one is set."""
+        options = self._settings.pinecone
+        scope = options.scope or _secret(self._home / "pinecone.scope")[:SCOPE_CHARACTERS]
+        return replace(options, scope=scope)
 
     @asynccontextmanager
     async def _agents(self) -> AsyncIterator[RunningAgents]:
@@ -250,14 +265,19 @@ def load_embedded(environ: Mapping[str, str] | None = None) -> EmbeddedSettings:
 
     With a key of Anthropic's API, in our own variable or in ANTHROPIC_API_KEY, Claude answers,
     unless MAIEUTIC_MODEL_KIND says otherwise. ANTHROPIC_BASE_URL goes with ANTHROPIC_API_KEY,
-    where our own variable does not name another address.
+    where our own variable does not name another address. With a key of Pinecone, in our own
+    variable or in PINECONE_API_KEY, vectors are kept there, unless MAIEUTIC_INDEX_URL says
+    otherwise.
     """
     environ = os.environ if environ is None else environ
     settings = load(EmbeddedSettings, environ=environ)
     model = replace(settings.model, claude=_anthropic(settings.model.claude, environ))
     if model.claude.api_key and not environ.get(f"{PREFIX}MODEL_KIND"):
         model = replace(model, kind="claude")
-    return replace(settings, model=model)
+    pinecone = settings.pinecone
+    pinecone = replace(pinecone, api_key=pinecone.api_key or environ.get("PINECONE_API_KEY", ""))
+    index_url = settings.index_url or (PINECONE_INDEX if pinecone.api_key else "")
+    return replace(settings, model=model, index_url=index_url, pinecone=pinecone)
 
 
 def _anthropic(claude: ClaudeOptions, environ: Mapping[str, str]) -> ClaudeOptions:

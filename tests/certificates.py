@@ -45,6 +45,7 @@ class Authority:
     def _signed(self, subject: x509.Name, key: Any, *, authority: bool) -> x509.Certificate:
         now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        signer, key_id = self._key.public_key(), x509.SubjectKeyIdentifier.from_public_key
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -55,6 +56,10 @@ class Authority:
             .not_valid_after(now + day)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(key_id(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer), critical=False
+            )
             .sign(self._key, hashes.SHA256())
         )
 

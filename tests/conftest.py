@@ -17,7 +17,8 @@ from tests.backends.redis import RedisServer, redis_server, valkey
 
 def pytest_configure() -> None:
     """Leave no key in the environment that would let a test call what costs money."""
-    os.environ.pop("ANTHROPIC_API_KEY", None)
+    for name in ("ANTHROPIC_API_KEY", "PINECONE_API_KEY"):
+        os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Which model answers in embedded mode, by the environment."""
+"""Which model answers in embedded mode, and where vectors are kept, by the environment."""
 
 import pytest
 
@@ -45,3 +45,19 @@ async def test_claude_without_a_key_is_a_bad_setting() -> None:
     with pytest.raises(BadSettings, match="MAIEUTIC_MODEL_CLAUDE_API_KEY"):
         async with open_model(settings):
             pass
+
+
+def test_without_a_key_vectors_are_kept_in_the_home() -> None:
+    assert load_embedded({}).index_url == ""
+
+
+@pytest.mark.parametrize("name", ["PINECONE_API_KEY", "MAIEUTIC_PINECONE_API_KEY"])
+def test_a_key_of_pinecone_keeps_vectors_there(name: str) -> None:
+    settings = load_embedded({name: "my-key"})
+    assert (settings.index_url, settings.pinecone.api_key) == ("pinecone://maieutic", "my-key")
+    assert "my-key" not in repr(settings)
+
+
+def test_a_folder_for_vectors_can_be_named_whatever_key_there_is() -> None:
+    environ = {"PINECONE_API_KEY": "key", "MAIEUTIC_INDEX_URL": "local:///vectors"}
+    assert load_embedded(environ).index_url == "local:///vectors"

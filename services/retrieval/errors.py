@@ -5,6 +5,8 @@ from google.rpc.error_details_pb2 import BadRequest, ResourceInfo
 from services.runtime.errors import (
     Aborted,
     DataLoss,
+    DeadlineExceeded,
+    Internal,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -63,6 +65,18 @@ class IndexDamaged(DataLoss):
     default_reason = "INDEX_DAMAGED"
 
 
+class IndexTooSlow(DeadlineExceeded):
+    """The caller's time was spent before the vector index answered."""
+
+    default_reason = "INDEX_TOO_SLOW"
+
+
+class IndexRefused(Internal):
+    """The vector index answered, and will not do it: asking again would change nothing."""
+
+    default_reason = "INDEX_REFUSED"
+
+
 class EmbedderUnavailable(Unavailable):
     """Texts cannot be embedded now."""
 
@@ -71,3 +85,7 @@ class EmbedderUnavailable(Unavailable):
 
 class BadIndexUrl(Exception):
     """The index URL names no index that this service knows; says which it does."""
+
+
+class IndexMismatch(Exception):
+    """The index of that name holds other vectors: says which it has and which are needed."""

@@ -38,7 +38,8 @@ async def retrieval_service(
         if embedder is None:
             embedder = await stack.enter_async_context(WordllamaEmbedder.open())
         if index is None:
-            index = await stack.enter_async_context(open_index(settings.index_url, embedder))
+            opened = open_index(settings.index_url, embedder, settings.pinecone)
+            index = await stack.enter_async_context(opened)
         channel = await stack.enter_async_context(
             open_channel(
                 settings.archive_address,

@@ -52,10 +52,10 @@ class Embedder(Protocol):
 class VectorIndex(Protocol):
     """Chunks with their vectors, and which documents they are part of.
 
-    A namespace is a tenant; nothing is shared between two of them. Within one a chunk is stored
+    A namespace is a tenant; nothing is shared between two of them. Within one a chunk is embedded
     once, however many documents have it. Every write may be repeated and then changes nothing
-    more. All methods raise IndexUnavailable, after which a write may or may not have happened,
-    and IndexDamaged.
+    more. All methods raise IndexUnavailable and IndexTooSlow, after which a write may or may not
+    have happened, IndexDamaged and IndexRefused.
     """
 
     async def missing(self, namespace: str, chunk_ids: Collection[str]) -> frozenset[str]:

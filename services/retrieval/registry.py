@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
-from maieutic.v1.document_service_pb2 import Document
+from maieutic.v1.document_service_pb2 import Document, DocumentState
 from services.retrieval.errors import DocumentNotFound
 from services.retrieval.model import Content, Owner
 from services.retrieval.paging import Place
@@ -83,7 +83,8 @@ class Registry:
             if isinstance(from_rpc(error), NotFound):
                 raise DocumentNotFound(document_id, field=field) from error
             raise
-        self._owned.remember(owner, response.document)
+        if _is_searchable(response.document):
+            self._owned.remember(owner, response.document)
         return response.document
 
     async def page(self, owner: Owner, *, after: Place | None, limit: int) -> Sequence[Document]:
@@ -100,17 +101,18 @@ class Registry:
     async def names(self, owner: Owner, document_ids: Sequence[str]) -> dict[str, str]:
         """Return the names of these documents, or of all the owner's if there are no ids.
 
-        Raises DocumentNotFound, naming the field document_ids, unless all are the owner's.
+        Of those that are searchable: others may be in the index in parts. Raises DocumentNotFound,
+        naming the field document_ids, unless all are the owner's.
         """
         if not document_ids:
-            return {document.document_id: document.name async for document in self._all(owner)}
+            return _searchable([document async for document in self._all(owner)])
         owned = await asyncio.gather(
             *(
                 self._owned_document(owner, document_id, field=f"document_ids[{index}]")
                 for index, document_id in enumerate(document_ids)
             )
         )
-        return {document.document_id: document.name for document in owned}
+        return _searchable(owned)
 
     async def release(self, owner: Owner, document_id: str) -> bool:
         """Drop the owner's reference; returns whether the document has no owner any more."""
@@ -142,6 +144,14 @@ def place_of(document: Document) -> Place:
     """Return where the document stands in its owner's list."""
     created = document.create_time
     return Place(seconds=created.seconds, nanos=created.nanos, document_id=document.document_id)
+
+
+def _searchable(documents: Iterable[Document]) -> dict[str, str]:
+    return {one.document_id: one.name for one in documents if _is_searchable(one)}
+
+
+def _is_searchable(document: Document) -> bool:
+    return document.state == DocumentState.DOCUMENT_STATE_READY
 
 
 class _Owned:

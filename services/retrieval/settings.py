@@ -9,6 +9,67 @@ from services.runtime.telemetry import TelemetryOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PineconeOptions:
+    """Used when the index URL is pinecone://<name of the index>."""
+
+    api_key: str = field(default="", repr=False)
+    """The key of the Pinecone project."""
+
+    host: str = ""
+    """Where the index is served. Empty asks the control plane once, which makes the index if there
+    is none."""
+
+    control_host: str = "https://api.pinecone.io"
+    """The control plane."""
+
+    ca_file: str = ""
+    """PEM file of the authorities to trust; empty trusts the public ones."""
+
+    cloud: str = "aws"
+    """Cloud of an index that is made."""
+
+    region: str = "us-east-1"
+    """Region of an index that is made."""
+
+    ready: float = 120.0
+    """Seconds to wait for a new index."""
+
+    settled: float = 30.0
+    """Seconds to wait until what was written can be searched."""
+
+    scope: str = ""
+    """Begins every namespace: keeps deployments apart that share an index."""
+
+    connections: int = 10
+    """Most connections at once; further operations wait their turn."""
+
+    attempts: int = 3
+    """How often an operation is tried while the index answers with errors or too late."""
+
+    reconnects: int = 10
+    """How many lost connections an operation survives besides: a loss says nothing about the
+    request, and a new connection is cheap."""
+
+    timeout: float = 10.0
+    """Seconds of one attempt, never more than the caller has left."""
+
+    backoff: float = 0.05
+    """Longest wait before the first retry in seconds; doubles with each, and is drawn from 0."""
+
+    longest_backoff: float = 2.0
+    """Where that doubling ends."""
+
+    longest_wait: float = 30.0
+    """Longest wait that the index may ask for; an operation told to wait longer gives up."""
+
+    breaker_failures: int = 20
+    """Failed attempts in a row after which the index is left alone."""
+
+    breaker_pause: float = 5.0
+    """Seconds for which it is left alone, before one operation may try."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalSettings:
     """Where documents are indexed, and how they are cut."""
 
@@ -22,7 +83,11 @@ class RetrievalSettings:
     """How the archive is called."""
 
     index_url: str = "local:///var/lib/maieutic/vectors"
-    """The vector index: local:///path is a folder on this machine, for one process."""
+    """The vector index: local:///path is a folder on this machine, for one process;
+    pinecone://name is an index at Pinecone, for any number."""
+
+    pinecone: PineconeOptions = field(default=PineconeOptions())
+    """How Pinecone is reached."""
 
     chunk_characters: int = 1000
     """Most characters of a chunk. A change embeds anew what is added from then on."""

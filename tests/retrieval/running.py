@@ -14,7 +14,7 @@ from maieutic.v1 import document_service_pb2 as pb
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from services.retrieval.main import retrieval_service
 from services.retrieval.ports import Embedder, Vectors
-from services.retrieval.settings import RetrievalSettings
+from services.retrieval.settings import PineconeOptions, RetrievalSettings
 from services.runtime.channel import open_channel
 from services.runtime.errors import ServiceError, from_rpc
 from services.runtime.identity import acting_for
@@ -116,9 +116,16 @@ class Retrieval:
 
 @asynccontextmanager
 async def running_retrieval(
-    folder: Path, *, other_archive: ArchiveServiceServicer | None = None, **parts: Any
+    folder: Path,
+    *,
+    other_archive: ArchiveServiceServicer | None = None,
+    pinecone: PineconeOptions | None = None,
+    **parts: Any,
 ) -> AsyncIterator[Retrieval]:
-    """Run the service on a folder of vectors; *parts* are further arguments of its root."""
+    """Run the service on a folder of vectors, or on the index "passages" at Pinecone.
+
+    *parts* are further arguments of its root.
+    """
     keys, archive = KeyRing.generate(["gateway", "retrieval"]), DocumentArchive()
     async with AsyncExitStack() as stack:
         archive_server = await stack.enter_async_context(
@@ -127,7 +134,8 @@ async def running_retrieval(
         settings = RetrievalSettings(
             server=ServerOptions(listen="127.0.0.1:0"),
             archive_address=archive_server.address,
-            index_url=f"local://{folder}",
+            index_url="pinecone://passages" if pinecone else f"local://{folder}",
+            pinecone=pinecone or PineconeOptions(),
         )
         running = await stack.enter_async_context(
             retrieval_service(

@@ -12,6 +12,7 @@ from services.retrieval.adapters.matrix import Matrix
 from services.retrieval.errors import BadIndexUrl, IndexDamaged, IndexUnavailable
 from services.retrieval.model import Chunk
 from services.retrieval.ports import Vectors
+from services.retrieval.settings import PineconeOptions
 from tests.retrieval.running import CountingEmbedder
 
 
@@ -49,14 +50,14 @@ async def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> No
 async def test_the_url_names_the_folder(tmp_path: Path, embedder: CountingEmbedder) -> None:
     for slashes in ("local://", "local:///"):
         folder = tmp_path / f"in-{len(slashes)}"
-        async with open_index(f"{slashes}{folder}", embedder):
+        async with open_index(f"{slashes}{folder}", embedder, PineconeOptions()):
             assert [file.suffix for file in folder.iterdir()].count(".sqlite3") == 1
 
 
-@pytest.mark.parametrize("url", ["", "/tmp/x", "local://", "local:///", "qdrant://host/x"])  # noqa: S108 - not used as a path
+@pytest.mark.parametrize("url", ["", "/x", "local://", "local:///", "pinecone://", "qdrant://h/x"])
 async def test_an_unknown_url_is_refused(url: str, embedder: CountingEmbedder) -> None:
     with pytest.raises(BadIndexUrl, match="local:///path"):
-        async with open_index(url, embedder):
+        async with open_index(url, embedder, PineconeOptions()):
             pass
 
 

@@ -1,0 +1,227 @@
+"""Operations at Pinecone: every attempt on a handle of its own, closed whatever happens.
+
+A handle that is kept meets connections that the other side closed long ago, and a handle that is
+shared is closed by one task under the hands of the others. A fresh one knows neither; on a shared
+SSL context and a known host it costs a connection and nothing else.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Generic, Protocol, Self, TypeVar
+
+from services.retrieval.adapters.breaker import Breaker
+from services.retrieval.adapters.pinecone_faults import (
+    AGAINST_HOST,
+    FOREIGN,
+    RETRIED,
+    Fault,
+    Kind,
+    fault_of,
+)
+from services.retrieval.errors import IndexTooSlow, IndexUnavailable
+from services.retrieval.settings import PineconeOptions
+from services.runtime import deadline
+from services.runtime.names import (
+    INDEX_ATTEMPT,
+    INDEX_ATTEMPTS,
+    INDEX_OPERATION,
+    INDEX_OUTCOME,
+)
+from services.runtime.telemetry import current
+
+log = logging.getLogger(__name__)
+
+
+class Handle(Protocol):
+    """A client of the SDK."""
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
+H = TypeVar("H", bound=Handle)
+T = TypeVar("T")
+
+
+class AttemptFailed(Exception):
+    """One attempt failed; its cause is the SDK's exception."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.kind.value)
+        self.fault = fault
+
+
+class Retries:
+    """What one operation may still try."""
+
+    def __init__(self, options: PineconeOptions) -> None:
+        self._options = options
+        self._lost = 0
+        self._answered = 0
+
+    def wait_after(self, fault: Fault, *, left: float | None) -> float | None:
+        """Return the seconds to wait before the next attempt, None to give up.
+
+        *left* is the rest of the caller's time; None is no limit.
+        """
+        if not self._again(fault.kind):
+            return None
+        retries = self._lost + self._answered - 1
+        longest = min(self._options.longest_backoff, self._options.backoff * 2.0**retries)
+        # Full jitter: callers that failed together must not come back together.
+        wait = (fault.retry_after or 0.0) + random.uniform(0, longest)  # noqa: S311 - no secret
+        most = self._options.longest_wait if left is None else min(left, self._options.longest_wait)
+        return wait if wait < most else None
+
+    def _again(self, kind: Kind) -> bool:
+        if kind is Kind.LOST:
+            self._lost += 1
+        else:
+            self._answered += 1
+        return (
+            kind in RETRIED
+            and self._lost <= self._options.reconnects
+            and self._answered < self._options.attempts
+        )
+
+
+class Calls(Generic[H]):
+    """Runs operations at one host."""
+
+    def __init__(self, host: str, options: PineconeOptions, open_handle: Callable[[], H]) -> None:
+        """See `open`."""
+        self._host = host
+        self._options = options
+        self._open_handle = open_handle
+        self._slots = asyncio.Semaphore(options.connections)
+        self._breaker = Breaker(failures=options.breaker_failures, pause=options.breaker_pause)
+        self._closing: set[asyncio.Future[None]] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, host: str, options: PineconeOptions, open_handle: Callable[[], H]
+    ) -> AsyncIterator[Self]:
+        """Make every attempt on a handle that *open_handle* makes; in the end all are closed."""
+        calls = cls(host, options, open_handle)
+        try:
+            yield calls
+        finally:
+            await asyncio.gather(*calls._closing)
+
+    async def run(self, operation: str, work: Callable[[H], Awaitable[T]]) -> T:
+        """Do the work, which may be done more than once; raises domain errors only."""
+        retries = Retries(self._options)
+        for number in count(1):
+            try:
+                result = await self._attempt(operation, number, work)
+            except AttemptFailed as failed:
+                _count(operation, number, failed.fault.kind.value)
+                await self._wait(operation, number, retries, failed)
+            else:
+                _count(operation, number, "ok")
+                return result
+        raise AssertionError  # never: count has no end
+
+    async def _wait(
+        self, operation: str, number: int, retries: Retries, failed: AttemptFailed
+    ) -> None:
+        """Wait for the next attempt; raises the operation's error if there is none."""
+        fault, left = failed.fault, deadline.remaining()
+        wait = retries.wait_after(fault, left=left)
+        facts = {"operation": operation, "host": self._host, "attempt": number}
+        facts |= {"fault": fault.kind.value, "cause": type(failed.__cause__).__name__}
+        if wait is None:
+            log.warning("vector index: giving up", extra=facts)
+            if left == 0:
+                raise IndexTooSlow("the vector index took the caller's time") from failed.__cause__
+            raise fault.error() from failed.__cause__
+        most = self._options.attempts + self._options.reconnects
+        log.info("vector index: recreating", extra={**facts, "of": most, "wait": round(wait, 3)})
+        await asyncio.sleep(wait)
+
+    async def _attempt(self, operation: str, number: int, work: Callable[[H], Awaitable[T]]) -> T:
+        async with self._slot():
+            self._admitted(operation, number)
+            try:
+                result = await self._work(operation, number, work)
+            except AttemptFailed as failed:
+                if failed.fault.kind in AGAINST_HOST:
+                    self._breaker.failed()
+                else:
+                    self._breaker.succeeded()
+                raise
+            except BaseException:
+                self._breaker.released()
+                raise
+            self._breaker.succeeded()
+            return result
+
+    async def _work(self, operation: str, number: int, work: Callable[[H], Awaitable[T]]) -> T:
+        facts = {"operation": operation, "host": self._host, "attempt": number}
+        log.debug("vector index: connecting", extra=facts)
+        try:
+            async with self._handle() as handle:
+                async with asyncio.timeout(deadline.bounded(self._options.timeout)):
+                    return await work(handle)
+        except FOREIGN as error:
+            if (fault := fault_of(error)) is None:
+                raise
+            raise AttemptFailed(fault) from error
+        except asyncio.CancelledError:
+            _count(operation, number, "cancelled")
+            raise
+
+    def _admitted(self, operation: str, number: int) -> None:
+        wait = self._breaker.admit()
+        if wait is not None:
+            _count(operation, number, "left alone")
+            message = "the vector index failed too often and is left alone"
+            raise IndexUnavailable(message, retry_after=wait)
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Hold one of the connections that may be open at once."""
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise IndexTooSlow("other operations took the caller's time") from error
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    @asynccontextmanager
+    async def _handle(self) -> AsyncIterator[H]:
+        handle = self._open_handle()
+        try:
+            yield handle
+        finally:
+            # In a task of its own: a caller that is cancelled twice still leaves nothing open.
+            closing = asyncio.ensure_future(_close(handle))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            await asyncio.shield(closing)
+
+
+async def _close(handle: Handle) -> None:
+    try:
+        await handle.close()
+    except FOREIGN as error:
+        # The answer is here already, or another error tells more.
+        log.debug("vector index: a handle did not close", extra={"cause": type(error).__name__})
+
+
+def _count(operation: str, number: int, outcome: str) -> None:
+    attributes: dict[str, str | int] = {
+        INDEX_OPERATION: operation,
+        INDEX_OUTCOME: outcome,
+        INDEX_ATTEMPT: number,
+    }
+    current().counter(INDEX_ATTEMPTS).add(1, attributes)
