@@ -47,7 +47,6 @@ async def output(home: Path, *arguments: str) -> str:
 @asynccontextmanager
 async def serving(home: Path, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
     home.mkdir()
-    # A file, no pipe: the store's process outlives a killed backend, and would hold a pipe open.
     with (home / "serve.log").open("wb") as log:
         process = await command(home, "serve", "--listen", "127.0.0.1:0", stderr=log, **environ)
     assert process.stdout is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from services.session.errors import StoreUnavailable
 
+LOG = "valkey.log"
 READY_SECONDS = 10.0
 STOP_SECONDS = 20.0
 _PAUSE_SECONDS = 0.02
@@ -27,18 +28,25 @@ async def private_valkey(home: Path) -> AsyncIterator[str]:
     """
     path = await asyncio.to_thread(_prepared, home)
     await _stop(path)
-    process = await asyncio.create_subprocess_exec(
-        *_command(home, path),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        # A Ctrl-C in the terminal is for this process, which then stops the server in order.
-        start_new_session=True,
-    )
+    process = await _started(home, path)
     try:
         await _ready(path, process, home)
         yield f"unix://{path}"
     finally:
         await asyncio.shield(_end(path, process))
+
+
+async def _started(home: Path, path: Path) -> asyncio.subprocess.Process:
+    # The server outlives this process if that is killed: it must hold nothing of its caller's open.
+    with (home / LOG).open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *_command(home, path),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=log,
+            # A Ctrl-C in the terminal is for this process, which then stops the server in order.
+            start_new_session=True,
+        )
 
 
 def _prepared(home: Path) -> Path:
@@ -57,7 +65,7 @@ def _command(home: Path, path: Path) -> list[str]:
         "appendonly": "yes",
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
-        "logfile": "valkey.log",
+        "logfile": LOG,
     }
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]
     return [_binary(), *flags]
@@ -91,7 +99,7 @@ async def _ready(path: Path, process: asyncio.subprocess.Process, home: Path) ->
     until = asyncio.get_running_loop().time() + READY_SECONDS
     while not await _answers(path):
         if process.returncode is not None or asyncio.get_running_loop().time() > until:
-            raise StoreUnavailable(f"the private Valkey does not start: see {home / 'valkey.log'}")
+            raise StoreUnavailable(f"the private Valkey does not start: see {home / LOG}")
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
