@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 from maieutic.v1.document_service_pb2 import Document
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
 from services.persistence.model import Applied, Fact
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,15 @@ class Place:
 
     time: datetime
     id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[Item]):
+    """A part of a list."""
+
+    items: Sequence[Item]
+    cut: bool = False
+    """Whether more would have fitted the limit, but not the bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,18 +103,18 @@ class Reads(Protocol):
         ...
 
     async def list_sessions(
-        self, tenant: str, user_id: str, *, before: Place | None, limit: int
-    ) -> Sequence[Session]:
-        """Return a user's sessions, newest first."""
+        self, tenant: str, user_id: str, *, before: Place | None, limit: int, most_bytes: int
+    ) -> Page[Session]:
+        """Return a user's sessions, newest first: those that fit, at least one."""
         ...
 
     async def list_messages(
-        self, session_id: str, *, before_position: int, limit: int
-    ) -> Sequence[Message]:
+        self, session_id: str, *, before_position: int, limit: int, most_bytes: int
+    ) -> Page[Message]:
         """Return a session's messages with positions below (0: all), newest first.
 
-        Two outcomes that a loss of the live store drove apart may share a position; then more
-        than *limit* come, so that a page never ends between them.
+        Those that fit, at least one. Two outcomes that a loss of the live store drove apart may
+        share a position; then more may come, so that a page never ends between them.
         """
         ...
 

@@ -13,12 +13,15 @@ from services.persistence.facts import UNKNOWN_TIME, time_of
 from services.persistence.ports import DocumentRegistry, Place, Reads, Registration
 from services.runtime.errors import InvalidArgument, PermissionDenied
 from services.runtime.identity import current_identity
+from services.runtime.server import MEBIBYTE
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 CALLERS = frozenset({"session", "retrieval"})
 MOST = 1000
 """No list is longer than this."""
+MOST_BYTES = 2 * MEBIBYTE
+"""Nor larger, sessions and messages: callers may take no more than 4 MiB in one message."""
 
 
 class ArchiveServicer(ArchiveServiceServicer):
@@ -48,24 +51,26 @@ class ArchiveServicer(ArchiveServiceServicer):
         self, request: pb.ListArchivedSessionsRequest, context: Context
     ) -> pb.ListArchivedSessionsResponse:
         _for_services()
-        sessions = await self._reads.list_sessions(
+        page = await self._reads.list_sessions(
             request.tenant,
             request.user_id,
             before=_place(request, request.before_session_id),
             limit=_limited("limit", request.limit),
+            most_bytes=MOST_BYTES,
         )
-        return pb.ListArchivedSessionsResponse(sessions=sessions)
+        return pb.ListArchivedSessionsResponse(sessions=page.items, cut=page.cut)
 
     async def ListArchivedMessages(
         self, request: pb.ListArchivedMessagesRequest, context: Context
     ) -> pb.ListArchivedMessagesResponse:
         _for_services()
-        messages = await self._reads.list_messages(
+        page = await self._reads.list_messages(
             request.session_id,
             before_position=request.before_position,
             limit=_limited("limit", request.limit),
+            most_bytes=MOST_BYTES,
         )
-        return pb.ListArchivedMessagesResponse(messages=messages)
+        return pb.ListArchivedMessagesResponse(messages=page.items, cut=page.cut)
 
     async def GetArchivedTurn(
         self, request: pb.GetArchivedTurnRequest, context: Context

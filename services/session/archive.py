@@ -33,20 +33,27 @@ class Archive:
 
     async def sessions(
         self, tenant: str, user: str, before: tuple[int, str] | None, limit: int
-    ) -> list[Session]:
-        """Return a user's sessions, newest first, those before a place in the list."""
+    ) -> tuple[list[Session], bool]:
+        """Return a user's sessions before a place in the list, newest first, and if more follow."""
         request = pb.ListArchivedSessionsRequest(tenant=tenant, user_id=user, limit=limit)
         if before is not None:
             request.before_create_time.CopyFrom(timestamp(before[0]))
             request.before_session_id = before[1]
-        return list((await _answer(self._stub.ListArchivedSessions(request))).sessions)
+        answer = await _answer(self._stub.ListArchivedSessions(request))
+        return list(answer.sessions), answer.cut or len(answer.sessions) >= limit
 
-    async def messages(self, session_id: str, before: int, limit: int) -> list[Message]:
-        """Return messages with positions below *before* (0: all), newest first."""
+    async def messages(
+        self, session_id: str, before: int, limit: int
+    ) -> tuple[list[Message], bool]:
+        """Return messages with positions below *before* (0: all), newest first, and if more follow.
+
+        That is not known of exactly *limit*: ask for one more than is needed.
+        """
         request = pb.ListArchivedMessagesRequest(
             session_id=session_id, before_position=before, limit=limit
         )
-        return list((await _answer(self._stub.ListArchivedMessages(request))).messages)
+        answer = await _answer(self._stub.ListArchivedMessages(request))
+        return list(answer.messages), answer.cut or len(answer.messages) >= limit
 
 
 async def _answer(call: Awaitable[T]) -> T:

@@ -10,7 +10,6 @@ from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.message_pb2 import Message
 from services.session.archive import Archive
 from services.session.errors import (
-    BadPageToken,
     RequestIdTaken,
     SessionDeleted as WasDeleted,
     session_not_found,
@@ -18,6 +17,13 @@ from services.session.errors import (
 from services.session.ids import Ids, checked
 from services.session.live import LiveSessions, owned
 from services.session.model import Draft, milliseconds, next_stamp, timestamp
+from services.session.paging import (
+    page_of_messages,
+    page_of_sessions,
+    parse_place,
+    parse_position,
+    place_of,
+)
 from services.session.ports import SessionStore
 from services.session.publisher import Publisher
 
@@ -96,9 +102,9 @@ class Conversations:
     ) -> tuple[list[pb.Session], str]:
         """Return a page of the caller's sessions, newest first, and the next page's token."""
         limit = page_size or DEFAULT_PAGE
-        before = _parse_place(page_token)
+        before = parse_place(page_token)
         places = await self._store.list_page(caller.key, before, limit + 1)
-        archived = await self._archived(caller, before, limit + 1)
+        archived, more = await self._archive.sessions(caller.tenant, caller.user, before, limit + 1)
         # Those that the archive lists are looked up, too: one may have been deleted just now.
         ids = list({sid for _, sid in places} | {s.session_id for s in archived})
         records = dict(zip(ids, await self._store.sessions(ids), strict=True))
@@ -106,13 +112,10 @@ class Conversations:
         settled = time.time_ns() // 1_000_000 - MAKING_MS
         gone = [sid for created, sid in places if not _lives(records[sid]) and created < settled]
         await self._store.list_remove(caller.key, gone)
-        sources = [places, [_place(session) for session in archived]]
-        return _cut(_merged(records, archived), sources, limit)
-
-    async def _archived(
-        self, caller: Caller, before: tuple[int, str] | None, limit: int
-    ) -> list[pb.Session]:
-        return await self._archive.sessions(caller.tenant, caller.user, before, limit)
+        # A source that has more is known only down to its last place, and so is the whole.
+        ends = [places[-1]] if len(places) > limit else []
+        ends += [place_of(archived[-1])] if more else []
+        return page_of_sessions(_merged(records, archived), max(ends, default=None), limit)
 
     async def delete(self, caller: Caller, session_id: str) -> None:
         """Delete the session everywhere; deleting again succeeds."""
@@ -134,19 +137,17 @@ class Conversations:
         """Return a page of messages, newest first: the window and the archive as one list."""
         await self.get(caller, session_id)
         limit = page_size or DEFAULT_PAGE
-        before = _parse_position(page_token)
+        before = parse_position(page_token)
         window = [
             m for m in await self._store.window(session_id) if not before or m.position < before
         ]
         found = {message.message_id: message for message in window}
-        whole = any(message.position == 1 for message in window)
-        if len(found) <= limit and not whole:
-            for message in await self._archive.messages(session_id, before, limit + 1):
-                found.setdefault(message.message_id, message)
-        ordered = sorted(found.values(), key=lambda m: m.position, reverse=True)
-        page = ordered[:limit]
-        token = str(page[-1].position) if len(ordered) > limit else ""
-        return page, token
+        end = None
+        if len(found) <= limit and not any(message.position == 1 for message in window):
+            archived, more = await self._archive.messages(session_id, before, limit + 1)
+            found = {message.message_id: message for message in archived} | found
+            end = archived[-1].position if more else None
+        return page_of_messages(list(found.values()), end, limit)
 
 
 def _request_hash(request: pb.CreateSessionRequest) -> bytes:
@@ -218,49 +219,4 @@ def _merged(
     for session_id, record in records.items():
         if record is not None and not record.tombstone:
             merged[session_id] = record.session
-    return sorted(merged.values(), key=_place, reverse=True)
-
-
-def _cut(
-    sessions: list[pb.Session], sources: list[list[tuple[int, str]]], limit: int
-) -> tuple[list[pb.Session], str]:
-    """Return the page and the next one's token.
-
-    A source that had more than a page is known only down to its last place, and so is the whole.
-    """
-    ends = [source[-1] for source in sources if len(source) > limit]
-    if ends:
-        sessions = [session for session in sessions if _place(session) >= max(ends)]
-    page = sessions[:limit]
-    if len(sessions) > limit:
-        return page, _token(_place(page[-1]))
-    return page, _token(max(ends)) if ends else ""
-
-
-def _place(session: pb.Session) -> tuple[int, str]:
-    return milliseconds(session.create_time), session.session_id
-
-
-def _token(place: tuple[int, str]) -> str:
-    return f"{place[0]}.{place[1]}"
-
-
-def _parse_place(token: str) -> tuple[int, str] | None:
-    if not token:
-        return None
-    created, _, session_id = token.partition(".")
-    if not (_is_number(created) and session_id):
-        raise BadPageToken
-    return int(created), session_id
-
-
-def _parse_position(token: str) -> int:
-    if not token:
-        return 0
-    if not (_is_number(token) and int(token) > 0):
-        raise BadPageToken
-    return int(token)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 15  # noqa: PLR2004 - fits int64
+    return sorted(merged.values(), key=place_of, reverse=True)

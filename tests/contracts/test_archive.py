@@ -16,6 +16,7 @@ from maieutic.v1.document_service_pb2 import (
     Document,
 )
 from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2 import Session
 from services.persistence.errors import (
     DocumentIdTaken,
     DocumentNotFound,
@@ -24,6 +25,7 @@ from services.persistence.errors import (
 )
 from services.persistence.model import Applied
 from services.persistence.ports import Place, Registration, Snapshot
+from services.runtime.server import MEBIBYTE
 from tests.backends.postgres import PostgresServer
 from tests.contracts.archives import (
     ArchiveHarness,
@@ -196,9 +198,7 @@ async def test_the_highest_revision_of_a_session_stays(harness: ArchiveHarness) 
     await harness.archive.apply([fact(story.changed(revision=5)), fact(newest)])
     applied = await harness.archive.apply([fact(story.changed(revision=6, title="Old"))])
     assert applied.revisions == {story.session_id: 7}
-    assert await harness.archive.list_sessions(TENANT, USER, before=None, limit=9) == [
-        newest.session
-    ]
+    assert await _sessions(harness) == [newest.session]
 
 
 async def test_a_deleted_session_is_gone_for_good(harness: ArchiveHarness) -> None:
@@ -207,9 +207,7 @@ async def test_a_deleted_session_is_gone_for_good(harness: ArchiveHarness) -> No
     assert await harness.archive.apply([fact(story.deleted())]) == Applied()
     for late in (story.changed(revision=99), story.accepted(2), story.finished(3)):
         assert await harness.archive.apply([fact(late)]) == Applied()
-    assert await harness.archive.list_sessions(TENANT, USER, before=None, limit=9) == [
-        other.session(revision=15)
-    ]
+    assert await _sessions(harness) == [other.session(revision=15)]
     assert await _messages(harness, story) == []
     assert (await harness.archive.get_turn(story.turn_id(1), story.session_id)).session_deleted
     assert {row[0] for row in await harness.rows("SELECT session_id FROM turns")} == {
@@ -247,7 +245,7 @@ async def test_a_session_deleted_before_it_was_heard_of_never_appears(
     story = Story("one")
     await harness.archive.apply([fact(story.deleted())])
     await harness.archive.apply([fact(story.changed()), fact(story.finished())])
-    assert await harness.archive.list_sessions(TENANT, USER, before=None, limit=9) == []
+    assert await _sessions(harness) == []
 
 
 async def test_sessions_are_listed_by_user_newest_first_and_by_page(
@@ -258,9 +256,9 @@ async def test_sessions_are_listed_by_user_newest_first_and_by_page(
     await harness.archive.apply([fact(story.changed()) for story in [*stories, *others]])
     listed: list[str] = []
     before: Place | None = None
-    while page := await harness.archive.list_sessions(TENANT, USER, before=before, limit=2):
+    while page := await _sessions(harness, before=before, limit=2):
         listed += [session.session_id for session in page]
-        before = Place(time=page[-1].create_time.ToDatetime(UTC), id=page[-1].session_id)
+        before = _place(page[-1])
     expected = sorted(
         stories, key=lambda story: (story.session().create_time.seconds, story.session_id)
     )
@@ -324,9 +322,7 @@ async def test_messages_are_paged_without_gap_or_double(harness: ArchiveHarness)
     await harness.archive.apply([fact(story.finished(number)) for number in range(1, 8)])
     seen: list[int] = []
     before = 0
-    while page := await harness.archive.list_messages(
-        story.session_id, before_position=before, limit=3
-    ):
+    while page := await _messages(harness, story, before=before, limit=3):
         seen += [message.position for message in page]
         before = seen[-1]
     assert seen == list(range(14, 0, -1))
@@ -339,8 +335,44 @@ async def test_a_page_never_ends_between_messages_of_one_position(
     twin = story.finished(2)
     twin.job.message.position, twin.answer.position = 1, 2
     await harness.archive.apply([fact(story.finished(1)), fact(twin)])
-    page = await harness.archive.list_messages(story.session_id, before_position=0, limit=1)
+    page = await _messages(harness, story, limit=1)
     assert [message.position for message in page] == [2, 2]
+
+
+async def test_a_page_of_sessions_is_bounded_in_bytes_and_says_so(harness: ArchiveHarness) -> None:
+    stories = [Story(f"s{age}", age=age) for age in range(5)]
+    await harness.archive.apply([fact(story.changed(title="t" * 500)) for story in stories])
+    whole = (await _sessions(harness))[::-1]
+    seen: list[Session] = []
+    sizes: list[int] = []
+    before, cut = None, True
+    while cut:
+        page = await harness.archive.list_sessions(
+            TENANT, USER, before=before, limit=9, most_bytes=1500
+        )
+        seen, cut = [*seen, *page.items], page.cut
+        sizes.append(len(page.items))
+        before = _place(page.items[-1])
+    assert (seen, sizes) == (whole[::-1], [2, 2, 1])
+
+
+async def test_a_page_of_messages_is_bounded_in_bytes_and_says_so(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    twin = story.finished(3, text="twin" * 500)
+    twin.job.message.position, twin.answer.position = 3, 4
+    outcomes = [*(story.finished(number, text="answer" * 500) for number in (1, 2)), twin]
+    await harness.archive.apply([fact(outcome) for outcome in outcomes])
+    most = sum(m.ByteSize() for m in await _messages(harness, story) if m.position in (2, 3))
+    positions: list[list[int]] = []
+    before, cut = 0, True
+    while cut:
+        page = await harness.archive.list_messages(
+            story.session_id, before_position=before, limit=100, most_bytes=most
+        )
+        positions.append([message.position for message in page.items])
+        before, cut = positions[-1][-1], page.cut
+    # The two answers at 4 are larger than a page, and yet they come together.
+    assert positions == [[4, 4], [3, 3, 2], [1]]
 
 
 # --- unfinished turns -----------------------------------------------------------------------------
@@ -552,8 +584,28 @@ async def test_adding_and_releasing_at_the_same_time_leaves_no_half_document(
 # --- helpers ------------------------------------------------------------------------------------
 
 
-async def _messages(harness: ArchiveHarness, story: Story) -> list[Message]:
-    return list(await harness.archive.list_messages(story.session_id, before_position=0, limit=100))
+async def _messages(
+    harness: ArchiveHarness, story: Story, *, before: int = 0, limit: int = 100
+) -> list[Message]:
+    page = await harness.archive.list_messages(
+        story.session_id, before_position=before, limit=limit, most_bytes=MEBIBYTE
+    )
+    assert not page.cut
+    return list(page.items)
+
+
+async def _sessions(
+    harness: ArchiveHarness, *, before: Place | None = None, limit: int = 9
+) -> list[Session]:
+    page = await harness.archive.list_sessions(
+        TENANT, USER, before=before, limit=limit, most_bytes=MEBIBYTE
+    )
+    assert not page.cut
+    return list(page.items)
+
+
+def _place(session: Session) -> Place:
+    return Place(time=session.create_time.ToDatetime(UTC), id=session.session_id)
 
 
 async def _everything(harness: ArchiveHarness) -> list[list[tuple[object, ...]]]:

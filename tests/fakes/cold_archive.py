@@ -29,6 +29,8 @@ class ColdArchive(ArchiveServiceServicer):
     accepted: dict[str, RunTurn] = field(default_factory=dict)
     finished: dict[str, TurnFinished] = field(default_factory=dict)
     away: bool = False
+    most: int = 1000
+    """No answer has more messages or sessions, as if they were too large for more."""
     reads: int = 0
 
     def keep(self, row: TurnFinished) -> TurnFinished:
@@ -93,13 +95,20 @@ class ColdArchive(ArchiveServiceServicer):
             before = request.before_create_time
             place = (before.ToMilliseconds(), request.before_session_id)
             ordered = [session for session in ordered if _place(session) < place]
-        return pb.ListArchivedSessionsResponse(sessions=ordered[: request.limit])
+        return pb.ListArchivedSessionsResponse(
+            sessions=ordered[: min(request.limit, self.most)], cut=self._cut(ordered, request)
+        )
 
     async def ListArchivedMessages(self, request: Any, context: Any) -> Any:
         self._answering()
         below = request.before_position
         found = [m for m in self.messages(request.session_id) if not below or m.position < below]
-        return pb.ListArchivedMessagesResponse(messages=found[::-1][: request.limit])
+        return pb.ListArchivedMessagesResponse(
+            messages=found[::-1][: min(request.limit, self.most)], cut=self._cut(found, request)
+        )
+
+    def _cut(self, found: Sequence[Any], request: Any) -> bool:
+        return self.most < min(len(found), int(request.limit))
 
     async def GetArchivedTurn(self, request: Any, context: Any) -> Any:
         self._answering()

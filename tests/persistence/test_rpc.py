@@ -108,6 +108,24 @@ async def test_sessions_and_messages_are_paged_by_place(
         assert [m.position for m in (await stub.ListArchivedMessages(messages)).messages] == [1]
 
 
+async def test_long_messages_come_in_answers_that_every_caller_takes(
+    harness: ArchiveHarness, running: Office
+) -> None:
+    story, longest = Story("one"), "\N{GRINNING FACE}" * 32_768
+    for number in range(1, 51):
+        await harness.archive.apply([fact(story.finished(number, text=longest))])
+    request = pb.ListArchivedMessagesRequest(session_id=story.session_id, limit=201)
+    positions: list[int] = []
+    cut = True
+    async with running.stub() as stub:
+        while cut:
+            answer = await stub.ListArchivedMessages(request)
+            assert answer.ByteSize() < 2.1 * MEBIBYTE
+            positions += [message.position for message in answer.messages]
+            request.before_position, cut = positions[-1], answer.cut
+    assert positions == list(range(100, 0, -1))
+
+
 async def test_a_document_of_two_mebibytes_is_registered_read_and_released(
     running: Office,
 ) -> None:

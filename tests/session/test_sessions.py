@@ -59,6 +59,38 @@ async def test_live_and_archived_sessions_are_one_list(stack: Stack) -> None:
     assert sorted(await user.all_sessions(2)) == sorted(made)
 
 
+async def test_large_sessions_come_in_pages_that_every_caller_takes(stack: Stack) -> None:
+    user, large = stack.user(), {f"k{n}": "\N{GRINNING FACE}" * 1024 for n in range(32)}
+    stack.archive.most = 20
+    made = [(await user.create(metadata=large)).session_id for _ in range(40)]
+    assert sorted(await user.all_sessions(200)) == sorted(made)
+    await wait_until(lambda: all(s in stack.archive.sessions for s in made), SOON)
+    for session_id in made:
+        await stack.forget(session_id)
+    assert sorted(await user.all_sessions(200)) == sorted(made)
+
+
+async def test_long_messages_come_in_pages_that_every_caller_takes(stack: Stack) -> None:
+    """Half of them from the window, half from an archive whose answers are bounded, too."""
+    user, longest = stack.user(), "\N{GRINNING FACE}" * 32_768
+    session_id = (await user.create()).session_id
+    for _ in range(20):
+        turn = await user.begin(session_id, longest)
+        held = await stack.claim(turn.turn_id)
+        await held.complete(longest)
+        await stack.archived(turn.turn_id)
+    stack.archive.most = 7
+    first, token = await user.messages(session_id, 200)
+    assert 1 < len(first) < 20
+    assert token
+    for size in (200, 3):
+        found = await user.all_messages(session_id, size)
+        assert [message.position for message in found] == list(range(1, 41))
+    await stack.forget(session_id)
+    found = await user.all_messages(session_id, 200)
+    assert [message.position for message in found] == list(range(1, 41))
+
+
 async def test_a_page_token_that_is_not_one_is_refused(stack: Stack) -> None:
     user = stack.user()
     session = await user.create()
@@ -93,6 +125,31 @@ async def test_a_deleted_session_takes_its_turns_along(stack: Stack) -> None:
     assert list((await held.record(["answer"])).missing_turn_ids) == [turn.turn_id] * 2
     assert (await failure(user.turn(turn.turn_id))).code() == NOT_FOUND
     assert await stack.due(turn.turn_id) is None
+
+
+async def test_the_turns_of_a_deleted_session_are_gone_at_once(stack: Stack) -> None:
+    """Also while the archive knows them and has not heard of the deletion."""
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    archived = await user.begin(session_id)
+    await stack.answer(archived.turn_id, "Because.")
+    await stack.archived(archived.turn_id)
+    with stack.archiver.paused():
+        ended = await user.begin(session_id)
+        await stack.answer(ended.turn_id, "So.")
+        running = await user.begin(session_id)
+        await (await stack.claim(running.turn_id)).say("half an")
+        watched = aiter(user.watch(running.turn_id))
+        assert (await anext(watched)).frame.HasField("accepted")
+        await user.delete(session_id)
+        for turn in (archived, ended, running):
+            for call in (
+                user.turn(turn.turn_id),
+                user.cancel(turn.turn_id),
+                user.watch(turn.turn_id),
+            ):
+                assert (await failure(call)).code() == NOT_FOUND
+        assert (await failure(watched)).code() == NOT_FOUND
 
 
 async def test_nothing_brings_a_deleted_session_back(stack: Stack) -> None:

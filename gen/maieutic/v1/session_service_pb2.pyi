@@ -257,7 +257,7 @@ class ListSessionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """0 means 50."""
+    """0 means 50. A page may be shorter: it is bounded in bytes, too."""
     page_token: _builtins.str
     """From the previous answer. Anything else is INVALID_ARGUMENT."""
     def __init__(
@@ -344,7 +344,7 @@ class ListMessagesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     page_size: _builtins.int
-    """0 means 50."""
+    """0 means 50. A page may be shorter: it is bounded in bytes, too."""
     page_token: _builtins.str
     """From the previous answer. Anything else is INVALID_ARGUMENT."""
     def __init__(

@@ -1,13 +1,14 @@
 """Reading what was archived."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
 from services.persistence.adapters.sql import Connection, Database, Row, moment
 from services.persistence.model import in_acceptance_order
-from services.persistence.ports import ArchivedTurn, Place, Snapshot
+from services.persistence.ports import ArchivedTurn, Page, Place, Snapshot
 
 SESSION = "SELECT tenant, delete_time, record FROM sessions WHERE session_id = $1"
 
@@ -39,30 +40,48 @@ ORDER BY create_time DESC, accept_order DESC
 LIMIT 1
 """
 
+# The sizes are summed in the database, so that what does not fit is never read.
 SESSIONS = """
-SELECT record FROM sessions
-WHERE tenant = $1 AND user_id = $2 AND delete_time IS NULL
-ORDER BY create_time DESC, session_id DESC
-LIMIT $3
+WITH page AS (
+    SELECT record, create_time, session_id FROM sessions
+    WHERE tenant = $1 AND user_id = $2 AND delete_time IS NULL
+        AND (create_time, session_id) < ($3, $4)
+    ORDER BY create_time DESC, session_id DESC
+    LIMIT $5
+), sized AS (
+    SELECT
+        record,
+        row_number() OVER newest_first AS place,
+        sum(length(record)) OVER newest_first AS bytes,
+        count(*) OVER () AS total
+    FROM page
+    WINDOW newest_first AS (ORDER BY create_time DESC, session_id DESC)
+)
+SELECT record, total FROM sized WHERE place = 1 OR bytes <= $6 ORDER BY place
 """
+PAST_ALL_SESSIONS = Place(time=datetime.max.replace(tzinfo=UTC), id="")
 
-SESSIONS_BEFORE = """
-SELECT record FROM sessions
-WHERE tenant = $1 AND user_id = $2 AND delete_time IS NULL
-    AND (create_time, session_id) < ($4, $5)
-ORDER BY create_time DESC, session_id DESC
-LIMIT $3
-"""
-
+# Messages of one position are peers: they have one place and one sum, so they come together.
 MESSAGES = """
-SELECT record FROM messages
-WHERE session_id = $1 AND position < $2 AND position >= coalesce(
-    (
-        SELECT position FROM messages
-        WHERE session_id = $1 AND position < $2
-        ORDER BY position DESC LIMIT 1 OFFSET $3
-    ), 0)
-ORDER BY position DESC, message_id DESC
+WITH page AS (
+    SELECT record, position, message_id FROM messages
+    WHERE session_id = $1 AND position < $2 AND position >= coalesce(
+        (
+            SELECT position FROM messages
+            WHERE session_id = $1 AND position < $2
+            ORDER BY position DESC LIMIT 1 OFFSET $3
+        ), 0)
+), sized AS (
+    SELECT
+        record,
+        message_id,
+        rank() OVER newest_first AS place,
+        sum(length(record)) OVER newest_first AS bytes,
+        count(*) OVER () AS total
+    FROM page
+    WINDOW newest_first AS (ORDER BY position DESC)
+)
+SELECT record, total FROM sized WHERE place = 1 OR bytes <= $4 ORDER BY place, message_id DESC
 """
 PAST_ALL_POSITIONS = 2**63 - 1
 
@@ -87,26 +106,24 @@ class Reader:
             return await _living(connection, session_id, row, window)
 
     async def list_sessions(
-        self, tenant: str, user_id: str, *, before: Place | None, limit: int
-    ) -> Sequence[Session]:
+        self, tenant: str, user_id: str, *, before: Place | None, limit: int, most_bytes: int
+    ) -> Page[Session]:
         """Return a user's sessions, newest first."""
+        place = before or PAST_ALL_SESSIONS
         async with self._database.reading() as connection:
-            if before is None:
-                rows = await connection.fetch(SESSIONS, tenant, user_id, limit)
-            else:
-                rows = await connection.fetch(
-                    SESSIONS_BEFORE, tenant, user_id, limit, before.time, before.id
-                )
-        return [Session.FromString(row["record"]) for row in rows]
+            rows = await connection.fetch(
+                SESSIONS, tenant, user_id, place.time, place.id, limit, most_bytes
+            )
+        return Page(items=[Session.FromString(row["record"]) for row in rows], cut=_cut(rows))
 
     async def list_messages(
-        self, session_id: str, *, before_position: int, limit: int
-    ) -> Sequence[Message]:
+        self, session_id: str, *, before_position: int, limit: int, most_bytes: int
+    ) -> Page[Message]:
         """Return a session's messages, newest first."""
         below = before_position or PAST_ALL_POSITIONS
         async with self._database.reading() as connection:
-            rows = await connection.fetch(MESSAGES, session_id, below, limit - 1)
-        return [Message.FromString(row["record"]) for row in rows]
+            rows = await connection.fetch(MESSAGES, session_id, below, limit - 1, most_bytes)
+        return Page(items=[Message.FromString(row["record"]) for row in rows], cut=_cut(rows))
 
     async def get_turn(self, turn_id: str, session_id: str) -> ArchivedTurn:
         """Return a turn, or what is known of its session."""
@@ -122,6 +139,10 @@ class Reader:
             finished=TurnFinished.FromString(row["finished"]) if row["finished"] else None,
             archive_time=moment(row["archive_time"]) if row["archive_time"] else None,
         )
+
+
+def _cut(rows: Sequence[Row]) -> bool:
+    return bool(rows) and len(rows) < rows[0]["total"]
 
 
 async def _living(connection: Connection, session_id: str, row: Row, window: int) -> Snapshot:

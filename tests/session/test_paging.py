@@ -1,0 +1,76 @@
+"""Pages of messages and of sessions: no gap, no double, and no more than a caller can take."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2 import Session
+from services.session.model import timestamp
+from services.session.paging import (
+    PAGE_BYTES,
+    page_of_messages,
+    page_of_sessions,
+    parse_place,
+    parse_position,
+    place_of,
+)
+
+
+def message(position: int, name: str = "", size: int = 10) -> Message:
+    return Message(message_id=f"{position}{name}", position=position, text="x" * size)
+
+
+def paged(messages: Sequence[Message], limit: int) -> list[list[str]]:
+    """Return the ids of all pages."""
+    pages: list[list[str]] = []
+    token = ""
+    while token or not pages:
+        before = parse_position(token)
+        left = [m for m in messages if not before or m.position < before]
+        page, token = page_of_messages(left, None, limit)
+        pages.append([m.message_id for m in page])
+    return pages
+
+
+def test_a_page_has_no_more_messages_than_asked_for() -> None:
+    assert paged([message(n) for n in range(1, 6)], 2) == [["5", "4"], ["3", "2"], ["1"]]
+
+
+def test_messages_of_one_position_are_on_one_page() -> None:
+    twins = [message(2, "a"), message(2, "b")]
+    messages = [message(1), *twins, message(3), message(4)]
+    assert paged(messages, 3) == [["4", "3"], ["2a", "2b", "1"]]
+    assert paged(messages, 1) == [["4"], ["3"], ["2a", "2b"], ["1"]]
+
+
+def test_a_page_ends_before_it_is_too_large_and_has_at_least_one_message() -> None:
+    half, whole = PAGE_BYTES // 2 - 100, PAGE_BYTES + 1
+    messages = [
+        message(4, size=half),
+        message(3, size=half),
+        message(2, size=half),
+        message(1, size=whole),
+    ]
+    assert paged(messages, 50) == [["4", "3"], ["2"], ["1"]]
+
+
+def test_what_lies_beyond_the_end_of_what_is_known_waits_for_the_next_page() -> None:
+    known = [message(n) for n in (9, 8, 7)]
+    older_but_live = message(3)
+    page, token = page_of_messages([*known, older_but_live], 7, 50)
+    assert ([m.message_id for m in page], token) == (["9", "8", "7"], "7")
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(2, [2, 2]), (50, [3, 1])])
+def test_a_page_of_sessions_is_bounded_in_number_and_in_bytes(limit: int, sizes: list[int]) -> None:
+    sessions = [
+        Session(session_id=f"s{n}", create_time=timestamp(n), title="x" * (PAGE_BYTES // 3 - 100))
+        for n in (4, 3, 2, 1)
+    ]
+    first, token = page_of_sessions(sessions, None, limit)
+    before = parse_place(token)
+    assert before is not None
+    rest, last = page_of_sessions([s for s in sessions if place_of(s) < before], None, limit)
+    assert [*first, *rest] == sessions
+    assert ([len(first), len(rest)], last) == (sizes, "")
