@@ -19,6 +19,9 @@ CHANNEL_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Gateways that replace others have new addresses; by default they are not asked for within
+    # 30 seconds of the last time.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # Without these two, a reader that stalls has thousands of frames sent to it all the same.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 16_384),

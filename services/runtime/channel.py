@@ -276,6 +276,9 @@ def _arguments(options: ChannelOptions) -> list[tuple[str, str | int]]:
         # After a peer's restart a client should not wait two minutes to try it again.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
+        # Replicas that replace others have new addresses: by default a name is not asked for them
+        # within 30 seconds of the last time, for which every call would fail.
+        ("grpc.dns_min_time_between_resolutions_ms", 1000),
         # Channels of one process must not share connections, or their options would mix.
         ("grpc.use_local_subchannel_pool", 1),
     ]

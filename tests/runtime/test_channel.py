@@ -1,6 +1,8 @@
 """A channel of ours: retries, round robin, and calls that are gRPC's own call objects."""
 
 import asyncio
+import sys
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -10,6 +12,8 @@ from google.protobuf.wrappers_pb2 import StringValue as Text
 from services.runtime.channel import open_channel
 from services.runtime.errors import NotFound, Unavailable
 from services.runtime.server import ServerOptions, serving
+from tests.backends.process import free_port
+from tests.fakes.name_server import name_server
 from tests.runtime.calls import Stub, answering, echo, failure_of, registered
 from tests.waiting import wait_until
 
@@ -126,6 +130,32 @@ async def test_a_peer_that_comes_back_is_reached_again() -> None:
             await wait_until(answers)
     finally:
         await channel_of.__aexit__(None, None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs further loopback addresses")
+async def test_replicas_with_new_addresses_are_found_by_their_name() -> None:
+    port, replica = free_port(), registered(Unary=echo)
+    # What gRPC does by itself takes 30 s.
+    soon = 15.0
+    async with AsyncExitStack() as stack:
+        names = await stack.enter_async_context(name_server(["127.0.0.2"]))
+        target = f"dns://127.0.0.1:{names.port}/session.example:{port}"
+        channel = await stack.enter_async_context(open_channel(target, service="test"))
+        stub = Stub(channel)
+        async with serving(ServerOptions(listen=f"127.0.0.2:{port}"), replica):
+            await stub.unary(Text())
+            names.addresses = ["127.0.0.3"]
+            options = ServerOptions(listen=f"127.0.0.3:{port}")
+            await stack.enter_async_context(serving(options, replica))
+
+        async def answers() -> bool:
+            try:
+                await stub.unary(Text())
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        await wait_until(answers, soon, every=0.1)
 
 
 async def test_leaving_the_channel_cancels_its_calls() -> None:
