@@ -355,21 +355,26 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
     ],
     ids=["no response", "pings and no word", "pings and no further word"],
 )
-async def test_patience_ends_although_the_server_pings(emulator: Emulator, rule: Rule) -> None:
+async def test_patience_ends_although_the_server_pings(
+    emulator: Emulator, model: ClaudeModel, rule: Rule
+) -> None:
+    # The first call of a process takes longer than this patience: the SDK still imports.
+    await events_of(model, request_for("Hello?"))
     emulator.plan = [rule]
-    async with opened(emulator, first_token_timeout=0.3, token_timeout=0.3) as model:
-        error = await error_of(model)
+    async with opened(emulator, first_token_timeout=1.0, token_timeout=0.3) as impatient:
+        error = await error_of(impatient)
     assert isinstance(error, ModelUnavailable)
     assert "in time" in str(error)
-    await wait_until(lambda: emulator.requests[0].end == "left")
+    await wait_until(lambda: emulator.requests[-1].end == "left")
+    assert len(emulator.requests) == 2
 
 
 async def test_a_slow_answer_that_goes_on_is_waited_for(emulator: Emulator) -> None:
     emulator.plan = [Rule(delay=0.1)]
-    async with opened(emulator, first_token_timeout=0.5, token_timeout=0.5) as model:
+    async with opened(emulator, token_timeout=0.7) as model:
         assert await text_of(model, request_for("Still there, are you, and well?"))
     seen = emulator.requests[0]
-    assert seen.ended - seen.started > 0.5
+    assert seen.ended - seen.started > 0.7
 
 
 # --- one client ------------------------------------------------------------------------------
