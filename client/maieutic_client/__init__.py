@@ -24,6 +24,7 @@ from maieutic_client.errors import (
     NotFound,
     PermissionDenied,
     ResourceExhausted,
+    RevisionMismatch,
     SessionBusy,
     Unauthenticated,
     Unavailable,
@@ -31,6 +32,7 @@ from maieutic_client.errors import (
     Violation,
 )
 from maieutic_client.retry import RetryPolicy
+from maieutic_client.session_ids import SessionLike, session_id_of
 from maieutic_client.stream import TurnStream
 
 __all__ = [
@@ -48,10 +50,13 @@ __all__ = [
     "PermissionDenied",
     "ResourceExhausted",
     "RetryPolicy",
+    "RevisionMismatch",
     "SessionBusy",
+    "SessionLike",
     "TurnStream",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "Violation",
+    "session_id_of",
 ]

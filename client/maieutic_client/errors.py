@@ -11,6 +11,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from maieutic.v1.session_service_pb2 import RevisionMismatch as MismatchDetail
+
 DETAILS_KEY = "grpc-status-details-bin"
 
 M = TypeVar("M", bound=Message)
@@ -36,6 +38,7 @@ class MaieuticError(Exception):
         retry_after: float | None = None,
         violations: Sequence[Violation] = (),
         from_service: bool = False,
+        details: Sequence[AnyMessage] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -47,6 +50,7 @@ class MaieuticError(Exception):
         """The wrong fields, if the service named any."""
         self.from_service = from_service
         """False if gRPC itself made the error, as when the link broke."""
+        self._details = tuple(details)
 
 
 class InvalidArgument(MaieuticError):
@@ -79,6 +83,16 @@ class SessionBusy(FailedPrecondition):
 
 class Aborted(MaieuticError):
     """Others kept changing the same thing at the same time."""
+
+
+class RevisionMismatch(Aborted):
+    """The session has not the revision that was expected: read it, decide again."""
+
+    @property
+    def current_revision(self) -> int:
+        """The revision that the session had; 0 if a proxy has cut the error's details."""
+        detail = _find(self._details, MismatchDetail)
+        return detail.current_revision if detail is not None else 0
 
 
 class ResourceExhausted(MaieuticError):
@@ -126,7 +140,9 @@ KINDS: Mapping[grpc.StatusCode, type[MaieuticError]] = MappingProxyType(
         grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
     }
 )
-REASONS: Mapping[str, type[MaieuticError]] = MappingProxyType({"SESSION_BUSY": SessionBusy})
+REASONS: Mapping[str, type[MaieuticError]] = MappingProxyType(
+    {"SESSION_BUSY": SessionBusy, "REVISION_MISMATCH": RevisionMismatch}
+)
 """Kinds that the code alone does not tell apart."""
 
 
@@ -142,6 +158,7 @@ def lifted(error: grpc.aio.AioRpcError) -> MaieuticError:
         retry_after=_seconds(retry) if isinstance(retry, RetryInfo) else None,
         violations=_violations(bad) if isinstance(bad, BadRequest) else (),
         from_service=info is not None,
+        details=details,
     )
     typed.__cause__ = error
     return typed

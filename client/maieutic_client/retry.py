@@ -10,6 +10,7 @@ from maieutic_client.errors import (
     Internal,
     MaieuticError,
     ResourceExhausted,
+    RevisionMismatch,
     Unavailable,
 )
 
@@ -31,6 +32,8 @@ class RetryPolicy:
 
 def passes_by_itself(error: MaieuticError) -> bool:
     """Return whether the same call, made again, may succeed. Request ids make that safe."""
+    if isinstance(error, RevisionMismatch):
+        return False
     if isinstance(error, Unavailable | Aborted):
         return True
     return isinstance(error, ResourceExhausted) and error.retry_after is not None

@@ -6,10 +6,11 @@ from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
 from maieutic_client.connection import Connection, new_request_id
+from maieutic_client.session_ids import SessionLike, session_id_of
 
 
 class Sessions:
-    """`client.sessions`."""
+    """`client.sessions`. A session may be given in any of the shapes of `session_id_of`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -37,14 +38,40 @@ class Sessions:
         )
         return (await self._connection.call(self._stub.CreateSession, request)).session
 
-    async def get(self, session_id: str) -> pb.Session:
+    async def get_or_create(
+        self,
+        document_ids: Iterable[str] = (),
+        *,
+        title: str = "",
+        mode: pb.SessionMode.ValueType = pb.SESSION_MODE_UNSPECIFIED,
+        metadata: Mapping[str, str] | None = None,
+    ) -> pb.Session:
+        """Return the caller's standing session over a set of documents, made if need be.
+
+        *title*, *mode* and *metadata* are for a session that is made now.
+        """
+        request = pb.GetOrCreateSessionRequest(
+            document_ids=document_ids, title=title, mode=mode, metadata=metadata or {}
+        )
+        return (await self._connection.call(self._stub.GetOrCreateSession, request)).session
+
+    async def get(self, session: SessionLike) -> pb.Session:
         """Return a session, an archived one too; raises NotFound."""
-        request = pb.GetSessionRequest(session_id=session_id)
+        request = pb.GetSessionRequest(session_id=session_id_of(session))
         return (await self._connection.call(self._stub.GetSession, request)).session
 
-    async def list(self, *, page_size: int = 0) -> AsyncIterator[pb.Session]:
-        """Iterate over the caller's sessions, newest first; pages are fetched as needed."""
-        request = pb.ListSessionsRequest(page_size=page_size)
+    async def list(
+        self,
+        *,
+        order: pb.SessionOrder.ValueType = pb.SESSION_ORDER_UNSPECIFIED,
+        matching: pb.SessionFilter | None = None,
+        page_size: int = 0,
+    ) -> AsyncIterator[pb.Session]:
+        """Iterate over the caller's sessions that fit; pages are fetched as needed.
+
+        Without an *order*, the newest come first.
+        """
+        request = pb.ListSessionsRequest(page_size=page_size, order=order, filter=matching)
         while True:
             page = await self._connection.call(self._stub.ListSessions, request)
             for session in page.sessions:
@@ -53,16 +80,64 @@ class Sessions:
                 return
             request.page_token = page.next_page_token
 
-    async def delete(self, session_id: str, *, request_id: str | None = None) -> None:
+    async def update(
+        self,
+        session: SessionLike,
+        *,
+        title: str | None = None,
+        mode: pb.SessionMode.ValueType | None = None,
+        metadata: Mapping[str, str] | None = None,
+        document_ids: Iterable[str] | None = None,
+        expected_revision: int = 0,
+        request_id: str | None = None,
+    ) -> pb.Session:
+        """Change what is given, all of it or nothing; what is None stays as it is.
+
+        With an *expected_revision*, raises RevisionMismatch if the session has another one by
+        then.
+        """
+        request = pb.UpdateSessionRequest(
+            session_id=session_id_of(session),
+            request_id=request_id or new_request_id(),
+            expected_revision=expected_revision,
+            title=title or "",
+            mode=mode or pb.SESSION_MODE_UNSPECIFIED,
+            metadata=metadata,
+            document_ids=document_ids,
+        )
+        given = {
+            "title": title,
+            "mode": mode,
+            "metadata": metadata,
+            "document_ids": document_ids,
+        }
+        request.update_mask.paths.extend(name for name, value in given.items() if value is not None)
+        return (await self._connection.call(self._stub.UpdateSession, request)).session
+
+    async def end(self, session: SessionLike, *, request_id: str | None = None) -> pb.Session:
+        """Let no more turns begin in the session; it stays readable."""
+        request = pb.EndSessionRequest(
+            session_id=session_id_of(session), request_id=request_id or new_request_id()
+        )
+        return (await self._connection.call(self._stub.EndSession, request)).session
+
+    async def touch(self, session: SessionLike, *, request_id: str | None = None) -> pb.Session:
+        """Use the session now, so that it expires later."""
+        request = pb.TouchSessionRequest(
+            session_id=session_id_of(session), request_id=request_id or new_request_id()
+        )
+        return (await self._connection.call(self._stub.TouchSession, request)).session
+
+    async def delete(self, session: SessionLike, *, request_id: str | None = None) -> None:
         """Remove a session with its turns and messages; ends what runs in it."""
         request = pb.DeleteSessionRequest(
-            session_id=session_id, request_id=request_id or new_request_id()
+            session_id=session_id_of(session), request_id=request_id or new_request_id()
         )
         await self._connection.call(self._stub.DeleteSession, request)
 
-    async def messages(self, session_id: str, *, page_size: int = 0) -> AsyncIterator[Message]:
+    async def messages(self, session: SessionLike, *, page_size: int = 0) -> AsyncIterator[Message]:
         """Iterate over a session's messages, newest first; pages are fetched as needed."""
-        request = pb.ListMessagesRequest(session_id=session_id, page_size=page_size)
+        request = pb.ListMessagesRequest(session_id=session_id_of(session), page_size=page_size)
         while True:
             page = await self._connection.call(self._stub.ListMessages, request)
             for message in page.messages:

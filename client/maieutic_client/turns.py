@@ -7,11 +7,12 @@ from google.protobuf.duration_pb2 import Duration
 from maieutic.v1 import turn_service_pb2 as pb
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub
 from maieutic_client.connection import Connection, new_request_id
+from maieutic_client.session_ids import SessionLike, session_id_of
 from maieutic_client.stream import TurnStream
 
 
 class Turns:
-    """`client.turns`."""
+    """`client.turns`. A session may be given in any of the shapes of `session_id_of`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -19,7 +20,7 @@ class Turns:
 
     def stream(
         self,
-        session_id: str,
+        session: SessionLike,
         text: str,
         *,
         request_id: str | None = None,
@@ -33,7 +34,7 @@ class Turns:
         it. The same *request_id* attaches to the turn that the first call began.
         """
         request = pb.StreamTurnRequest(
-            session_id=session_id,
+            session_id=session_id_of(session),
             request_id=request_id or new_request_id(),
             text=text,
             busy_policy=busy_policy,
@@ -43,7 +44,7 @@ class Turns:
 
     async def begin(
         self,
-        session_id: str,
+        session: SessionLike,
         text: str,
         *,
         request_id: str | None = None,
@@ -52,7 +53,7 @@ class Turns:
     ) -> pb.Turn:
         """Begin a turn without watching it."""
         request = pb.BeginTurnRequest(
-            session_id=session_id,
+            session_id=session_id_of(session),
             request_id=request_id or new_request_id(),
             text=text,
             busy_policy=busy_policy,

@@ -47,6 +47,33 @@ class Sessions(SessionServiceServicer):
         """Pass on."""
         return await self._service.GetSession(request)
 
+    async def GetOrCreateSession(
+        self, request: sessions.GetOrCreateSessionRequest, context: Context
+    ) -> sessions.GetOrCreateSessionResponse:
+        """Return the standing session once its documents are known to exist for the caller."""
+        await require_documents(self._documents, request.document_ids, field="document_ids")
+        return await self._service.GetOrCreateSession(request)
+
+    async def UpdateSession(
+        self, request: sessions.UpdateSessionRequest, context: Context
+    ) -> sessions.UpdateSessionResponse:
+        """Change the session once its new documents are known to exist for the caller."""
+        if "document_ids" in request.update_mask.paths:
+            await require_documents(self._documents, request.document_ids, field="document_ids")
+        return await self._service.UpdateSession(request)
+
+    async def EndSession(
+        self, request: sessions.EndSessionRequest, context: Context
+    ) -> sessions.EndSessionResponse:
+        """Pass on."""
+        return await self._service.EndSession(request)
+
+    async def TouchSession(
+        self, request: sessions.TouchSessionRequest, context: Context
+    ) -> sessions.TouchSessionResponse:
+        """Pass on."""
+        return await self._service.TouchSession(request)
+
     async def ListSessions(
         self, request: sessions.ListSessionsRequest, context: Context
     ) -> sessions.ListSessionsResponse:

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 from maieutic.v1.document_service_pb2 import Document
 from maieutic.v1.message_pb2 import Message
-from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.session_service_pb2 import SESSION_ORDER_NEWEST_FIRST, Session, SessionOrder
 from services.persistence.model import Applied, Fact
 
 Item = TypeVar("Item")
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A place in a list that is sorted by time and id, newest first."""
+    """A place in a list that is sorted by time and id."""
 
     time: datetime
     id: str
@@ -103,9 +103,20 @@ class Reads(Protocol):
         ...
 
     async def list_sessions(
-        self, tenant: str, user_id: str, *, before: Place | None, limit: int, most_bytes: int
+        self,
+        tenant: str,
+        user_id: str,
+        *,
+        after: Place | None,
+        limit: int,
+        most_bytes: int,
+        order: SessionOrder.ValueType = SESSION_ORDER_NEWEST_FIRST,
     ) -> Page[Session]:
-        """Return a user's sessions, newest first: those that fit, at least one."""
+        """Return a user's sessions in the order: those that fit, at least one."""
+        ...
+
+    async def count_sessions(self, tenant: str, user_id: str) -> int:
+        """Return how many sessions a user has."""
         ...
 
     async def list_messages(

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceServicer
 from maieutic.v1.document_service_pb2 import DocumentFormat
+from maieutic.v1.session_service_pb2 import SESSION_ORDER_NEWEST_FIRST, SessionOrder
 from services.persistence.facts import UNKNOWN_TIME, time_of
 from services.persistence.ports import DocumentRegistry, Place, Reads, Registration
 from services.runtime.errors import InvalidArgument, PermissionDenied
@@ -54,11 +55,19 @@ class ArchiveServicer(ArchiveServiceServicer):
         page = await self._reads.list_sessions(
             request.tenant,
             request.user_id,
-            before=_place(request, request.before_session_id),
+            after=_place(request, request.before_session_id),
             limit=_limited("limit", request.limit),
             most_bytes=MOST_BYTES,
+            order=_order(request.order),
         )
         return pb.ListArchivedSessionsResponse(sessions=page.items, cut=page.cut)
+
+    async def CountArchivedSessions(
+        self, request: pb.CountArchivedSessionsRequest, context: Context
+    ) -> pb.CountArchivedSessionsResponse:
+        _for_services()
+        count = await self._reads.count_sessions(request.tenant, request.user_id)
+        return pb.CountArchivedSessionsResponse(count=count)
 
     async def ListArchivedMessages(
         self, request: pb.ListArchivedMessagesRequest, context: Context
@@ -149,6 +158,12 @@ def _limited(field: str, value: int, *, least: int = 1) -> int:
     if not least <= value <= MOST:
         raise InvalidArgument(field, f"must be {least} to {MOST}, is {value}")
     return value
+
+
+def _order(value: SessionOrder.ValueType) -> SessionOrder.ValueType:
+    if value not in SessionOrder.values():
+        raise InvalidArgument("order", f"is no known order: {value}")
+    return value or SESSION_ORDER_NEWEST_FIRST
 
 
 def _place(request: Message, before_id: str) -> Place | None:

@@ -8,7 +8,7 @@ import grpc
 from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
 from maieutic.v1.message_pb2 import Message
-from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.session_service_pb2 import Session, SessionOrder
 from services.runtime.errors import from_rpc
 from services.session.model import WINDOW_MESSAGES, timestamp
 
@@ -32,15 +32,27 @@ class Archive:
         return await _answer(self._stub.GetArchivedTurn(request))
 
     async def sessions(
-        self, tenant: str, user: str, before: tuple[int, str] | None, limit: int
+        self,
+        tenant: str,
+        user: str,
+        order: SessionOrder.ValueType,
+        after: tuple[int, str] | None,
+        limit: int,
     ) -> tuple[list[Session], bool]:
-        """Return a user's sessions before a place in the list, newest first, and if more follow."""
-        request = pb.ListArchivedSessionsRequest(tenant=tenant, user_id=user, limit=limit)
-        if before is not None:
-            request.before_create_time.CopyFrom(timestamp(before[0]))
-            request.before_session_id = before[1]
+        """Return a user's sessions after a place in the list, in the order, and if more follow."""
+        request = pb.ListArchivedSessionsRequest(
+            tenant=tenant, user_id=user, limit=limit, order=order
+        )
+        if after is not None:
+            request.before_create_time.CopyFrom(timestamp(after[0]))
+            request.before_session_id = after[1]
         answer = await _answer(self._stub.ListArchivedSessions(request))
         return list(answer.sessions), answer.cut or len(answer.sessions) >= limit
+
+    async def count_sessions(self, tenant: str, user: str) -> int:
+        """Return how many sessions of a user the archive has."""
+        request = pb.CountArchivedSessionsRequest(tenant=tenant, user_id=user)
+        return (await _answer(self._stub.CountArchivedSessions(request))).count
 
     async def messages(
         self, session_id: str, before: int, limit: int

@@ -1,10 +1,9 @@
-"""Sessions: create, get, list, delete, and their messages as one list."""
+"""Sessions: create, get, update, end, delete, and their messages as one list."""
 
 import hashlib
-import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 
-from maieutic.bus.v1.bus_pb2 import SessionChanged, SessionDeleted
+from maieutic.bus.v1.bus_pb2 import SessionDeleted
 from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.message_pb2 import Message
@@ -14,34 +13,19 @@ from services.session.errors import (
     SessionDeleted as WasDeleted,
     session_not_found,
 )
-from services.session.ids import Ids, checked
+from services.session.ids import Ids, checked, document_set_id
+from services.session.limits import SessionLimits
+from services.session.listing import DEFAULT_PAGE, show_expiry
 from services.session.live import LiveSessions, owned
-from services.session.model import Draft, milliseconds, next_stamp, timestamp
-from services.session.paging import (
-    page_of_messages,
-    page_of_sessions,
-    parse_place,
-    parse_position,
-    place_of,
-)
-from services.session.ports import SessionStore
+from services.session.model import Caller, Draft, next_stamp, timestamp
+from services.session.paging import page_of_messages, parse_position
+from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
-
-DEFAULT_PAGE = 50
-MAKING_MS = 60_000
+from services.session.updating import check_mask, end, is_past, update, use
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """The tenant and user that a call is for."""
-
-    tenant: str
-    user: str
-
-    @property
-    def key(self) -> str:
-        """The owner of a list of sessions."""
-        return f"{self.tenant}\x00{self.user}"
+class _Past(Exception):
+    """The standing session was ended or deleted meanwhile: the next one takes its place."""
 
 
 class Conversations:
@@ -55,35 +39,106 @@ class Conversations:
         archive: Archive,
         publisher: Publisher,
         ids: Ids,
+        limits: SessionLimits,
     ) -> None:
         self._store = store
         self._live = live
         self._archive = archive
         self._publisher = publisher
         self._ids = ids
+        self._limits = limits
 
     async def create(self, caller: Caller, request: pb.CreateSessionRequest) -> pb.Session:
         """Create the session, or return the one that this request id created."""
         session_id = self._ids.session(caller.tenant, caller.user, request.request_id)
+        self._limits.check_metadata(request.metadata)
         digest = _request_hash(request)
-        # The list comes first: a session that nobody can list would be lost, an entry without a
-        # session is dropped by the next listing.
-        created_ms = time.time_ns() // 1_000_000
-        await self._store.list_add(caller.key, session_id, created_ms)
 
         def decide(draft: Draft) -> pb.Session:
             if draft.session is not None:
                 return _created_before(draft.session, digest)
-            draft.session = _new_session(caller, request, digest, session_id, created_ms)
-            draft.touch()
-            draft.remember(SessionChanged(tenant=caller.tenant, session=draft.session.session))
-            return draft.session.session
+            return _make(draft, caller, request, digest)
 
-        session, draft = await self._live.transact(session_id, decide)
-        if (first := milliseconds(session.create_time)) != created_ms:
-            await self._store.list_add(caller.key, session_id, first)
+        session, draft = await self._live.transact(
+            session_id, decide, prepare=self._making_room(caller)
+        )
+        if not draft.session_changed:
+            await self._show_expiry(session)
         self._publisher.after(draft)
         return session
+
+    def _making_room(self, caller: Caller) -> Callable[[Draft], Awaitable[None]]:
+        """Return what runs before a session is made.
+
+        The list comes first: a session that nobody can list would be lost, an entry without a
+        session is dropped by the next listing.
+        """
+
+        async def prepare(draft: Draft) -> None:
+            if draft.session is None:
+                await self._limits.require_room(caller)
+                await self._store.list_add(caller.key, draft.session_id, draft.now_ms)
+
+        return prepare
+
+    async def get_or_create(
+        self, caller: Caller, request: pb.GetOrCreateSessionRequest
+    ) -> tuple[pb.Session, bool]:
+        """Return the caller's standing session over the documents, and whether it is new."""
+        self._limits.check_metadata(request.metadata)
+        generation = await self._first_usable(caller, document_set_id(request.document_ids))
+        while True:
+            try:
+                return await self._standing(caller, request, generation)
+            except _Past:
+                generation += 1
+
+    async def _standing(
+        self, caller: Caller, request: pb.GetOrCreateSessionRequest, generation: int
+    ) -> tuple[pb.Session, bool]:
+        set_id = document_set_id(request.document_ids)
+        session_id = self._ids.standing(caller.tenant, caller.user, set_id, generation)
+
+        def decide(draft: Draft) -> tuple[pb.Session, bool]:
+            if draft.session is None:
+                return _make(draft, caller, request, b"", set_id), True
+            if is_past(draft.session.session, deleted=draft.session.tombstone):
+                raise _Past
+            return draft.session.session, False
+
+        (session, created), draft = await self._live.transact(
+            session_id, decide, prepare=self._making_room(caller)
+        )
+        if not created:
+            await self._show_expiry(session)
+        self._publisher.after(draft)
+        return session, created
+
+    async def _first_usable(self, caller: Caller, set_id: str) -> int:
+        """Return the first generation that was neither ended nor deleted, or not made yet.
+
+        One is made only when all before it are past, and what is past stays so: the sessions of a
+        set that was deleted a thousand times are found with twenty looks.
+        """
+
+        async def past(generation: int) -> bool:
+            session_id = self._ids.standing(caller.tenant, caller.user, set_id, generation)
+            record = await self._store.session(session_id)
+            if record is not None:
+                return is_past(record.session, deleted=record.tombstone)
+            snapshot = await self._archive.snapshot(session_id)
+            return is_past(snapshot.session, deleted=snapshot.deleted)
+
+        low, high = -1, 0
+        while await past(high):
+            low, high = high, 2 * high + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if await past(middle) else (low, middle)
+        return high
+
+    async def _show_expiry(self, session: pb.Session) -> None:
+        show_expiry(session, await self._store.keep_alive(session.session_id))
 
     async def get(self, caller: Caller, session_id: str) -> pb.Session:
         """Return the caller's session, live or brought back from the archive."""
@@ -94,28 +149,42 @@ class Conversations:
                 session_id, lambda d: owned(d.session, session_id, caller.tenant, caller.user)
             )
         session = owned(record, session_id, caller.tenant, caller.user).session
-        await self._store.keep_alive(session_id)
+        await self._show_expiry(session)
         return session
 
-    async def page(
-        self, caller: Caller, page_size: int, page_token: str
-    ) -> tuple[list[pb.Session], str]:
-        """Return a page of the caller's sessions, newest first, and the next page's token."""
-        limit = page_size or DEFAULT_PAGE
-        before = parse_place(page_token)
-        places = await self._store.list_page(caller.key, before, limit + 1)
-        archived, more = await self._archive.sessions(caller.tenant, caller.user, before, limit + 1)
-        # Those that the archive lists are looked up, too: one may have been deleted just now.
-        ids = list({sid for _, sid in places} | {s.session_id for s in archived})
-        records = dict(zip(ids, await self._store.sessions(ids), strict=True))
-        # A session that is being made right now is on the list before it has a record.
-        settled = time.time_ns() // 1_000_000 - MAKING_MS
-        gone = [sid for created, sid in places if not _lives(records[sid]) and created < settled]
-        await self._store.list_remove(caller.key, gone)
-        # A source that has more is known only down to its last place, and so is the whole.
-        ends = [places[-1]] if len(places) > limit else []
-        ends += [place_of(archived[-1])] if more else []
-        return page_of_sessions(_merged(records, archived), max(ends, default=None), limit)
+    async def update(self, caller: Caller, request: pb.UpdateSessionRequest) -> pb.Session:
+        """Change the fields that the request names."""
+        check_mask(request)
+        self._limits.check_metadata(request.metadata)
+        reads = Reads(operation=request.request_id)
+        return await self._changed(
+            caller, request.session_id, lambda draft: update(draft, request), reads
+        )
+
+    async def end(self, caller: Caller, session_id: str) -> pb.Session:
+        """Let no more turns begin in the session; ending again changes nothing."""
+        return await self._changed(caller, session_id, end)
+
+    async def touch(self, caller: Caller, session_id: str) -> pb.Session:
+        """Put the session's expiry off."""
+        return await self._changed(caller, session_id, use)
+
+    async def _changed(
+        self,
+        caller: Caller,
+        session_id: str,
+        change: Callable[[Draft], pb.Session],
+        reads: Reads = Reads(),  # noqa: B008 - frozen
+    ) -> pb.Session:
+        checked("session_id", session_id)
+
+        def decide(draft: Draft) -> pb.Session:
+            owned(draft.session, session_id, caller.tenant, caller.user)
+            return change(draft)
+
+        session, draft = await self._live.transact(session_id, decide, reads)
+        self._publisher.after(draft)
+        return session
 
     async def delete(self, caller: Caller, session_id: str) -> None:
         """Delete the session everywhere; deleting again succeeds."""
@@ -163,22 +232,29 @@ def _created_before(record: SessionRecord, digest: bytes) -> pb.Session:
     return record.session
 
 
-def _new_session(
-    caller: Caller, request: pb.CreateSessionRequest, digest: bytes, session_id: str, now_ms: int
-) -> SessionRecord:
+def _make(
+    draft: Draft,
+    caller: Caller,
+    request: pb.CreateSessionRequest | pb.GetOrCreateSessionRequest,
+    digest: bytes,
+    set_id: str = "",
+) -> pb.Session:
     session = pb.Session(
-        session_id=session_id,
+        session_id=draft.session_id,
         user_id=caller.user,
         title=request.title,
         mode=request.mode or pb.SESSION_MODE_DIRECT,
         metadata=request.metadata,
         document_ids=request.document_ids,
-        revision=next_stamp(0, now_ms) - 1,
-        create_time=timestamp(now_ms),
+        document_set_id=set_id,
+        create_time=timestamp(draft.now_ms),
     )
-    return SessionRecord(
+    draft.session = SessionRecord(
         tenant=caller.tenant, session=session, request_hash=digest, next_position=1
     )
+    draft.touch()
+    draft.tell_session()
+    return draft.session.session
 
 
 def _same_owner(record: SessionRecord, session_id: str, caller: Caller) -> None:
@@ -205,18 +281,3 @@ def _bury(draft: Draft, record: SessionRecord) -> None:
         delete_time=timestamp(draft.now_ms),
     )
     draft.remember(deleted)
-
-
-def _lives(record: SessionRecord | None) -> bool:
-    return record is not None and not record.tombstone
-
-
-def _merged(
-    records: dict[str, SessionRecord | None], archived: list[pb.Session]
-) -> list[pb.Session]:
-    """Return live and archived sessions, newest first, without those that are deleted here."""
-    merged = {s.session_id: s for s in archived if records[s.session_id] is None}
-    for session_id, record in records.items():
-        if record is not None and not record.tombstone:
-            merged[session_id] = record.session
-    return sorted(merged.values(), key=place_of, reverse=True)

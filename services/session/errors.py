@@ -1,5 +1,8 @@
 """What can go wrong with a session, each with a reason that programs can act on."""
 
+from google.rpc.error_details_pb2 import QuotaFailure
+
+from maieutic.v1.session_service_pb2 import RevisionMismatch as MismatchDetail
 from services.runtime.errors import (
     Aborted,
     AlreadyExists,
@@ -7,6 +10,7 @@ from services.runtime.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    ResourceExhausted,
     Unavailable,
 )
 
@@ -46,6 +50,54 @@ class SessionSettling(Aborted):
     def __init__(self, turn_id: str) -> None:
         message = f"turn {turn_id} is being brought back and may have ended: retry"
         super().__init__(message, reason="SESSION_SETTLING", retry_after=0.5)
+
+
+class SessionEnded(FailedPrecondition):
+    """The session was ended: nothing more is asked in it."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"session {session_id} was ended, no turn can begin in it: use another session",
+            reason="SESSION_ENDED",
+        )
+
+
+class DocumentSetFixed(FailedPrecondition):
+    """The session stands for its set of documents."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"session {session_id} belongs to its set of documents: ask GetOrCreateSession for the "
+            "session of another set, or create one whose documents can change",
+            reason="DOCUMENT_SET_FIXED",
+        )
+
+
+class RevisionMismatch(Aborted):
+    """The session is not as the caller last saw it. To try the same again is of no use."""
+
+    def __init__(self, session_id: str, expected: int, current: int) -> None:
+        super().__init__(
+            f"session {session_id} has revision {current}, not {expected}: read it, decide again, "
+            "and send a new request",
+            reason="REVISION_MISMATCH",
+            extra=[
+                MismatchDetail(
+                    session_id=session_id, expected_revision=expected, current_revision=current
+                )
+            ],
+        )
+
+
+class LimitReached(ResourceExhausted):
+    """There are as many of something as there may be: names the limit and the way out."""
+
+    def __init__(self, limit: str, most: int, of: str) -> None:
+        message = f"the limit {limit} is reached: at most {most} {of}: delete some first"
+        violation = QuotaFailure.Violation(subject=limit, description=message)
+        super().__init__(
+            message, reason="LIMIT_REACHED", extra=[QuotaFailure(violations=[violation])]
+        )
 
 
 class RequestIdTaken(AlreadyExists):

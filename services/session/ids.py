@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import re
 import zlib
+from collections.abc import Iterable
 
 from services.runtime.errors import InvalidArgument
 
@@ -25,6 +26,11 @@ class Ids:
         who = (tenant, user, request_id)
         return self._part("family", *who) + self._part("session", *who)
 
+    def standing(self, tenant: str, user: str, document_set: str, generation: int) -> str:
+        """Return the id of the user's session over a document set, the first or a later one."""
+        who = (tenant, user, document_set, str(generation))
+        return self._part("standing family", *who) + self._part("standing session", *who)
+
     def turn(self, session_id: str, request_id: str) -> str:
         """Return the id of the turn that this request begins: 48 characters, its session's family.
 
@@ -36,6 +42,12 @@ class Ids:
         text = "\x00".join(words).encode()
         digest = hmac.new(self._key, text, hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest[:_PART_BYTES]).decode()
+
+
+def document_set_id(document_ids: Iterable[str]) -> str:
+    """Return the name of a set of documents, in whatever order they come."""
+    digest = hashlib.sha256("\n".join(sorted(set(document_ids))).encode()).digest()
+    return base64.urlsafe_b64encode(digest[:_PART_BYTES]).decode()
 
 
 def family_of(any_id: str) -> str:

@@ -23,6 +23,8 @@ from services.session.adapters.wake import RedisWakes
 from services.session.archive import Archive
 from services.session.conversations import Conversations
 from services.session.ids import Ids
+from services.session.limits import SessionLimits
+from services.session.listing import SessionList
 from services.session.live import LiveSessions
 from services.session.losses import Losses
 from services.session.ports import SessionStore
@@ -98,8 +100,14 @@ class _Parts:
             interval=settings.sweep_interval,
         )
         self._conversations = Conversations(
-            store=store, live=live, archive=archive, publisher=publisher, ids=ids
+            store=store,
+            live=live,
+            archive=archive,
+            publisher=publisher,
+            ids=ids,
+            limits=SessionLimits(store, archive, settings.most()),
         )
+        self._list = SessionList(store, archive)
         self._turns = Turns(
             store=store,
             live=live,
@@ -120,7 +128,8 @@ class _Parts:
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the three services to the server."""
-        add_SessionServiceServicer_to_server(SessionServicer(self._conversations), server)
+        sessions = SessionServicer(self._conversations, self._list)
+        add_SessionServiceServicer_to_server(sessions, server)
         add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
         add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work), server)
         return SERVICES

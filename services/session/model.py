@@ -18,7 +18,7 @@ from maieutic.bus.v1.bus_pb2 import (
     TurnFinished,
 )
 from maieutic.session.v1 import record_pb2 as pb
-from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
+from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
 from maieutic.v1.turn_service_pb2 import TurnFrame
 
@@ -43,6 +43,19 @@ class EventId(NamedTuple):
 
     fence: int
     seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The tenant and user that a call is for."""
+
+    tenant: str
+    user: str
+
+    @property
+    def key(self) -> str:
+        """The owner of a list of sessions."""
+        return f"{self.tenant}\x00{self.user}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +100,8 @@ class Draft:
     """The last event of each turn's log, where there is one."""
     messages: dict[str, Message] = field(default_factory=dict)
     """Those of the window, if they were asked for."""
+    operation: Operation | None = None
+    """What is known of the request whose marker was asked for."""
 
     session_changed: bool = False
     turns_changed: set[str] = field(default_factory=set)
@@ -98,6 +113,8 @@ class Draft:
     events: list[tuple[str, EventId, TurnFrame]] = field(default_factory=list)
     out: list[Fact] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
+    carried_out: tuple[str, Operation] | None = None
+    """The request that this draft carries out, and its marker."""
 
     @property
     def writes(self) -> bool:
@@ -132,6 +149,12 @@ class Draft:
     def remember(self, fact: Fact) -> None:
         """Tell the archive, from the shard's own stream and in its order."""
         self.out.append(fact)
+
+    def tell_session(self) -> None:
+        """Tell the archive of the session as it is now."""
+        # It cannot expire before the archive knows this state.
+        self.record.session.ClearField("expire_time")
+        self.remember(SessionChanged(tenant=self.record.tenant, session=self.record.session))
 
     def touch(self) -> None:
         """Give the session its next revision; it was used now."""

@@ -1,37 +1,101 @@
 """Pages of sessions and of messages, and the tokens between them. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message as Protobuf
 
 from maieutic.v1.message_pb2 import Message
-from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.session_service_pb2 import (
+    SESSION_ORDER_LAST_USED_FIRST,
+    SESSION_ORDER_NEWEST_FIRST,
+    SESSION_ORDER_OLDEST_FIRST,
+    Session,
+    SessionOrder,
+)
 from services.session.errors import BadPageToken
 from services.session.model import milliseconds
 
 PAGE_BYTES = 2 * 1024 * 1024
 """No page is larger, unless its first item is: a message over gRPC has at most 4 MiB."""
 
-Place = tuple[int, str]
-"""Of a session in a list: its creation in milliseconds since 1970, and its id."""
-
 Item = TypeVar("Item", bound=Protobuf)
 
 
-def page_of_sessions(
-    sessions: Sequence[Session], end: Place | None, limit: int
-) -> tuple[list[Session], str]:
-    """Return the page and the next one's token.
+class Place(NamedTuple):
+    """A place in a list of sessions: the time in ms by which it is sorted, and the session's id."""
 
-    The sessions come newest first. They are all there are, or, with an *end*, all down to there.
+    at: int
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """How a list of sessions is sorted."""
+
+    kind: SessionOrder.ValueType
+    mark: str
+    """What tells this order's page tokens from another's."""
+
+    @property
+    def ascending(self) -> bool:
+        """Whether the oldest come first."""
+        return self.kind == SESSION_ORDER_OLDEST_FIRST
+
+    def place(self, session: Session) -> Place:
+        """Return the session's place."""
+        used = self.kind == SESSION_ORDER_LAST_USED_FIRST and session.HasField("last_used_time")
+        at = session.last_used_time if used else session.create_time
+        return Place(milliseconds(at), session.session_id)
+
+    def follows(self, place: Place, after: Place | None) -> bool:
+        """Whether a place comes after another; all come after None."""
+        if after is None:
+            return True
+        return place > after if self.ascending else place < after
+
+    def sorted(self, sessions: Collection[Session]) -> list[Session]:
+        """Return the sessions in this order."""
+        return sorted(sessions, key=self.place, reverse=not self.ascending)
+
+    def nearest(self, places: Collection[Place]) -> Place | None:
+        """Return the place that comes first, None without any."""
+        return (min if self.ascending else max)(places, default=None)
+
+    def token(self, place: Place | None) -> str:
+        """Return the token of the page after a place; empty without one."""
+        if place is None:
+            return ""
+        return f"{place.at}.{place.session_id}" + (f".{self.mark}" if self.mark else "")
+
+    def parse(self, token: str) -> Place | None:
+        """Return the place that a token names, None for an empty one. Raises BadPageToken."""
+        if not token:
+            return None
+        at, _, rest = token.partition(".")
+        session_id, _, mark = rest.partition(".")
+        if not (_is_number(at) and session_id and mark == self.mark):
+            raise BadPageToken
+        return Place(int(at), session_id)
+
+
+NEWEST_FIRST = Order(kind=SESSION_ORDER_NEWEST_FIRST, mark="")
+OLDEST_FIRST = Order(kind=SESSION_ORDER_OLDEST_FIRST, mark="o")
+LAST_USED_FIRST = Order(kind=SESSION_ORDER_LAST_USED_FIRST, mark="u")
+
+
+def page_of_sessions(
+    sessions: Sequence[Session], end: Place | None, limit: int, order: Order = NEWEST_FIRST
+) -> tuple[list[Session], Place | None]:
+    """Return the page, and the place after which to go on unless it is the last.
+
+    The sessions come in the order. They are all there are, or, with an *end*, all down to there.
     """
-    known = [session for session in sessions if end is None or place_of(session) >= end]
-    page = _leading(known, place_of, limit)
-    if len(page) < len(known):
-        return page, _token(place_of(page[-1]))
-    return page, _token(end) if end else ""
+    known = [s for s in sessions if end is None or not order.follows(order.place(s), end)]
+    page = _leading(known, order.place, limit)
+    return page, order.place(page[-1]) if len(page) < len(known) else end
 
 
 def page_of_messages(
@@ -63,25 +127,6 @@ def _leading(ordered: Sequence[Item], key: Callable[[Item], Any], limit: int) ->
 
 def _position(message: Message) -> int:
     return message.position
-
-
-def place_of(session: Session) -> Place:
-    """Return a session's place in a list."""
-    return milliseconds(session.create_time), session.session_id
-
-
-def _token(place: Place) -> str:
-    return f"{place[0]}.{place[1]}"
-
-
-def parse_place(token: str) -> Place | None:
-    """Return the place that a token names, None for an empty one. Raises BadPageToken."""
-    if not token:
-        return None
-    created, _, session_id = token.partition(".")
-    if not (_is_number(created) and session_id):
-        raise BadPageToken
-    return int(created), session_id
 
 
 def parse_position(token: str) -> int:

@@ -22,6 +22,8 @@ class Reads:
     """Also the last event of each turn's log."""
     window: bool = False
     """Also the messages of the window."""
+    operation: str = ""
+    """Also the marker of this request id."""
 
     @classmethod
     def of_job(cls, job: RunTurn, *, window: bool = False) -> Self:
@@ -97,8 +99,12 @@ class SessionStore(Protocol):
         """Return the messages of the window, oldest first."""
         ...
 
-    async def keep_alive(self, session_id: str) -> None:
-        """Put the session's expiry off, because it was read."""
+    async def keep_alive(self, session_id: str) -> int:
+        """Put the session's expiry off, because it was read; returns what `time_left` would."""
+        ...
+
+    async def time_left(self, session_ids: Sequence[str]) -> list[int]:
+        """Return in how many ms each session expires; 0 if it does not, or is not here."""
         ...
 
     async def append(self, appends: Sequence[Append]) -> list[str]:
@@ -123,6 +129,10 @@ class SessionStore(Protocol):
         self, owner: str, before: tuple[int, str] | None, limit: int
     ) -> list[tuple[int, str]]:
         """Return (creation in ms, session id), newest first, those before a place."""
+        ...
+
+    async def list_length(self, owner: str) -> int:
+        """Return how many sessions are on an owner's list."""
         ...
 
     async def take_overdue(self, hold_ms: int, limit: int) -> list[str]:

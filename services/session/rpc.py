@@ -11,8 +11,10 @@ from maieutic.v1 import session_service_pb2 as session_pb, turn_service_pb2 as t
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.runtime.identity import current_identity
-from services.session.conversations import Caller, Conversations
+from services.session.conversations import Conversations
 from services.session.errors import ServicesOnly
+from services.session.listing import SessionList
+from services.session.model import Caller
 from services.session.turns import Turns
 from services.session.watching import Watching
 from services.session.work import Work
@@ -36,8 +38,9 @@ def _only(services: frozenset[str]) -> None:
 class SessionServicer(SessionServiceServicer):
     """The public SessionService, for the tenant and user that the gateway vouches for."""
 
-    def __init__(self, conversations: Conversations) -> None:
+    def __init__(self, conversations: Conversations, session_list: SessionList) -> None:
         self._conversations = conversations
+        self._list = session_list
 
     async def CreateSession(
         self, request: session_pb.CreateSessionRequest, context: Context
@@ -54,10 +57,32 @@ class SessionServicer(SessionServiceServicer):
     async def ListSessions(
         self, request: session_pb.ListSessionsRequest, context: Context
     ) -> session_pb.ListSessionsResponse:
-        sessions, token = await self._conversations.page(
-            _caller(), request.page_size, request.page_token
-        )
+        sessions, token = await self._list.page(_caller(), request)
         return session_pb.ListSessionsResponse(sessions=sessions, next_page_token=token)
+
+    async def GetOrCreateSession(
+        self, request: session_pb.GetOrCreateSessionRequest, context: Context
+    ) -> session_pb.GetOrCreateSessionResponse:
+        session, created = await self._conversations.get_or_create(_caller(), request)
+        return session_pb.GetOrCreateSessionResponse(session=session, created=created)
+
+    async def UpdateSession(
+        self, request: session_pb.UpdateSessionRequest, context: Context
+    ) -> session_pb.UpdateSessionResponse:
+        session = await self._conversations.update(_caller(), request)
+        return session_pb.UpdateSessionResponse(session=session)
+
+    async def EndSession(
+        self, request: session_pb.EndSessionRequest, context: Context
+    ) -> session_pb.EndSessionResponse:
+        session = await self._conversations.end(_caller(), request.session_id)
+        return session_pb.EndSessionResponse(session=session)
+
+    async def TouchSession(
+        self, request: session_pb.TouchSessionRequest, context: Context
+    ) -> session_pb.TouchSessionResponse:
+        session = await self._conversations.touch(_caller(), request.session_id)
+        return session_pb.TouchSessionResponse(session=session)
 
     async def DeleteSession(
         self, request: session_pb.DeleteSessionRequest, context: Context

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from services.runtime.channel import ChannelOptions
 from services.runtime.server import MEBIBYTE, ServerOptions
 from services.runtime.telemetry import TelemetryOptions
+from services.session.limits import Most
 from services.session.model import Timing
 
 
@@ -64,8 +65,19 @@ class SessionSettings:
     max_attempts: int = 5
     """Attempts that a turn is given before it fails."""
 
+    sessions_per_user: int = 10_000
+    """Most sessions that one user may have, ended ones included. Creating several at the same time
+    may pass it by as many."""
+
+    metadata_bytes: int = 16_384
+    """Most bytes that the keys and values of a session's metadata may have together, in UTF-8."""
+
     telemetry: TelemetryOptions = field(default=TelemetryOptions())
     """Where traces, metrics and logs go."""
+
+    def most(self) -> Most:
+        """Return the limits."""
+        return Most(sessions_per_user=self.sessions_per_user, metadata_bytes=self.metadata_bytes)
 
     def timing(self) -> Timing:
         """Return the clock's settings in milliseconds."""

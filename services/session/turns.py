@@ -14,7 +14,6 @@ from maieutic.v1 import turn_service_pb2 as pb
 from services.runtime import telemetry
 from services.runtime.errors import ServiceError
 from services.session.archive import Archive
-from services.session.conversations import Caller
 from services.session.ending import finish_stop
 from services.session.errors import (
     Overloaded,
@@ -31,6 +30,7 @@ from services.session.losses import Losses
 from services.session.model import (
     CANCELLING,
     STUB,
+    Caller,
     Draft,
     Timing,
     in_window,
@@ -41,6 +41,7 @@ from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.restoring import rebuild
 from services.session.transitions import begin, cancel
+from services.session.updating import require_open
 from services.session.views import archived_turn, public_turn, text_of
 
 DURABLE_WITHIN_SECONDS = 0.25
@@ -99,8 +100,9 @@ class Turns:
         job = self._job(caller, request)
 
         def decide(draft: Draft) -> TurnRecord:
-            owned(draft.session, request.session_id, caller.tenant, caller.user)
+            record = owned(draft.session, request.session_id, caller.tenant, caller.user)
             if job.turn_id not in draft.turns:  # one that is here is found in any case
+                require_open(record)
                 self._admit()
             return begin(draft, job, self._timing)
 

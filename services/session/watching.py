@@ -7,9 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from maieutic.v1.turn_service_pb2 import Turn, TurnAccepted, TurnFrame
-from services.session.conversations import Caller
 from services.session.errors import TurnNotBack
-from services.session.model import TERMINAL_SEQ, EventId
+from services.session.model import TERMINAL_SEQ, Caller, EventId
 from services.session.ports import SessionStore
 from services.session.turns import Turns
 from services.session.views import cursor_of, parse_cursor, terminal_frames

@@ -7,10 +7,17 @@ import pytest
 
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
-from maieutic_client import AlreadyExists, InvalidArgument, Maieutic, RetryPolicy, Unavailable
+from maieutic_client import (
+    AlreadyExists,
+    InvalidArgument,
+    Maieutic,
+    RetryPolicy,
+    RevisionMismatch,
+    Unavailable,
+)
 from services.runtime.errors import InvalidArgument as InvalidHere, Unavailable as AwayHere
 from services.runtime.server import RunningServer, ServerOptions, serving
-from tests.client.conftest import EAGER
+from tests.client.conftest import EAGER, Served
 from tests.fakes.conversations import Context, Conversations, FakeSessions
 
 
@@ -77,6 +84,17 @@ async def test_a_service_that_stays_away_is_given_up() -> None:
         with pytest.raises(Unavailable, match="the answer is lost"):
             await client.sessions.create()
     assert len(flaky.request_ids) > 1
+
+
+async def test_a_stale_write_is_not_tried_again_and_says_the_revision(served: Served) -> None:
+    session = await served.client.sessions.update(served.session_id, title="One")
+    await served.client.sessions.update(session, title="Two", expected_revision=session.revision)
+    with pytest.raises(RevisionMismatch) as error:
+        await served.client.sessions.update(
+            session, title="Three", expected_revision=session.revision
+        )
+    assert error.value.current_revision == session.revision + 1
+    assert (await served.client.sessions.get(session)).title == "Two"
 
 
 async def test_wrong_fields_are_listed_by_the_error() -> None:

@@ -133,6 +133,19 @@ async def test_a_conversation_goes_on_and_is_listed_and_shown(cli: Cli) -> None:
     assert (await cli.run("sessions", "show", session_id)).status == 4
 
 
+async def test_a_conversation_is_changed_and_ended(cli: Cli) -> None:
+    assert (await cli.run("chat", "first question")).status == 0
+    (session_id,) = cli.stack.conversations.sessions
+    updated = await cli.run("sessions", "update", session_id, "--title", "T", "--mode", "socratic")
+    assert updated.out == f"updated {session_id}\n"
+    listed = await cli.run("sessions", "list", "--order", "used")
+    assert listed.out.split("\t")[1:3] == ["T", "socratic"]
+    assert (await cli.run("sessions", "end", session_id)).out == f"ended {session_id}\n"
+    _, session = cli.stack.conversations.sessions[session_id]
+    assert session.HasField("end_time")
+    assert (await cli.run("sessions", "update", session_id)).status == 2
+
+
 async def test_answers_are_drawn_from_all_documents_unless_told_otherwise(cli: Cli) -> None:
     async with Maieutic.connect(cli.stack.address, api_key=cli.stack.key) as client:
         for number in range(3):

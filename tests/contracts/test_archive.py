@@ -16,7 +16,13 @@ from maieutic.v1.document_service_pb2 import (
     Document,
 )
 from maieutic.v1.message_pb2 import Message
-from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.session_service_pb2 import (
+    SESSION_ORDER_LAST_USED_FIRST,
+    SESSION_ORDER_NEWEST_FIRST,
+    SESSION_ORDER_OLDEST_FIRST,
+    Session,
+    SessionOrder,
+)
 from services.persistence.errors import (
     DocumentIdTaken,
     DocumentNotFound,
@@ -256,13 +262,48 @@ async def test_sessions_are_listed_by_user_newest_first_and_by_page(
     await harness.archive.apply([fact(story.changed()) for story in [*stories, *others]])
     listed: list[str] = []
     before: Place | None = None
-    while page := await _sessions(harness, before=before, limit=2):
+    while page := await _sessions(harness, after=before, limit=2):
         listed += [session.session_id for session in page]
         before = _place(page[-1])
     expected = sorted(
         stories, key=lambda story: (story.session().create_time.seconds, story.session_id)
     )
     assert listed == [story.session_id for story in reversed(expected)]
+
+
+async def test_sessions_are_listed_in_each_order_and_by_page(harness: ArchiveHarness) -> None:
+    stories = [Story(f"s{age}", age=age // 2) for age in range(6)]
+    for story, used in zip(stories, (40, 10, 60, None, 20, 50), strict=True):
+        changed = story.changed()
+        if used is not None:
+            changed.session.last_used_time.FromSeconds(2_000_000_000 + used)
+        await harness.archive.apply([fact(changed)])
+    ids = [story.session_id for story in stories]
+
+    async def listed(order: SessionOrder.ValueType) -> list[str]:
+        found: list[str] = []
+        after: Place | None = None
+        while page := await _sessions(harness, after=after, limit=2, order=order):
+            found += [session.session_id for session in page]
+            last = page[-1]
+            used = order == SESSION_ORDER_LAST_USED_FIRST and last.HasField("last_used_time")
+            time = last.last_used_time if used else last.create_time
+            after = Place(time=time.ToDatetime(UTC), id=last.session_id)
+        return found
+
+    assert await listed(SESSION_ORDER_NEWEST_FIRST) == ids[::-1]
+    assert await listed(SESSION_ORDER_OLDEST_FIRST) == ids
+    assert await listed(SESSION_ORDER_LAST_USED_FIRST) == [ids[n] for n in (2, 5, 0, 4, 1, 3)]
+
+
+async def test_a_users_living_sessions_are_counted(harness: ArchiveHarness) -> None:
+    stories = [Story(f"s{number}") for number in range(3)]
+    other = Story("other", user="bob")
+    await harness.archive.apply([fact(story.changed()) for story in [*stories, other]])
+    assert await harness.archive.count_sessions(TENANT, USER) == 3
+    await harness.archive.apply([fact(stories[0].deleted())])
+    assert await harness.archive.count_sessions(TENANT, USER) == 2
+    assert await harness.archive.count_sessions(TENANT, "nobody") == 0
 
 
 # --- snapshots and messages -----------------------------------------------------------------------
@@ -348,7 +389,7 @@ async def test_a_page_of_sessions_is_bounded_in_bytes_and_says_so(harness: Archi
     before, cut = None, True
     while cut:
         page = await harness.archive.list_sessions(
-            TENANT, USER, before=before, limit=9, most_bytes=1500
+            TENANT, USER, after=before, limit=9, most_bytes=1500
         )
         seen, cut = [*seen, *page.items], page.cut
         sizes.append(len(page.items))
@@ -595,10 +636,14 @@ async def _messages(
 
 
 async def _sessions(
-    harness: ArchiveHarness, *, before: Place | None = None, limit: int = 9
+    harness: ArchiveHarness,
+    *,
+    after: Place | None = None,
+    limit: int = 9,
+    order: SessionOrder.ValueType = SESSION_ORDER_NEWEST_FIRST,
 ) -> list[Session]:
     page = await harness.archive.list_sessions(
-        TENANT, USER, before=before, limit=limit, most_bytes=MEBIBYTE
+        TENANT, USER, after=after, limit=limit, most_bytes=MEBIBYTE, order=order
     )
     assert not page.cut
     return list(page.items)

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged
-from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
+from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
 from maieutic.v1.turn_service_pb2 import TurnFrame
@@ -426,6 +426,42 @@ async def test_reading_puts_the_expiry_off_but_seldom(
     assert await redis.pttl(record) == -1
 
 
+async def test_the_time_left_is_told_for_what_expires(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    settled, busy = new_session(), new_session()
+    await store.transact(settled, make(settled))
+    await store.transact(busy, make(busy, archived=False))
+    left = await store.time_left([settled, busy, new_session()])
+    assert TIMING.idle - 10_000 < left[0] <= TIMING.idle
+    assert left[1:] == [0, 0]
+    await redis.pexpire(keys.record_key(settled), 1_000)
+    assert await store.keep_alive(settled) == TIMING.idle
+    assert await store.keep_alive(busy) == 0
+
+
+async def test_a_marker_is_written_with_its_change_and_found_by_its_request(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    await store.transact(session_id, make(session_id))
+
+    def carry_out(draft: Draft) -> Operation | None:
+        if draft.operation is None:
+            count("n")(draft)
+            draft.carried_out = "r1", Operation(request_hash=b"h", revision=7)
+        return draft.operation
+
+    first, _ = await store.transact(session_id, carry_out, Reads(operation="r1"))
+    again, _ = await store.transact(session_id, carry_out, Reads(operation="r1", window=True))
+    assert (first, again) == (None, Operation(request_hash=b"h", revision=7))
+    assert await counted(store, session_id) == 1
+    _, other = await store.transact(session_id, lambda _: None, Reads(operation="r2"))
+    assert other.operation is None
+    marker = keys.operation_key(session_id, "r1")
+    assert TIMING.stub - 10_000 < await redis.pttl(marker) <= TIMING.stub
+
+
 async def test_a_session_with_a_missing_part_counts_as_gone(
     store: RedisSessionStore, redis: Redis
 ) -> None:
@@ -501,7 +537,7 @@ async def test_lists_are_newest_first_in_pages_and_a_retry_keeps_the_first_place
     assert sorted(name for _, name in places) == [f"s{number}" for number in range(10)]
     assert (1_000, "s0") in places
     await store.list_remove(owner, ["s1", "s2"])
-    assert len(await store.list_page(owner, None, 20)) == 8
+    assert len(await store.list_page(owner, None, 20)) == await store.list_length(owner) == 8
 
 
 async def test_what_is_overdue_is_taken_by_one_replica_only(server: RedisServer) -> None:

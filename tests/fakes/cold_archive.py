@@ -14,6 +14,11 @@ from maieutic.archive.v1.archive_service_pb2_grpc import (
 )
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, SessionDeleted, TurnFinished
 from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2 import (
+    SESSION_ORDER_LAST_USED_FIRST,
+    SESSION_ORDER_OLDEST_FIRST,
+    Session,
+)
 from services.runtime.errors import Unavailable, Unimplemented
 from services.runtime.server import RunningServer, ServerOptions, serving
 
@@ -90,14 +95,31 @@ class ColdArchive(ArchiveServiceServicer):
             if (changed.tenant, changed.session.user_id) == (request.tenant, request.user_id)
             and changed.session.session_id not in self.deleted
         ]
-        ordered = sorted(mine, key=_place, reverse=True)
+        used = request.order == SESSION_ORDER_LAST_USED_FIRST
+        oldest = request.order == SESSION_ORDER_OLDEST_FIRST
+
+        def place_of(session: Session) -> tuple[int, str]:
+            at = session.last_used_time if used else session.create_time
+            return at.ToMilliseconds(), session.session_id
+
+        ordered = sorted(mine, key=place_of, reverse=not oldest)
         if request.HasField("before_create_time"):
-            before = request.before_create_time
-            place = (before.ToMilliseconds(), request.before_session_id)
-            ordered = [session for session in ordered if _place(session) < place]
+            place = (request.before_create_time.ToMilliseconds(), request.before_session_id)
+            ordered = [
+                s for s in ordered if (place_of(s) > place if oldest else place_of(s) < place)
+            ]
         return pb.ListArchivedSessionsResponse(
             sessions=ordered[: min(request.limit, self.most)], cut=self._cut(ordered, request)
         )
+
+    async def CountArchivedSessions(self, request: Any, context: Any) -> Any:
+        self._answering()
+        count = sum(
+            (changed.tenant, changed.session.user_id) == (request.tenant, request.user_id)
+            and session_id not in self.deleted
+            for session_id, changed in self.sessions.items()
+        )
+        return pb.CountArchivedSessionsResponse(count=count)
 
     async def ListArchivedMessages(self, request: Any, context: Any) -> Any:
         self._answering()
@@ -137,10 +159,6 @@ class ColdArchive(ArchiveServiceServicer):
 
     async def ReleaseDocument(self, request: Any, context: Any) -> Any:
         raise Unimplemented(NO_REGISTRY)
-
-
-def _place(session: Any) -> tuple[int, str]:
-    return session.create_time.ToMilliseconds(), session.session_id
 
 
 @asynccontextmanager

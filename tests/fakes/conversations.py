@@ -18,6 +18,7 @@ from maieutic.v1.turn_service_pb2_grpc import (
     add_TurnServiceServicer_to_server,
 )
 from services.runtime.errors import (
+    Aborted,
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
@@ -131,6 +132,53 @@ class FakeSessions(SessionServiceServicer):
         own = [session for owner, session in state.sessions.values() if owner == state.owner()]
         page, token = page_of(own[::-1], request.page_size, request.page_token)
         return session_pb.ListSessionsResponse(sessions=page, next_page_token=token)
+
+    async def GetOrCreateSession(
+        self, request: session_pb.GetOrCreateSessionRequest, context: Context
+    ) -> session_pb.GetOrCreateSessionResponse:
+        state, owner = self._state, self._state.owner()
+        session_id = stable_id(*owner, "standing", *sorted(request.document_ids))
+        created = session_id not in state.sessions
+        session = session_pb.Session(
+            session_id=session_id,
+            user_id=owner[1],
+            title=request.title,
+            document_ids=request.document_ids,
+        )
+        _, kept = state.sessions.setdefault(session_id, (owner, session))
+        return session_pb.GetOrCreateSessionResponse(session=kept, created=created)
+
+    async def UpdateSession(
+        self, request: session_pb.UpdateSessionRequest, context: Context
+    ) -> session_pb.UpdateSessionResponse:
+        session = self._state.session(request.session_id)
+        if request.expected_revision not in (0, session.revision):
+            detail = session_pb.RevisionMismatch(
+                session_id=session.session_id,
+                expected_revision=request.expected_revision,
+                current_revision=session.revision,
+            )
+            raise Aborted("the session changed", reason="REVISION_MISMATCH", extra=[detail])
+        fields = {name: getattr(request, name) for name in request.update_mask.paths}
+        for name in fields:
+            session.ClearField(name)  # type: ignore[arg-type] # the rules of the request say which
+        session.MergeFrom(session_pb.Session(**fields))
+        session.revision += 1
+        return session_pb.UpdateSessionResponse(session=session)
+
+    async def EndSession(
+        self, request: session_pb.EndSessionRequest, context: Context
+    ) -> session_pb.EndSessionResponse:
+        session = self._state.session(request.session_id)
+        session.end_time.GetCurrentTime()
+        return session_pb.EndSessionResponse(session=session)
+
+    async def TouchSession(
+        self, request: session_pb.TouchSessionRequest, context: Context
+    ) -> session_pb.TouchSessionResponse:
+        session = self._state.session(request.session_id)
+        session.last_used_time.GetCurrentTime()
+        return session_pb.TouchSessionResponse(session=session)
 
     async def DeleteSession(
         self, request: session_pb.DeleteSessionRequest, context: Context

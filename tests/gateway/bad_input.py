@@ -4,6 +4,7 @@ The table is made from the public services' methods and fields, so a new field i
 `answer_to` sends one of them to whatever serves the API.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from maieutic.v1 import document_service_pb2, session_service_pb2, turn_service_pb2
+from maieutic.v1.session_service_pb2 import SessionFilter
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
@@ -32,6 +34,7 @@ METHODS: Mapping[str, MethodDescriptor] = {
 STREAMING = frozenset({"/maieutic.v1.TurnService/StreamTurn", "/maieutic.v1.TurnService/WatchTurn"})
 REQUIRED = frozenset(
     {
+        "update_mask",
         *("session_id", "turn_id", "document_id", "request_id"),
         *("text", "name", "content", "query", "format"),
     }
@@ -82,6 +85,11 @@ class Answer:
     reason: str
     fields: Sequence[str]
 
+    @property
+    def tops(self) -> set[str]:
+        """The fields of the request itself that are named: filter for filter.metadata["a"]."""
+        return {re.split(r"[.\[]", field)[0] for field in self.fields}
+
 
 def cases() -> list[Case]:
     """Return the whole table."""
@@ -122,6 +130,8 @@ def _wrong_values(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
     elif field.type == FieldDescriptor.TYPE_ENUM:
         yield "an unknown number", _with(field, 99)
         yield "negative", _with(field, -1)
+    elif field.type == FieldDescriptor.TYPE_INT64:
+        yield "negative", _with(field, -1)
     elif field.type == FieldDescriptor.TYPE_INT32:
         yield "negative", _with(field, -1)
         yield "absurd", _with(field, 2**31 - 1)
@@ -137,6 +147,10 @@ def _wrong_messages(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
         yield from _wrong_maps(field)
     elif kind is not None and kind.full_name == "google.protobuf.Duration":
         yield from _wrong_durations(field)
+    elif kind is not None and kind.full_name == "google.protobuf.FieldMask":
+        yield from _wrong_masks(field)
+    elif kind is not None and kind.full_name == "maieutic.v1.SessionFilter":
+        yield from _wrong_filters(field)
     else:
         raise NotImplementedError(f"say what is wrong for {field.full_name}")
 
@@ -157,7 +171,7 @@ def _wrong_strings(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
         yield "made up", _with(field, value("not-one-of-yours"))
     if field.is_repeated:
         yield "too many", _with(field, [f"{number:048}" for number in range(101)])
-    if field.is_repeated and "CreateSessionRequest" in field.full_name:
+    if field.name == "document_ids" and "SearchDocuments" not in field.full_name:
         yield "twice the same", _with(field, ["a" * 48] * 2)
 
 
@@ -174,6 +188,19 @@ def _wrong_durations(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
     yield "negative", _with(field, {"seconds": -5})
     yield "absurd", _with(field, {"seconds": 2**62})
     yield "with absurd nanoseconds", _with(field, {"seconds": 5, "nanos": 2**31 - 1})
+
+
+def _wrong_masks(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
+    yield "empty", _with(field, {"paths": []})
+    yield "of what cannot be changed", _with(field, {"paths": ["title", "revision"]})
+    yield "of nothing there is", _with(field, {"paths": ["é" * 100]})
+    yield "not UTF-8", _delimited(field, b"\x0a\x02" + NOT_UTF8)
+
+
+def _wrong_filters(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
+    for part in SessionFilter.DESCRIPTOR.fields:
+        for name, wrong in _wrong_values(part):
+            yield f"with {part.name} {name}", _delimited(field, wrong)
 
 
 def _of_references(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
@@ -205,6 +232,7 @@ def valid_request(api: Api, method: str) -> Message:
         "content": b"a text",
         "query": "a text",
         "format": document_service_pb2.DOCUMENT_FORMAT_MARKDOWN,
+        "update_mask": {"paths": ["title", "document_ids"]},
     }
     kind = METHODS[method].input_type
     present = {field.name: values[field.name] for field in kind.fields if field.name in values}
@@ -265,4 +293,11 @@ def _with(field: FieldDescriptor, value: Any) -> bytes:
 
 
 def _delimited(field: FieldDescriptor, value: bytes) -> bytes:
-    return bytes([field.number << 3 | LENGTH_DELIMITED, len(value)]) + value
+    return bytes([field.number << 3 | LENGTH_DELIMITED]) + _varint(len(value)) + value
+
+
+def _varint(number: int) -> bytes:
+    groups = [number & 0x7F]
+    while number := number >> 7:
+        groups.append(number & 0x7F)
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])

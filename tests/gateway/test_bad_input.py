@@ -55,7 +55,7 @@ async def test_a_wrong_request_is_refused_and_its_field_named(api: Api, case: Ca
     assert answer.code is case.code, answer
     assert answer.reason
     if case.code is INVALID:
-        assert case.field in {field.split("[")[0] for field in answer.fields}
+        assert case.field in answer.tops
         assert case.field in answer.message
     else:
         assert case.field.removesuffix("s").removesuffix("_id") in answer.message
@@ -114,6 +114,9 @@ async def test_a_bad_key_is_refused_before_the_request_is_looked_at(api: Api, ke
     ("method", "kind"),
     [
         ("/maieutic.v1.SessionService/GetSession", "session"),
+        ("/maieutic.v1.SessionService/UpdateSession", "session"),
+        ("/maieutic.v1.SessionService/EndSession", "session"),
+        ("/maieutic.v1.SessionService/TouchSession", "session"),
         ("/maieutic.v1.SessionService/ListMessages", "session"),
         ("/maieutic.v1.TurnService/StreamTurn", "session"),
         ("/maieutic.v1.TurnService/BeginTurn", "session"),

@@ -202,17 +202,53 @@ class User:
             request = sessions.GetSessionRequest(session_id=session_id)
             return (await replica.sessions.GetSession(request)).session
 
-    async def page(self, size: int = 0, token: str = "") -> tuple[list[sessions.Session], str]:
+    async def get_or_create(
+        self, *document_ids: str, **fields: Any
+    ) -> sessions.GetOrCreateSessionResponse:
+        request = sessions.GetOrCreateSessionRequest(document_ids=document_ids, **fields)
         with self.acting() as replica:
-            request = sessions.ListSessionsRequest(page_size=size, page_token=token)
+            response: sessions.GetOrCreateSessionResponse = (
+                await replica.sessions.GetOrCreateSession(request)
+            )
+        return response
+
+    async def update(
+        self, session_id: str, request_id: str = "", *, expected: int = 0, **fields: Any
+    ) -> sessions.Session:
+        """Update the fields that are given."""
+        request = sessions.UpdateSessionRequest(
+            session_id=session_id,
+            request_id=request_id or uuid4().hex,
+            expected_revision=expected,
+            **fields,
+        )
+        request.update_mask.paths.extend(fields)
+        with self.acting() as replica:
+            return (await replica.sessions.UpdateSession(request)).session
+
+    async def end(self, session_id: str) -> sessions.Session:
+        request = sessions.EndSessionRequest(session_id=session_id, request_id="end")
+        with self.acting() as replica:
+            return (await replica.sessions.EndSession(request)).session
+
+    async def touch(self, session_id: str) -> sessions.Session:
+        request = sessions.TouchSessionRequest(session_id=session_id, request_id="touch")
+        with self.acting() as replica:
+            return (await replica.sessions.TouchSession(request)).session
+
+    async def page(
+        self, size: int = 0, token: str = "", **fields: Any
+    ) -> tuple[list[sessions.Session], str]:
+        with self.acting() as replica:
+            request = sessions.ListSessionsRequest(page_size=size, page_token=token, **fields)
             response = await replica.sessions.ListSessions(request)
         return list(response.sessions), response.next_page_token
 
-    async def all_sessions(self, size: int) -> list[str]:
+    async def all_sessions(self, size: int, **fields: Any) -> list[str]:
         """Return the ids of all pages."""
-        found, token = await self.page(size)
+        found, token = await self.page(size, **fields)
         while token:
-            more, token = await self.page(size, token)
+            more, token = await self.page(size, token, **fields)
             found += more
         return [session.session_id for session in found]
 

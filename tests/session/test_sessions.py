@@ -4,7 +4,16 @@ import asyncio
 
 import grpc
 
-from tests.session.stack import SOON, Stack, bad_field, failure, reason, retry_after
+from tests.backends.redis import RedisServer
+from tests.session.stack import (
+    SOON,
+    Stack,
+    bad_field,
+    failure,
+    reason,
+    retry_after,
+    session_stack,
+)
 from tests.waiting import wait_until
 
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
@@ -59,15 +68,19 @@ async def test_live_and_archived_sessions_are_one_list(stack: Stack) -> None:
     assert sorted(await user.all_sessions(2)) == sorted(made)
 
 
-async def test_large_sessions_come_in_pages_that_every_caller_takes(stack: Stack) -> None:
-    user, large = stack.user(), {f"k{n}": "\N{GRINNING FACE}" * 1024 for n in range(32)}
-    stack.archive.most = 20
-    made = [(await user.create(metadata=large)).session_id for _ in range(40)]
-    assert sorted(await user.all_sessions(200)) == sorted(made)
-    await wait_until(lambda: all(s in stack.archive.sessions for s in made), SOON)
-    for session_id in made:
-        await stack.forget(session_id)
-    assert sorted(await user.all_sessions(200)) == sorted(made)
+async def test_large_sessions_come_in_pages_that_every_caller_takes(
+    valkey_server: RedisServer,
+) -> None:
+    large = {f"k{n}": "\N{GRINNING FACE}" * 1024 for n in range(32)}
+    async with session_stack(valkey_server.url, metadata_bytes=200_000) as stack:
+        user = stack.user()
+        stack.archive.most = 20
+        made = [(await user.create(metadata=large)).session_id for _ in range(40)]
+        assert sorted(await user.all_sessions(200)) == sorted(made)
+        await wait_until(lambda: all(s in stack.archive.sessions for s in made), SOON)
+        for session_id in made:
+            await stack.forget(session_id)
+        assert sorted(await user.all_sessions(200)) == sorted(made)
 
 
 async def test_long_messages_come_in_pages_that_every_caller_takes(stack: Stack) -> None:

@@ -14,6 +14,7 @@ from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
 from maieutic_client.client import Maieutic
+from maieutic_client.session_ids import session_id_of
 from maieutic_client.stream import TurnStream
 
 MODES = {"direct": pb.SESSION_MODE_DIRECT, "socratic": pb.SESSION_MODE_SOCRATIC}
@@ -68,7 +69,7 @@ def chat(
                 session = await _begun(client, question, MODES[mode], ids)
             _introduce(screen, session)
             questions = _asked(screen) if question is None else _one(question)
-            status = await _talk(client, screen, session.session_id, questions)
+            status = await _talk(client, screen, session, questions)
             return Exit.DONE if question is None and _interactive(screen) else status
 
     run(work())
@@ -93,15 +94,15 @@ async def _begun(
 def _introduce(screen: Screen, session: pb.Session) -> None:
     count = len(session.document_ids)
     drawn = f"{count} document{'s' if count != 1 else ''}" if count else "the conversation alone"
-    screen.aside(f"conversation {session.session_id}, answers drawn from {drawn}")
+    screen.aside(f"conversation {session_id_of(session)}, answers drawn from {drawn}")
 
 
 async def _talk(
-    client: Maieutic, screen: Screen, session_id: str, questions: AsyncIterator[str]
+    client: Maieutic, screen: Screen, session: pb.Session, questions: AsyncIterator[str]
 ) -> int:
     status = Exit.DONE
     async for question in questions:
-        stream = client.turns.stream(session_id, question)
+        stream = client.turns.stream(session, question)
         with _interrupt_cancels(client, stream):
             outcome = await _shown(screen, stream)
         status = Exit.DONE if outcome.state == turn_pb.TURN_STATE_COMPLETED else Exit.FAILED

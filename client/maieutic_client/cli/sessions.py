@@ -7,21 +7,42 @@ from maieutic.v1.message_pb2 import AUTHOR_USER
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
 from maieutic_client.cli.target import Target, connected, target_options
+from maieutic_client.session_ids import session_id_of
 
 MODES = {pb.SESSION_MODE_DIRECT: "direct", pb.SESSION_MODE_SOCRATIC: "socratic"}
+MODE_OF = {name: mode for mode, name in MODES.items()}
+ORDERS = {
+    "newest": pb.SESSION_ORDER_NEWEST_FIRST,
+    "oldest": pb.SESSION_ORDER_OLDEST_FIRST,
+    "used": pb.SESSION_ORDER_LAST_USED_FIRST,
+}
 
 
 @click.group()
 def sessions() -> None:
-    """List conversations, and read or delete one."""
+    """List conversations, and read, change, end or delete one."""
 
 
 @sessions.command("list")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most.")
+@click.option(
+    "--order",
+    type=click.Choice(list(ORDERS)),
+    default="newest",
+    show_default=True,
+    help="Which come first.",
+)
+@click.option("--mode", type=click.Choice(list(MODE_OF)), help="Only those of this mode.")
+@click.option("--document", "document_id", default="", metavar="ID", help="Only those over it.")
 @target_options
-def list_sessions(*, target: Target, limit: int) -> None:
-    """Show your conversations, newest first."""
-    run(_list(target, limit))
+def list_sessions(
+    *, target: Target, limit: int, order: str, mode: str | None, document_id: str
+) -> None:
+    """Show your conversations."""
+    matching = pb.SessionFilter(document_id=document_id)
+    if mode:
+        matching.mode = MODE_OF[mode]
+    run(_list(target, limit, ORDERS[order], matching))
 
 
 @sessions.command("show")
@@ -32,6 +53,26 @@ def show(*, target: Target, session_id: str) -> None:
     run(_show(target, session_id))
 
 
+@sessions.command("update")
+@click.argument("session_id")
+@click.option("--title", help="Its new title.")
+@click.option("--mode", type=click.Choice(list(MODE_OF)), help="How it treats you from now on.")
+@target_options
+def update(*, target: Target, session_id: str, title: str | None, mode: str | None) -> None:
+    """Change the title or the mode of a conversation."""
+    if title is None and mode is None:
+        raise click.UsageError("say what to change: --title, --mode or both")
+    run(_update(target, session_id, title, MODE_OF[mode] if mode else None))
+
+
+@sessions.command("end")
+@click.argument("session_id")
+@target_options
+def end(*, target: Target, session_id: str) -> None:
+    """Let nothing more be asked in a conversation; it can still be read."""
+    run(_end(target, session_id))
+
+
 @sessions.command("delete")
 @click.argument("session_id")
 @target_options
@@ -40,10 +81,13 @@ def delete(*, target: Target, session_id: str) -> None:
     run(_delete(target, session_id))
 
 
-async def _list(target: Target, limit: int) -> None:
+async def _list(
+    target: Target, limit: int, order: pb.SessionOrder.ValueType, matching: pb.SessionFilter
+) -> None:
     rows = []
     async with connected(target) as client:
-        async for session in client.sessions.list(page_size=min(limit, 200)):
+        found = client.sessions.list(order=order, matching=matching, page_size=min(limit, 200))
+        async for session in found:
             rows.append(_row(session))
             if len(rows) == limit:
                 break
@@ -55,7 +99,7 @@ async def _list(target: Target, limit: int) -> None:
 
 def _row(session: pb.Session) -> tuple[str, ...]:
     return (
-        session.session_id,
+        session_id_of(session),
         session.title or "-",
         MODES.get(session.mode, "-"),
         str(session.message_count),
@@ -72,6 +116,20 @@ async def _show(target: Target, session_id: str) -> None:
         screen.line("you:" if user else "maieutic:", style="bold cyan" if user else "bold green")
         screen.line(message.text)
         screen.line()
+
+
+async def _update(
+    target: Target, session_id: str, title: str | None, mode: pb.SessionMode.ValueType | None
+) -> None:
+    async with connected(target) as client:
+        session = await client.sessions.update(session_id, title=title, mode=mode)
+    Screen().line(f"updated {session_id_of(session)}")
+
+
+async def _end(target: Target, session_id: str) -> None:
+    async with connected(target) as client:
+        session = await client.sessions.end(session_id)
+    Screen().line(f"ended {session_id_of(session)}")
 
 
 async def _delete(target: Target, session_id: str) -> None:

@@ -50,10 +50,30 @@ class SessionServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionResponse.FromString,
                 _registered_method=True)
+        self.GetOrCreateSession = channel.unary_unary(
+                '/maieutic.v1.SessionService/GetOrCreateSession',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.GetOrCreateSessionRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.GetOrCreateSessionResponse.FromString,
+                _registered_method=True)
         self.ListSessions = channel.unary_unary(
                 '/maieutic.v1.SessionService/ListSessions',
                 request_serializer=maieutic_dot_v1_dot_session__service__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_session__service__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.UpdateSession = channel.unary_unary(
+                '/maieutic.v1.SessionService/UpdateSession',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.UpdateSessionRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.UpdateSessionResponse.FromString,
+                _registered_method=True)
+        self.EndSession = channel.unary_unary(
+                '/maieutic.v1.SessionService/EndSession',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.EndSessionRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.EndSessionResponse.FromString,
+                _registered_method=True)
+        self.TouchSession = channel.unary_unary(
+                '/maieutic.v1.SessionService/TouchSession',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.TouchSessionRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.TouchSessionResponse.FromString,
                 _registered_method=True)
         self.DeleteSession = channel.unary_unary(
                 '/maieutic.v1.SessionService/DeleteSession',
@@ -92,8 +112,47 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOrCreateSession(self, request, context):
+        """GetOrCreateSession returns the caller's standing session over a set of
+        documents, and creates it if there is none: the same set gives the same
+        session, in whatever order its ids come and however many ask at once. One
+        that was ended or deleted gives way to a new one. Its documents are fixed.
+        Other sessions, made by CreateSession, may be over the same set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSessions(self, request, context):
-        """ListSessions pages through the caller's sessions, newest first.
+        """ListSessions pages through the caller's sessions. A page may hold fewer
+        than were asked for, or none: only an empty next_page_token is the end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSession(self, request, context):
+        """UpdateSession changes the fields that update_mask names, all or none.
+        Without an expected_revision it is retried on conflicts up to the deadline;
+        with one, a session that has another revision by then is left as it is:
+        ABORTED with a RevisionMismatch detail. A turn that runs goes on with what
+        it was begun with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndSession(self, request, context):
+        """EndSession lets no more turns begin; those that were begun go on to their
+        end. The session stays readable and its fields can be changed. Ending
+        again succeeds and changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TouchSession(self, request, context):
+        """TouchSession uses the session now: it expires that much later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,10 +187,30 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     request_deserializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionResponse.SerializeToString,
             ),
+            'GetOrCreateSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrCreateSession,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.GetOrCreateSessionRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.GetOrCreateSessionResponse.SerializeToString,
+            ),
             'ListSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSessions,
                     request_deserializer=maieutic_dot_v1_dot_session__service__pb2.ListSessionsRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_session__service__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'UpdateSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSession,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.UpdateSessionRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.UpdateSessionResponse.SerializeToString,
+            ),
+            'EndSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndSession,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.EndSessionRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.EndSessionResponse.SerializeToString,
+            ),
+            'TouchSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.TouchSession,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.TouchSessionRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.TouchSessionResponse.SerializeToString,
             ),
             'DeleteSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSession,
@@ -215,6 +294,33 @@ class SessionService(object):
             _registered_method=True)
 
     @staticmethod
+    def GetOrCreateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/GetOrCreateSession',
+            maieutic_dot_v1_dot_session__service__pb2.GetOrCreateSessionRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.GetOrCreateSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListSessions(request,
             target,
             options=(),
@@ -231,6 +337,87 @@ class SessionService(object):
             '/maieutic.v1.SessionService/ListSessions',
             maieutic_dot_v1_dot_session__service__pb2.ListSessionsRequest.SerializeToString,
             maieutic_dot_v1_dot_session__service__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/UpdateSession',
+            maieutic_dot_v1_dot_session__service__pb2.UpdateSessionRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.UpdateSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/EndSession',
+            maieutic_dot_v1_dot_session__service__pb2.EndSessionRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.EndSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TouchSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/TouchSession',
+            maieutic_dot_v1_dot_session__service__pb2.TouchSessionRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.TouchSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,8 +47,31 @@ class SessionServiceStub:
     """GetSession returns a session, also one that has left the live store: it
     is then read back from the archive.
     """
+    GetOrCreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetOrCreateSessionRequest, _session_service_pb2.GetOrCreateSessionResponse]
+    """GetOrCreateSession returns the caller's standing session over a set of
+    documents, and creates it if there is none: the same set gives the same
+    session, in whatever order its ids come and however many ask at once. One
+    that was ended or deleted gives way to a new one. Its documents are fixed.
+    Other sessions, made by CreateSession, may be over the same set.
+    """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
-    """ListSessions pages through the caller's sessions, newest first."""
+    """ListSessions pages through the caller's sessions. A page may hold fewer
+    than were asked for, or none: only an empty next_page_token is the end.
+    """
+    UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_service_pb2.UpdateSessionResponse]
+    """UpdateSession changes the fields that update_mask names, all or none.
+    Without an expected_revision it is retried on conflicts up to the deadline;
+    with one, a session that has another revision by then is left as it is:
+    ABORTED with a RevisionMismatch detail. A turn that runs goes on with what
+    it was begun with.
+    """
+    EndSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.EndSessionRequest, _session_service_pb2.EndSessionResponse]
+    """EndSession lets no more turns begin; those that were begun go on to their
+    end. The session stays readable and its fields can be changed. Ending
+    again succeeds and changes nothing.
+    """
+    TouchSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.TouchSessionRequest, _session_service_pb2.TouchSessionResponse]
+    """TouchSession uses the session now: it expires that much later."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]
     """DeleteSession removes a session, its turns and its messages, here and in
     the archive, and ends what is running in it. Deleting again succeeds.
@@ -77,8 +100,31 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """GetSession returns a session, also one that has left the live store: it
     is then read back from the archive.
     """
+    GetOrCreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetOrCreateSessionRequest, _session_service_pb2.GetOrCreateSessionResponse]  # type: ignore[assignment]
+    """GetOrCreateSession returns the caller's standing session over a set of
+    documents, and creates it if there is none: the same set gives the same
+    session, in whatever order its ids come and however many ask at once. One
+    that was ended or deleted gives way to a new one. Its documents are fixed.
+    Other sessions, made by CreateSession, may be over the same set.
+    """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """ListSessions pages through the caller's sessions, newest first."""
+    """ListSessions pages through the caller's sessions. A page may hold fewer
+    than were asked for, or none: only an empty next_page_token is the end.
+    """
+    UpdateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_service_pb2.UpdateSessionResponse]  # type: ignore[assignment]
+    """UpdateSession changes the fields that update_mask names, all or none.
+    Without an expected_revision it is retried on conflicts up to the deadline;
+    with one, a session that has another revision by then is left as it is:
+    ABORTED with a RevisionMismatch detail. A turn that runs goes on with what
+    it was begun with.
+    """
+    EndSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.EndSessionRequest, _session_service_pb2.EndSessionResponse]  # type: ignore[assignment]
+    """EndSession lets no more turns begin; those that were begun go on to their
+    end. The session stays readable and its fields can be changed. Ending
+    again succeeds and changes nothing.
+    """
+    TouchSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.TouchSessionRequest, _session_service_pb2.TouchSessionResponse]  # type: ignore[assignment]
+    """TouchSession uses the session now: it expires that much later."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """DeleteSession removes a session, its turns and its messages, here and in
     the archive, and ends what is running in it. Deleting again succeeds.
@@ -118,12 +164,59 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def GetOrCreateSession(
+        self,
+        request: _session_service_pb2.GetOrCreateSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.GetOrCreateSessionResponse, _abc.Awaitable[_session_service_pb2.GetOrCreateSessionResponse]]:
+        """GetOrCreateSession returns the caller's standing session over a set of
+        documents, and creates it if there is none: the same set gives the same
+        session, in whatever order its ids come and however many ask at once. One
+        that was ended or deleted gives way to a new one. Its documents are fixed.
+        Other sessions, made by CreateSession, may be over the same set.
+        """
+
+    @_abc_1.abstractmethod
     def ListSessions(
         self,
         request: _session_service_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
-        """ListSessions pages through the caller's sessions, newest first."""
+        """ListSessions pages through the caller's sessions. A page may hold fewer
+        than were asked for, or none: only an empty next_page_token is the end.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateSession(
+        self,
+        request: _session_service_pb2.UpdateSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.UpdateSessionResponse, _abc.Awaitable[_session_service_pb2.UpdateSessionResponse]]:
+        """UpdateSession changes the fields that update_mask names, all or none.
+        Without an expected_revision it is retried on conflicts up to the deadline;
+        with one, a session that has another revision by then is left as it is:
+        ABORTED with a RevisionMismatch detail. A turn that runs goes on with what
+        it was begun with.
+        """
+
+    @_abc_1.abstractmethod
+    def EndSession(
+        self,
+        request: _session_service_pb2.EndSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.EndSessionResponse, _abc.Awaitable[_session_service_pb2.EndSessionResponse]]:
+        """EndSession lets no more turns begin; those that were begun go on to their
+        end. The session stays readable and its fields can be changed. Ending
+        again succeeds and changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def TouchSession(
+        self,
+        request: _session_service_pb2.TouchSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.TouchSessionResponse, _abc.Awaitable[_session_service_pb2.TouchSessionResponse]]:
+        """TouchSession uses the session now: it expires that much later."""
 
     @_abc_1.abstractmethod
     def DeleteSession(

@@ -2,10 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 from maieutic.v1.message_pb2 import Message
-from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.session_service_pb2 import (
+    SESSION_ORDER_LAST_USED_FIRST,
+    SESSION_ORDER_NEWEST_FIRST,
+    SESSION_ORDER_OLDEST_FIRST,
+    Session,
+    SessionOrder,
+)
 from services.persistence.adapters.sql import Connection, Database, Row, moment
 from services.persistence.model import in_acceptance_order
 from services.persistence.ports import ArchivedTurn, Page, Place, Snapshot
@@ -43,23 +50,42 @@ LIMIT 1
 # The sizes are summed in the database, so that what does not fit is never read.
 SESSIONS = """
 WITH page AS (
-    SELECT record, create_time, session_id FROM sessions
+    SELECT record, {at} AS sorted_time, session_id FROM sessions
     WHERE tenant = $1 AND user_id = $2 AND delete_time IS NULL
-        AND (create_time, session_id) < ($3, $4)
-    ORDER BY create_time DESC, session_id DESC
+        AND ({at}, session_id) {beyond} ($3, $4)
+    ORDER BY {at} {way}, session_id {way}
     LIMIT $5
 ), sized AS (
     SELECT
         record,
-        row_number() OVER newest_first AS place,
-        sum(length(record)) OVER newest_first AS bytes,
+        row_number() OVER in_order AS place,
+        sum(length(record)) OVER in_order AS bytes,
         count(*) OVER () AS total
     FROM page
-    WINDOW newest_first AS (ORDER BY create_time DESC, session_id DESC)
+    WINDOW in_order AS (ORDER BY sorted_time {way}, session_id {way})
 )
 SELECT record, total FROM sized WHERE place = 1 OR bytes <= $6 ORDER BY place
 """
+DOWN = SESSIONS.replace("{way}", "DESC").replace("{beyond}", "<")
+UP = SESSIONS.replace("{way}", "ASC").replace("{beyond}", ">")
 PAST_ALL_SESSIONS = Place(time=datetime.max.replace(tzinfo=UTC), id="")
+BEFORE_ALL_SESSIONS = Place(time=datetime.min.replace(tzinfo=UTC), id="")
+LISTS = MappingProxyType(
+    {
+        SESSION_ORDER_NEWEST_FIRST: (DOWN.replace("{at}", "create_time"), PAST_ALL_SESSIONS),
+        SESSION_ORDER_OLDEST_FIRST: (UP.replace("{at}", "create_time"), BEFORE_ALL_SESSIONS),
+        SESSION_ORDER_LAST_USED_FIRST: (
+            DOWN.replace("{at}", "coalesce(last_used_time, create_time)"),
+            PAST_ALL_SESSIONS,
+        ),
+    }
+)
+"""The statement of each order, and the place from which it starts."""
+
+COUNT_SESSIONS = """
+SELECT count(*) AS found FROM sessions
+WHERE tenant = $1 AND user_id = $2 AND delete_time IS NULL
+"""
 
 # Messages of one position are peers: they have one place and one sum, so they come together.
 MESSAGES = """
@@ -106,15 +132,29 @@ class Reader:
             return await _living(connection, session_id, row, window)
 
     async def list_sessions(
-        self, tenant: str, user_id: str, *, before: Place | None, limit: int, most_bytes: int
+        self,
+        tenant: str,
+        user_id: str,
+        *,
+        after: Place | None,
+        limit: int,
+        most_bytes: int,
+        order: SessionOrder.ValueType = SESSION_ORDER_NEWEST_FIRST,
     ) -> Page[Session]:
-        """Return a user's sessions, newest first."""
-        place = before or PAST_ALL_SESSIONS
+        """Return a user's sessions in the order."""
+        statement, start = LISTS[order]
+        place = after or start
         async with self._database.reading() as connection:
             rows = await connection.fetch(
-                SESSIONS, tenant, user_id, place.time, place.id, limit, most_bytes
+                statement, tenant, user_id, place.time, place.id, limit, most_bytes
             )
         return Page(items=[Session.FromString(row["record"]) for row in rows], cut=_cut(rows))
+
+    async def count_sessions(self, tenant: str, user_id: str) -> int:
+        """Return how many sessions a user has."""
+        async with self._database.reading() as connection:
+            (row,) = await connection.fetch(COUNT_SESSIONS, tenant, user_id)
+        return int(row["found"])
 
     async def list_messages(
         self, session_id: str, *, before_position: int, limit: int, most_bytes: int

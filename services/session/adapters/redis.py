@@ -18,7 +18,7 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004 - redis-py's own name
 )
 
-from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
+from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import TurnFrame
 from services.runtime import deadline, names, telemetry
@@ -157,10 +157,16 @@ class RedisSessionStore:
             ]
         if reads.window:
             commands.append(("HGETALL", keys.messages_key(session_id)))
+        # A marker is written with its session's record only, whose watch is enough.
+        marker = keys.operation_key(session_id, reads.operation)
+        if reads.operation:
+            commands.append(("GET", marker))
         replies = await transaction.read([record, *turn_keys], commands)
+        operation = replies.pop() if reads.operation else None
         count = len(reads.turns)
         draft = Draft(session_id=session_id, now_ms=_milliseconds(replies[0]))
         draft.session = await self._decoded(transaction, SessionRecord, record, replies[1], draft)
+        draft.operation = await self._decoded(transaction, Operation, marker, operation, draft)
         await self._decode_turns(transaction, draft, reads.turns, replies[2 : 2 + count])
         if reads.tails:
             draft.tails = _tails(reads.turns, replies[2 + count : 2 + 2 * count])
@@ -250,9 +256,13 @@ class RedisSessionStore:
         messages = (_decoded_or_none(Message, raw) for raw in found)
         return [message for message in messages if message is not None]
 
-    async def keep_alive(self, session_id: str) -> None:
+    async def time_left(self, session_ids: Sequence[str]) -> list[int]:
+        found = await self._pipeline([("PTTL", keys.record_key(s)) for s in session_ids])
+        return [max(0, left) for left in found]
+
+    async def keep_alive(self, session_id: str) -> int:
         record, messages = keys.record_key(session_id), keys.messages_key(session_id)
-        (left,) = await self._pipeline([("PTTL", record)])
+        (left,) = await self.time_left([session_id])
         idle = self._timing.idle
         # Every refresh aborts writers that watch the record: only one that matters is made.
         if 0 < left < idle - min(_REFRESH_MARGIN_MS, idle // 2):
@@ -262,6 +272,8 @@ class RedisSessionStore:
                     ("PEXPIRE", record, str(idle), "GT"),
                 ]
             )
+            return idle
+        return left
 
     async def append(self, appends: Sequence[Append]) -> list[str]:
         commands: list[tuple[str | bytes, ...]] = []
@@ -337,6 +349,10 @@ class RedisSessionStore:
         found = [(int(float(score)), member.decode()) for member, score in _scored(reply)]
         ordered = sorted(found, reverse=True)
         return [place for place in ordered if before is None or place < before][:limit]
+
+    async def list_length(self, owner: str) -> int:
+        (length,) = await self._pipeline([("ZCARD", keys.owner_key(owner))])
+        return int(length)
 
     async def take_overdue(self, hold_ms: int, limit: int) -> list[str]:
         (time_,) = await self._pipeline([("TIME",)])

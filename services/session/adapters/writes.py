@@ -22,6 +22,10 @@ def commands_of(draft: Draft, timing: Timing) -> list[Command]:
         commands.append(("HDEL", keys.messages_key(draft.session_id), *draft.messages_dropped))
     if draft.session_changed:
         commands += _session(draft, timing)
+    if draft.carried_out is not None:
+        request_id, operation = draft.carried_out
+        name = keys.operation_key(draft.session_id, request_id)
+        commands.append(("SET", name, encode(operation), "PX", timing.stub))
     # Logs come first: turns arm the expiry of theirs, or remove it.
     commands += _events(draft)
     commands += _turns(draft, timing)

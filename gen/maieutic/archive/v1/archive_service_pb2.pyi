@@ -104,13 +104,18 @@ class ListArchivedSessionsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     BEFORE_CREATE_TIME_FIELD_NUMBER: _builtins.int
     BEFORE_SESSION_ID_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     limit: _builtins.int
     before_session_id: _builtins.str
+    order: _session_service_pb2.SessionOrder.ValueType
+    """Unspecified: newest first."""
     @_builtins.property
     def before_create_time(self) -> _timestamp_pb2.Timestamp:
-        """Sessions created before this, or at this with a smaller id. Unset: all."""
+        """The place after which to go on: the time by which the order sorts, and
+        the session's id. Unset: from the start.
+        """
 
     def __init__(
         self,
@@ -120,10 +125,11 @@ class ListArchivedSessionsRequest(_message.Message):
         limit: _builtins.int = ...,
         before_create_time: _timestamp_pb2.Timestamp | None = ...,
         before_session_id: _builtins.str = ...,
+        order: _session_service_pb2.SessionOrder.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["before_create_time", b"before_create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_create_time", b"before_create_time", "before_session_id", b"before_session_id", "limit", b"limit", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_create_time", b"before_create_time", "before_session_id", b"before_session_id", "limit", b"limit", "order", b"order", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -154,6 +160,47 @@ class ListArchivedSessionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListArchivedSessionsResponse: _TypeAlias = ListArchivedSessionsResponse  # noqa: Y015
+
+@_typing.final
+class CountArchivedSessionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    user_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountArchivedSessionsRequest: _TypeAlias = CountArchivedSessionsRequest  # noqa: Y015
+
+@_typing.final
+class CountArchivedSessionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountArchivedSessionsResponse: _TypeAlias = CountArchivedSessionsResponse  # noqa: Y015
 
 @_typing.final
 class ListArchivedMessagesRequest(_message.Message):

@@ -46,6 +46,11 @@ class ArchiveServiceStub(object):
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedSessionsRequest.SerializeToString,
                 response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedSessionsResponse.FromString,
                 _registered_method=True)
+        self.CountArchivedSessions = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/CountArchivedSessions',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CountArchivedSessionsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CountArchivedSessionsResponse.FromString,
+                _registered_method=True)
         self.ListArchivedMessages = channel.unary_unary(
                 '/maieutic.archive.v1.ArchiveService/ListArchivedMessages',
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedMessagesRequest.SerializeToString,
@@ -97,7 +102,14 @@ class ArchiveServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListArchivedSessions(self, request, context):
-        """ListArchivedSessions lists a user's sessions, newest first, from a place on.
+        """ListArchivedSessions lists a user's sessions in an order, from a place on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountArchivedSessions(self, request, context):
+        """CountArchivedSessions says how many sessions a user has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +178,11 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.ListArchivedSessions,
                     request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedSessionsRequest.FromString,
                     response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedSessionsResponse.SerializeToString,
+            ),
+            'CountArchivedSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountArchivedSessions,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CountArchivedSessionsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CountArchivedSessionsResponse.SerializeToString,
             ),
             'ListArchivedMessages': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArchivedMessages,
@@ -259,6 +276,33 @@ class ArchiveService(object):
             '/maieutic.archive.v1.ArchiveService/ListArchivedSessions',
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedSessionsRequest.SerializeToString,
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountArchivedSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/CountArchivedSessions',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CountArchivedSessionsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CountArchivedSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

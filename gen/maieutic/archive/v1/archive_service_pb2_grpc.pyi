@@ -40,7 +40,9 @@ class ArchiveServiceStub:
     into the live store. An unknown session gives an empty answer.
     """
     ListArchivedSessions: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ListArchivedSessionsRequest, _archive_service_pb2.ListArchivedSessionsResponse]
-    """ListArchivedSessions lists a user's sessions, newest first, from a place on."""
+    """ListArchivedSessions lists a user's sessions in an order, from a place on."""
+    CountArchivedSessions: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.CountArchivedSessionsRequest, _archive_service_pb2.CountArchivedSessionsResponse]
+    """CountArchivedSessions says how many sessions a user has."""
     ListArchivedMessages: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ListArchivedMessagesRequest, _archive_service_pb2.ListArchivedMessagesResponse]
     """ListArchivedMessages lists a session's messages, newest first, from a
     position down.
@@ -72,7 +74,9 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     into the live store. An unknown session gives an empty answer.
     """
     ListArchivedSessions: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListArchivedSessionsRequest, _archive_service_pb2.ListArchivedSessionsResponse]  # type: ignore[assignment]
-    """ListArchivedSessions lists a user's sessions, newest first, from a place on."""
+    """ListArchivedSessions lists a user's sessions in an order, from a place on."""
+    CountArchivedSessions: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.CountArchivedSessionsRequest, _archive_service_pb2.CountArchivedSessionsResponse]  # type: ignore[assignment]
+    """CountArchivedSessions says how many sessions a user has."""
     ListArchivedMessages: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListArchivedMessagesRequest, _archive_service_pb2.ListArchivedMessagesResponse]  # type: ignore[assignment]
     """ListArchivedMessages lists a session's messages, newest first, from a
     position down.
@@ -113,7 +117,15 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archive_service_pb2.ListArchivedSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archive_service_pb2.ListArchivedSessionsResponse, _abc.Awaitable[_archive_service_pb2.ListArchivedSessionsResponse]]:
-        """ListArchivedSessions lists a user's sessions, newest first, from a place on."""
+        """ListArchivedSessions lists a user's sessions in an order, from a place on."""
+
+    @_abc_1.abstractmethod
+    def CountArchivedSessions(
+        self,
+        request: _archive_service_pb2.CountArchivedSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.CountArchivedSessionsResponse, _abc.Awaitable[_archive_service_pb2.CountArchivedSessionsResponse]]:
+        """CountArchivedSessions says how many sessions a user has."""
 
     @_abc_1.abstractmethod
     def ListArchivedMessages(

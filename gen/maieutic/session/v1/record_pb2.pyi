@@ -113,6 +113,34 @@ class SessionRecord(_message.Message):
 Global___SessionRecord: _TypeAlias = SessionRecord  # noqa: Y015
 
 @_typing.final
+class Operation(_message.Message):
+    """That a request was carried out: kept for a day under its request id, so that
+    a second try of it changes nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    request_hash: _builtins.bytes
+    """sha256 of the request, to tell a retry from another request."""
+    revision: _builtins.int
+    """The session's revision after it."""
+    def __init__(
+        self,
+        *,
+        request_hash: _builtins.bytes = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_hash", b"request_hash", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
+@_typing.final
 class WindowEntry(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,0 +1,56 @@
+"""How much of everything a user may have. Each error names the limit that it is about."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.runtime.errors import InvalidArgument
+from services.session.archive import Archive
+from services.session.errors import LimitReached
+from services.session.model import Caller
+from services.session.ports import SessionStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Most:
+    """The limits, by the names of their settings."""
+
+    sessions_per_user: int = 10_000
+    metadata_bytes: int = 16_384
+
+
+class SessionLimits:
+    """Holds what is asked for against the limits."""
+
+    def __init__(self, store: SessionStore, archive: Archive, most: Most) -> None:
+        self._store = store
+        self._archive = archive
+        self._most = most
+
+    def check_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Raise InvalidArgument if the metadata is too large."""
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+        if size > self._most.metadata_bytes:
+            problem = (
+                f"its keys and values have {size} bytes, "
+                f"the limit metadata_bytes is {self._most.metadata_bytes}: leave some out"
+            )
+            raise InvalidArgument("metadata", problem)
+
+    async def require_room(self, caller: Caller) -> None:
+        """Raise LimitReached if the user can have no more sessions."""
+        most = self._most.sessions_per_user
+        archived = await self._archive.count_sessions(caller.tenant, caller.user)
+        # Most live sessions are archived, too: only near the limit each is looked at.
+        if archived + await self._store.list_length(caller.key) < most:
+            return
+        if archived + await self._only_here(caller, most) >= most:
+            raise LimitReached("sessions_per_user", most, "sessions of one user")
+
+    async def _only_here(self, caller: Caller, most: int) -> int:
+        """Return how many of the user's sessions the archive does not know yet."""
+        places = await self._store.list_page(caller.key, None, most + 1)
+        records = await self._store.sessions([session_id for _, session_id in places])
+        return sum(
+            record is not None and not record.tombstone and not record.archived_revision
+            for record in records
+        )

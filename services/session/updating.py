@@ -1,0 +1,80 @@
+"""Changes of a session's own fields. Pure."""
+
+from collections.abc import Sequence
+
+from maieutic.session.v1.record_pb2 import SessionRecord
+from maieutic.v1 import session_service_pb2 as pb
+from services.runtime.errors import InvalidArgument
+from services.session.errors import DocumentSetFixed, RevisionMismatch, SessionEnded
+from services.session.ids import document_set_id
+from services.session.model import Draft, timestamp
+from services.session.operations import done_before, done_now, request_hash
+
+FIELDS = ("title", "mode", "metadata", "document_ids")
+
+
+def check_mask(request: pb.UpdateSessionRequest) -> None:
+    """Raise InvalidArgument unless the mask names fields that can be changed."""
+    paths = request.update_mask.paths
+    if not paths or not set(paths) <= set(FIELDS):
+        problem = f"must name at least one of {', '.join(FIELDS)}, and nothing else"
+        raise InvalidArgument("update_mask", problem)
+
+
+def update(draft: Draft, request: pb.UpdateSessionRequest) -> pb.Session:
+    """Change the fields that the mask names; a request that was carried out changes nothing.
+
+    Raises RevisionMismatch, DocumentSetFixed and RequestIdTaken.
+    """
+    session, digest = draft.record.session, request_hash(request)
+    if done_before(draft, digest):
+        return session
+    if request.expected_revision not in (0, session.revision):
+        raise RevisionMismatch(session.session_id, request.expected_revision, session.revision)
+    named = set(request.update_mask.paths)
+    if "title" in named:
+        session.title = request.title
+    if "mode" in named:
+        session.mode = request.mode or pb.SESSION_MODE_DIRECT
+    if "metadata" in named:
+        session.ClearField("metadata")
+        session.metadata.update(request.metadata)
+    if "document_ids" in named:
+        _set_documents(session, request.document_ids)
+    done_now(draft, request.request_id, digest)
+    return session
+
+
+def _set_documents(session: pb.Session, document_ids: Sequence[str]) -> None:
+    if session.document_set_id and session.document_set_id != document_set_id(document_ids):
+        raise DocumentSetFixed(session.session_id)
+    session.ClearField("document_ids")
+    session.document_ids.extend(document_ids)
+
+
+def end(draft: Draft) -> pb.Session:
+    """Let no more turns begin; what was begun goes on."""
+    session = draft.record.session
+    if not session.HasField("end_time"):
+        session.end_time.CopyFrom(timestamp(draft.now_ms))
+        draft.touch()
+        draft.tell_session()
+    return session
+
+
+def use(draft: Draft) -> pb.Session:
+    """Note that the session was used now, so that it expires later."""
+    draft.touch()
+    draft.tell_session()
+    return draft.record.session
+
+
+def require_open(record: SessionRecord) -> None:
+    """Raise SessionEnded if no turn can begin in the session."""
+    if record.session.HasField("end_time"):
+        raise SessionEnded(record.session.session_id)
+
+
+def is_past(session: pb.Session, *, deleted: bool) -> bool:
+    """Whether a standing session has to give way to a new one."""
+    return deleted or session.HasField("end_time")
