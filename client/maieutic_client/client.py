@@ -1,7 +1,7 @@
 """The client: one connection, three groups of calls."""
 
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
@@ -9,7 +9,11 @@ from maieutic_client.connection import Connection
 from maieutic_client.documents import Documents
 from maieutic_client.retry import RetryPolicy
 from maieutic_client.sessions import Sessions
+from maieutic_client.tracing import Tracing
 from maieutic_client.turns import Turns
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 
 class Maieutic:
@@ -30,13 +34,15 @@ class Maieutic:
         user: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         retry: RetryPolicy | None = None,
+        tracer_provider: "TracerProvider | None" = None,
     ) -> Self:
         """Return a client of the gateway at *address* (host:port), to be used as a context.
 
         *user* names the end user whom a backend acts for; its key must allow that. Without
         *credentials* the connection is plain text, for this machine or behind a proxy with TLS:
         `grpc.ssl_channel_credentials()` is for a gateway with a public certificate. The first call
-        connects, and waits for a gateway that is still starting as *retry* says.
+        connects, and waits for a gateway that is still starting as *retry* says. Where
+        OpenTelemetry's API is installed each call is a span, of *tracer_provider* or the process's.
         """
         return cls(
             Connection(
@@ -45,6 +51,7 @@ class Maieutic:
                 user=user,
                 credentials=credentials,
                 retry=retry or RetryPolicy(),
+                tracing=Tracing(tracer_provider),
             )
         )
 

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from maieutic_client.errors import lifted
+from maieutic_client.errors import MaieuticError, lifted
 from maieutic_client.retry import Patience, RetryPolicy, passes_by_itself
+from maieutic_client.tracing import Metadata, Tracing
 
 UNARY_TIMEOUT_SECONDS = 30.0
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -43,12 +44,14 @@ class Connection:
         user: str | None,
         credentials: grpc.ChannelCredentials | None,
         retry: RetryPolicy,
+        tracing: Tracing,
     ) -> None:
         if credentials is None:
             self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
             self.channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
         self.retry = retry
+        self.tracing = tracing
         named = () if user is None else (("x-maieutic-user", user),)
         self.metadata = (("authorization", f"Bearer {api_key}"), *named)
 
@@ -60,10 +63,26 @@ class Connection:
         timeout: float = UNARY_TIMEOUT_SECONDS,  # noqa: ASYNC109 - it spans several tries
     ) -> R:
         """Return the answer; tries again what passes by itself, for *timeout* seconds at most."""
+        span = self.tracing.started(request)
+        try:
+            return await self._answer(method, request, timeout, (*self.metadata, *span.metadata))
+        except MaieuticError as error:
+            span.end(type(error).__name__)
+            raise
+        finally:
+            span.end()
+
+    async def _answer(
+        self,
+        method: "Callable[..., grpc.aio.UnaryUnaryCall[Any, R]]",
+        request: Any,
+        timeout: float,  # noqa: ASYNC109 - it spans several tries
+        metadata: Metadata,
+    ) -> R:
         patience = Patience(self.retry, timeout)
         while True:
             try:
-                return await method(request, timeout=patience.left(), metadata=self.metadata)
+                return await method(request, timeout=patience.left(), metadata=metadata)
             except grpc.aio.AioRpcError as failed:
                 error = lifted(failed)
             if not passes_by_itself(error):

@@ -10,6 +10,7 @@ from maieutic.v1 import turn_service_pb2 as pb
 from maieutic_client.connection import Connection
 from maieutic_client.errors import DeadlineExceeded, MaieuticError, Unavailable, lifted
 from maieutic_client.retry import Patience, link_broke, passes_by_itself
+from maieutic_client.tracing import CallSpan, Metadata
 
 if TYPE_CHECKING:
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
@@ -53,6 +54,7 @@ class TurnStream:
         self._timeout = timeout
         self._patience: Patience | None = None
         self._call: Any = None
+        self._span: CallSpan | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -78,6 +80,7 @@ class TurnStream:
         if self._call is not None:
             self._call.cancel()
             self._call = None
+        self._ended()
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,20 +120,38 @@ class TurnStream:
         return None if response is grpc.aio.EOF else response.frame
 
     def _open(self, timeout: float | None) -> Any:
-        metadata = self._connection.metadata
         if self._begin is not None and not self.turn_id:
+            metadata = self._metadata(self._begin)
             return self._stub.StreamTurn(self._begin, timeout=timeout, metadata=metadata)
         request = pb.WatchTurnRequest(turn_id=self.turn_id, cursor=self.cursor)
-        return self._stub.WatchTurn(request, timeout=timeout, metadata=metadata)
+        return self._stub.WatchTurn(request, timeout=timeout, metadata=self._metadata(request))
+
+    def _metadata(self, request: pb.StreamTurnRequest | pb.WatchTurnRequest) -> Metadata:
+        """Return what the stream carries; one span lasts over all its connections."""
+        if self._span is None:
+            self._span = self._connection.tracing.started(request)
+        return (*self._connection.metadata, *self._span.metadata)
 
     async def _recover(self, error: MaieuticError, patience: Patience) -> None:
         self._call = None
+        try:
+            await self._wait_to_go_on(error, patience)
+        except MaieuticError as final:
+            self._ended(type(final).__name__)
+            raise
+
+    async def _wait_to_go_on(self, error: MaieuticError, patience: Patience) -> None:
         if isinstance(error, DeadlineExceeded) and self.turn_id:
             message = f"turn {self.turn_id} goes on, but the time for watching it is spent"
             raise DeadlineExceeded(message) from error
         if not (passes_by_itself(error) or link_broke(error)):
             raise error
         await patience.after(error)
+
+    def _ended(self, failure: str = "") -> None:
+        if self._span is not None:
+            self._span.end(failure)
+            self._span = None
 
     def _known(self, frame: pb.TurnFrame) -> bool:
         """Return whether it is the accepted frame of a turn that began on an earlier stream."""
@@ -151,3 +172,4 @@ class TurnStream:
                 self.text = frame.snapshot.text
             case "outcome":
                 self.outcome, self.text = frame.outcome, frame.outcome.text
+                self._ended()

@@ -20,6 +20,7 @@ from services.agents.consumer import Worker
 from services.agents.ports import Model
 from services.agents.recorder import Recorder
 from services.agents.settings import AgentsSettings
+from services.agents.traced_model import TracedModel
 from services.agents.turn_run import TurnParts, TurnRun
 from services.agents.turn_work import TurnWork
 from services.runtime.bus import Bus
@@ -64,6 +65,7 @@ async def agents_service(
         serving(settings.server, lambda _: ()) as server,
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
     ):
+        model = TracedModel(model, provider=settings.model.provider)
         direct = DirectAgent(model, DocumentServiceStub(retrieval), direct_prompts())
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),

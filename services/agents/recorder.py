@@ -24,6 +24,7 @@ from maieutic.session.v1.turn_work_service_pb2 import (
 from services.agents.failures import TRANSIENT
 from services.agents.ports import AgentEvent
 from services.agents.turn_log import TurnLog
+from services.runtime import telemetry
 from services.runtime.errors import Internal, ServiceError, Unavailable, from_rpc
 
 if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
@@ -179,7 +180,9 @@ class Recorder:
         try:
             async with asyncio.timeout(None) as patience:
                 stream.opened(patience)
-                async for response in self._stub.RecordTurnEvents(stream.requests()):
+                with telemetry.untraced():
+                    responses = self._stub.RecordTurnEvents(stream.requests())
+                async for response in responses:
                     self._last_reply = asyncio.get_running_loop().time()
                     stream.answered(response)
         except grpc.aio.AioRpcError as error:

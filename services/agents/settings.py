@@ -34,6 +34,11 @@ class ModelSettings:
     calls_file: str = ""
     """File to which the scripted model appends the turn id of each call. Empty writes none."""
 
+    @property
+    def provider(self) -> str:
+        """Return who runs the model, as spans and metrics name it."""
+        return "anthropic" if self.kind == "claude" else self.kind
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentsSettings:

@@ -159,6 +159,7 @@ class TurnRun:
         """Claim the turn; raises TurnOver if there is nothing to do."""
         response = await self._parts.work.claim(self._job, self._claim_id)
         if response.HasField("claim"):
+            telemetry.link_to(response.claim.earlier_traceparents)
             return response.claim
         finished = response.finished if response.HasField("finished") else None
         raise TurnOver(finished)
@@ -226,14 +227,11 @@ class TurnRun:
 
     async def _publish(self, finished: TurnFinished) -> None:
         """Publish the outcome until the broker confirms it; doubles are recognised by their id."""
-        headers: dict[str, str] = {}
-        telemetry.inject(headers)
         message = OutgoingMessage(
             exchange="results",
             routing_key="turn.finished",
             body=finished.SerializeToString(),
             message_id=f"{finished.job.turn_id}:{finished.outcome.fence}",
-            headers=headers,
         )
         while True:
             try:

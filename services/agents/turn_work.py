@@ -23,6 +23,7 @@ from maieutic.v1.turn_service_pb2 import Usage
 from services.agents.failures import TRANSIENT, Failure
 from services.agents.ports import Answer
 from services.agents.turn_log import TurnLog
+from services.runtime import telemetry
 from services.runtime.errors import (
     PermissionDenied,
     Unauthenticated,
@@ -56,7 +57,12 @@ class TurnWork:
 
     async def claim(self, job: RunTurn, claim_id: str) -> ClaimTurnResponse:
         """Take the turn under a lease."""
-        request = ClaimTurnRequest(worker_id=self._worker_id, claim_id=claim_id, job=job)
+        request = ClaimTurnRequest(
+            worker_id=self._worker_id,
+            claim_id=claim_id,
+            job=job,
+            traceparent=telemetry.traceparent(),
+        )
         return await _persistently(self._stub.ClaimTurn, request)
 
     async def complete(self, log: TurnLog, last_seq: int, answer: Answer) -> CompleteTurnResponse:

@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opentelemetry.trace import SpanKind
-
 from services.persistence.confirming import Confirmations
 from services.persistence.errors import ArchiveUnavailable, Refused, Unreadable
 from services.persistence.facts import read_fact
@@ -20,6 +18,7 @@ from services.persistence.model import Applied, Fact
 from services.persistence.ports import Facts
 from services.persistence.retrying import until_done
 from services.persistence.settings import BatchOptions
+from services.persistence.tracing import archiving
 from services.runtime import names, telemetry
 from services.runtime.bus import Bus, BusUnavailable, Deliveries, Delivery
 
@@ -78,11 +77,7 @@ class Consumer:
             raise
 
     async def _take(self, batch: Sequence[Delivery]) -> None:
-        links = [link for delivery in batch for link in telemetry.links_to(delivery.headers)]
-        size = {names.BATCH_SIZE: len(batch)}
-        with telemetry.span(
-            names.ARCHIVE_BATCH, kind=SpanKind.CONSUMER, links=links, attributes=size
-        ):
+        with archiving(batch):
             held = [taken for delivery in batch if (taken := await self._understood(delivery))]
             if held:
                 await self._keep(held)

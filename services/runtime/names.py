@@ -19,6 +19,7 @@ class Metric:
 
 
 SLOW_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+TOKENS = (1.0, 10.0, 100.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6)
 FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 # --- gRPC ---------------------------------------------------------------------------------------
@@ -94,6 +95,35 @@ ACTIVE_TURNS = Metric(
     name="maieutic.agents.turns.active", unit="{turn}", help="Turns running now, by lane"
 )
 
+# --- models -------------------------------------------------------------------------------------
+CHAT = "chat {}"
+"""Span of one call of a model, by the model."""
+MODEL_OPERATION = "gen_ai.operation.name"
+MODEL_PROVIDER = "gen_ai.provider.name"
+MODEL_NAME = "gen_ai.response.model"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - no secret
+MODEL_DURATION = Metric(
+    name="gen_ai.client.operation.duration",
+    unit="s",
+    help="Duration of calls of a model, to the last word, by model and error",
+    buckets=SLOW_SECONDS,
+)
+MODEL_FIRST_TEXT = Metric(
+    name="gen_ai.client.operation.time_to_first_chunk",
+    unit="s",
+    help="From the start of a call of a model to its first words",
+    buckets=SLOW_SECONDS,
+)
+MODEL_TOKENS = Metric(
+    name="gen_ai.client.token.usage",
+    unit="{token}",
+    help="Tokens of a call of a model, by model and by whether they were read or written",
+    buckets=TOKENS,
+)
+
 # --- turns at the session service ---------------------------------------------------------------
 TRANSACT = "session transaction"
 """Span of one change of a session, with everything that it had to start again for."""
@@ -145,6 +175,10 @@ STORE_MEMORY = Metric(
 # --- the archive --------------------------------------------------------------------------------
 ARCHIVE_BATCH = "archive batch"
 """Span of one batch, linked to the spans that published its messages."""
+ARCHIVE_FACT = "archive {}"
+"""Span of one message, in its own trace, until it is answered; linked to its batch."""
+ARCHIVE_TRANSACTION = "archive transaction"
+"""Span of one transaction of the database, from its connection to the commit."""
 FACT_KIND = "maieutic.archive.kind"
 BATCH_SIZE = "messaging.batch.message_count"
 ARCHIVED_FACTS = Metric(

@@ -5,7 +5,14 @@ and tasks started inside inherit it, so five services in one process stay apart.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -48,6 +55,8 @@ EXPORT_SECONDS = 3.0
 """Limit of one export with its retries, and so of what a collector that is away costs a stop."""
 SPAN_SECONDS = 1.0
 """Spans leave at least this often, so that little is missing of a process that is killed."""
+TRACE_ID_END = 35
+"""Of a traceparent, which begins with a version of two digits and a trace id of 32."""
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -212,6 +221,25 @@ def span(
             raise
 
 
+@contextmanager
+def span_aside(
+    name: str, *, kind: SpanKind, attributes: Mapping[str, AttributeValue]
+) -> Iterator[Span]:
+    """Like `span`, for a block that other code runs in between, as a stream's: not the running one.
+
+    Otherwise it would be the parent of whatever the reader of the stream does.
+    """
+    opened = current().tracer.start_span(name, kind=kind, attributes=attributes)
+    try:
+        yield opened
+    # As in `span`: whatever it is, it is raised again.
+    except Exception as error:
+        mark_failed(opened, type(error).__qualname__)
+        raise
+    finally:
+        opened.end()
+
+
 def mark_failed(failed: Span, error_type: str) -> None:
     """Give the span the status ERROR with a type from a small fixed set."""
     failed.set_attribute(names.ERROR_TYPE, error_type)
@@ -226,6 +254,25 @@ def inject(headers: MutableMapping[str, str], of: Span | None = None) -> None:
 def extract(headers: Mapping[str, str]) -> Context:
     """Return the trace context that *headers* carry, to be a span's parent; empty without one."""
     return _W3C.extract(headers, Context())
+
+
+def traceparent() -> str:
+    """Return the running span as W3C text; empty if it is not recorded."""
+    headers: dict[str, str] = {}
+    if get_current_span().get_span_context().trace_flags.sampled:
+        inject(headers)
+    return headers.get("traceparent", "")
+
+
+def here_or(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the running span's context if it is in the trace of *headers*, else *headers*."""
+    running: dict[str, str] = {}
+    inject(running)
+    return running if _trace_id(running) == _trace_id(headers) else headers
+
+
+def _trace_id(headers: Mapping[str, str]) -> str:
+    return headers.get("traceparent", "")[:TRACE_ID_END]
 
 
 @contextmanager
@@ -252,6 +299,13 @@ def links_to(headers: Mapping[str, str]) -> list[Link]:
     """Return a link to the span that sent *headers*, as a consumer of a batch needs it."""
     context = get_current_span(extract(headers)).get_span_context()
     return [Link(context)] if context.is_valid else []
+
+
+def link_to(traceparents: Iterable[str]) -> None:
+    """Link the running span to others, given as W3C text."""
+    running = get_current_span()
+    for link in [one for text in traceparents for one in links_to({"traceparent": text})]:
+        running.add_link(link.context)
 
 
 async def _scraped(stack: AsyncExitStack, listen: str) -> MetricReader:

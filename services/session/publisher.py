@@ -65,10 +65,11 @@ class Publisher:
         """Publish what a committed draft calls for; returns the task of its job, if it has one."""
         job: asyncio.Task[bool] | None = None
         for effect in draft.effects:
+            trace = telemetry.here_or(effect.job.trace_context)
             if isinstance(effect, RunJob):
-                job = self._start(self._job(effect))
+                job = self._start(self._job(effect, trace))
             else:
-                self._start(self._finished(effect))
+                self._start(self._finished(effect, trace))
         if draft.out:
             self.pump_soon(shard_of(draft.session_id))
         return job
@@ -95,12 +96,12 @@ class Publisher:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _job(self, effect: RunJob) -> bool:
+    async def _job(self, effect: RunJob, trace: Mapping[str, str]) -> bool:
         job = effect.job
         key = "suspect" if effect.suspect else job.lane
         self._unconfirmed.setdefault(job.turn_id, time.monotonic())
         try:
-            with telemetry.continuing(job.trace_context):
+            with telemetry.continuing(trace):
                 if not await self._publish("turns", key, job.SerializeToString(), job.turn_id):
                     return False
                 await self._confirmed(job)
@@ -118,10 +119,10 @@ class Publisher:
             Reads(turns=[job.turn_id]),
         )
 
-    async def _finished(self, finished: TurnFinished) -> None:
+    async def _finished(self, finished: TurnFinished, trace: Mapping[str, str]) -> None:
         message_id = f"{finished.job.turn_id}:{finished.outcome.fence}"
         body = finished.SerializeToString()
-        with telemetry.continuing(finished.job.trace_context):
+        with telemetry.continuing(trace):
             await self._publish("results", "turn.finished", body, message_id)
 
     async def _pump(self, shard: int) -> None:

@@ -21,6 +21,7 @@ from services.agents.ports import (
     ModelUsage,
     TextDelta,
 )
+from services.agents.traced_model import TracedModel
 from tests.emulators.anthropic import anthropic_emulator
 
 
@@ -37,6 +38,7 @@ MODELS: dict[str, Callable[[], AbstractAsyncContextManager[Model]]] = {
     "offline with pauses": lambda: nullcontext(OfflineModel(chunk_delay=0.001)),
     "claude": emulated_claude,
     "scripted": lambda: nullcontext(ScriptedModel()),
+    "traced": lambda: nullcontext(TracedModel(ScriptedModel(), provider="scripted")),
     "scripted in chunks": lambda: nullcontext(
         ScriptedModel(Script(text="äöü " * 50, chunks=7, delay=0.001))
     ),

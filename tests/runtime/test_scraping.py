@@ -3,6 +3,7 @@
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,30 @@ async def test_an_address_in_use_is_an_error_at_the_start() -> None:
         with pytest.raises(OSError, match="in use"):
             async with telemetry("session", options):
                 pass
+
+
+UNITS = {"s": "_seconds", "By": "_bytes"}
+
+
+def all_metrics() -> list[names.Metric]:
+    return [one for one in vars(names).values() if isinstance(one, names.Metric)]
+
+
+def prometheus_name(metric: names.Metric) -> str:
+    return metric.name.replace(".", "_") + UNITS.get(metric.unit, "")
+
+
+async def test_every_metric_has_the_name_on_the_page_that_its_documentation_gives() -> None:
+    async with (
+        metrics_endpoint("127.0.0.1:0") as endpoint,
+        telemetry("session", TelemetryOptions(), metric_readers=[endpoint.reader()]) as recorded,
+    ):
+        for metric in all_metrics():
+            recorded.gauge(metric).set(1)
+        page = await scraped(endpoint.address)
+
+    text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    for metric in all_metrics():
+        name = prometheus_name(metric)
+        assert name in page
+        assert f"| `{metric.name}` | `{name}` | {metric.help} |" in text

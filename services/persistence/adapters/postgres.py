@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from services.persistence.adapters.sql import Row
+from services.persistence.adapters.sql import Row, transaction_span
 from services.persistence.errors import ArchiveUnavailable, Refused
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class PostgresDatabase:
     async def _transaction(
         self, *, isolation: str, readonly: bool
     ) -> AsyncIterator[PostgresConnection]:
-        with translated_errors():
+        with transaction_span("postgresql", readonly=readonly), translated_errors():
             async with (
                 self._pool.acquire(timeout=self._acquire_timeout) as connection,
                 connection.transaction(isolation=isolation, readonly=readonly),

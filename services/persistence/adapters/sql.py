@@ -5,9 +5,14 @@ spells them otherwise.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, Protocol
+
+from opentelemetry.trace import Span, SpanKind
+
+from services.persistence.errors import ArchiveUnavailable, Refused
+from services.runtime import names, telemetry
 
 
 class Row(Protocol):
@@ -42,6 +47,17 @@ class Database(Protocol):
     def writing(self) -> AbstractAsyncContextManager[Connection]:
         """Open a transaction that sees what others have committed, statement by statement."""
         ...
+
+
+def transaction_span(system: str, *, readonly: bool) -> AbstractContextManager[Span]:
+    """Return the span of a transaction; what a caller raises inside for itself is no failure."""
+    operation = "read" if readonly else "write"
+    return telemetry.span(
+        names.ARCHIVE_TRANSACTION,
+        kind=SpanKind.CLIENT,
+        attributes={names.DB_SYSTEM: system, names.DB_OPERATION: operation},
+        failures=(ArchiveUnavailable, Refused),
+    )
 
 
 def moment(value: datetime | str) -> datetime:

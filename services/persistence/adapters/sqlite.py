@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import aiosqlite
 
-from services.persistence.adapters.sql import Row
+from services.persistence.adapters.sql import Row, transaction_span
 from services.persistence.errors import ArchiveUnavailable, Refused
 
 NOW = "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'"
@@ -63,14 +63,16 @@ class SqliteDatabase:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[SqliteConnection]:
         """Open a transaction on one snapshot of the database."""
-        async with self._reading, _transaction(self._reader, "BEGIN"):
-            yield SqliteConnection(self._reader)
+        with transaction_span("sqlite", readonly=True):
+            async with self._reading, _transaction(self._reader, "BEGIN"):
+                yield SqliteConnection(self._reader)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[SqliteConnection]:
         """Open the one transaction that may write."""
-        async with self._writing, _transaction(self._writer, "BEGIN IMMEDIATE"):
-            yield SqliteConnection(self._writer)
+        with transaction_span("sqlite", readonly=False):
+            async with self._writing, _transaction(self._writer, "BEGIN IMMEDIATE"):
+                yield SqliteConnection(self._writer)
 
 
 @asynccontextmanager

@@ -1,0 +1,66 @@
+"""A deployment that exports everything, and the collector that it exports to."""
+
+import asyncio
+from collections.abc import AsyncIterator, Generator
+
+import pytest
+import pytest_asyncio
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from maieutic_client import Maieutic
+from tests.backends.postgres import PostgresServer
+from tests.backends.process import free_port
+from tests.backends.rabbitmq import RabbitNode
+from tests.collector import Collector
+from tests.stack import SERVICES, TIMING, RealStack, real_stack, shown
+from tests.traces.observed import Observed
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def observed(
+    rabbit_node: RabbitNode, postgres_server: PostgresServer
+) -> AsyncIterator[Observed]:
+    collector = Collector()
+    pages = {service: f"127.0.0.1:{free_port()}" for service in SERVICES}
+    async with collector.serving() as endpoint:
+        exported = {
+            service: {
+                **TIMING.get(service, {}),
+                "TELEMETRY_ENDPOINT": endpoint,
+                "TELEMETRY_METRICS_LISTEN": pages[service],
+                "TELEMETRY_LOG_FORM": "json",
+            }
+            for service in SERVICES
+        }
+        async with real_stack(rabbit_node, postgres_server, settings=exported) as stack:
+            yield Observed(stack=stack, collector=collector, endpoint=endpoint, pages=pages)
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def client(observed: Observed) -> AsyncIterator[Maieutic]:
+    """A caller that is traced, too."""
+    exporter = OTLPSpanExporter(endpoint=observed.endpoint, insecure=True)
+    provider = TracerProvider(resource=Resource.create({"service.name": "client"}))
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=100))
+    stack = observed.stack
+    async with Maieutic.connect(
+        stack.address("gateway"), api_key=stack.api_key, tracer_provider=provider
+    ) as connected:
+        yield connected
+    await asyncio.to_thread(provider.shutdown)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the processes' logs with a failure."""
+    report = yield
+    found = getattr(item, "funcargs", {}).get("observed")
+    stack = found.stack if isinstance(found, Observed) else None
+    if report.failed and isinstance(stack, RealStack):
+        report.sections.append(("logs of the services", shown(stack.logs())))
+    return report
