@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,9 @@ from services.retrieval.errors import (
     IndexUnavailable,
 )
 from services.runtime import deadline
-from services.runtime.errors import ServiceError
+from services.runtime.errors import ServiceError, Unavailable
 from tests.emulators.pinecone_plan import Fault, Rule
-from tests.retrieval.running import CountingEmbedder, running_retrieval
+from tests.retrieval.running import CountingEmbedder, refusal_of, running_retrieval
 from tests.retrieval.vectors_at_pinecone import (
     CHUNKS,
     TENANT,
@@ -178,14 +179,15 @@ async def test_a_limit_is_given_the_time_it_asks_for(pinecone: Pinecone) -> None
 
 
 async def test_a_deadline_bounds_all_attempts(pinecone: Pinecone) -> None:
-    async with pinecone.opened(connections=2) as index:
+    async with pinecone.opened(connections=2, timeout=FOREVER) as index:
         await add(index)
         pinecone.emulator.follow([Rule(delay=FOREVER)])
         # Some of them do not even get a connection.
         with deadline.within(0.3):
-            results = await asyncio.gather(
-                *(nearest(index, n) for n in range(6)), return_exceptions=True
-            )
+            async with asyncio.timeout(FOREVER / 4):
+                results = await asyncio.gather(
+                    *(nearest(index, n) for n in range(6)), return_exceptions=True
+                )
         assert [type(one) for one in results] == [IndexTooSlow] * 6
         await wait_until(lambda: pinecone.emulator.connections() == 0)
         assert pinecone.emulator.count("/query") == 2
@@ -330,6 +332,27 @@ async def test_the_service_keeps_its_documents_at_pinecone(
         assert {one.document_name for one in await ana.search("sky")} == {"bread"}
         assert len(pinecone.stored()) == 1
     assert pinecone.emulator.ended("reset") > 0
+
+
+async def test_the_service_starts_while_pinecone_is_away_and_finds_it_when_it_is_back(
+    pinecone: Pinecone, tmp_path: Path, embedder: CountingEmbedder
+) -> None:
+    pinecone.emulator.follow([Rule(fault="reset")])
+    options = replace(pinecone.options, reconnects=1)
+    async with running_retrieval(tmp_path, pinecone=options, embedder=embedder) as retrieval:
+        user = retrieval.user()
+        assert not (await user.page()).documents
+        assert isinstance(await refusal_of(user.add("Bread is baked.")), Unavailable)
+        pinecone.emulator.follow([])
+        await user.add("Bread is baked.")
+        assert await user.search("bread")
+
+
+async def test_a_bad_key_is_said_at_the_start(pinecone: Pinecone) -> None:
+    pinecone.emulator.follow([Rule(fault="status", status=401)])
+    with pytest.raises(IndexRefused, match="key"):
+        async with pinecone.opened():
+            pass
 
 
 async def test_the_service_says_that_a_key_is_needed(

@@ -1,12 +1,15 @@
 """Retries at Pinecone: what is tried again, how long is waited, and when a host is left alone."""
 
+import asyncio
+
 import httpx
 import pytest
 from pinecone import PineconeConnectionError, PineconeTimeoutError, PineconeValueError
 
 from services.retrieval.adapters.breaker import Breaker
-from services.retrieval.adapters.pinecone_calls import Retries
+from services.retrieval.adapters.pinecone_calls import Calls, Retries
 from services.retrieval.adapters.pinecone_faults import Fault, Kind, fault_of
+from services.retrieval.errors import IndexRefused
 from services.retrieval.settings import PineconeOptions
 
 
@@ -70,6 +73,84 @@ def test_no_wait_is_longer_than_what_the_caller_has_left() -> None:
     assert Retries(options).wait_after(fault, left=None) == 2.0
     assert Retries(options).wait_after(fault, left=1.0) is None
     assert Retries(options).wait_after(fault, left=0.0) is None
+
+
+class CountedHandle:
+    """Takes a moment to close, as a connection does."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.may_close = asyncio.Event()
+        self.may_close.set()
+
+    async def close(self) -> None:
+        await self.may_close.wait()
+        self.closed = True
+
+
+class Handles:
+    """Makes handles, and keeps them to be looked at."""
+
+    def __init__(self) -> None:
+        self.made: list[CountedHandle] = []
+
+    def calls(self) -> Calls[CountedHandle]:
+        def opened() -> CountedHandle:
+            self.made.append(CountedHandle())
+            return self.made[-1]
+
+        return Calls("host", PineconeOptions(backoff=0.0, reconnects=4), opened)
+
+
+async def test_every_attempt_has_a_handle_of_its_own_which_is_closed_before_the_next() -> None:
+    handles = Handles()
+    used: list[CountedHandle] = []
+
+    async def work(handle: CountedHandle) -> str:
+        assert all(one.closed for one in used)
+        used.append(handle)
+        if len(used) < 4:
+            raise PineconeConnectionError("lost")
+        return "done"
+
+    assert await handles.calls().run("work", work) == "done"
+    assert used == handles.made
+    assert len(used) == 4
+    assert all(one.closed for one in used)
+
+
+@pytest.mark.parametrize("error", [PineconeValueError("wrong"), KeyError("a bug")])
+async def test_a_handle_is_closed_after_an_error(error: Exception) -> None:
+    handles = Handles()
+
+    async def work(_: CountedHandle) -> None:
+        raise error
+
+    with pytest.raises((IndexRefused, KeyError)):
+        await handles.calls().run("work", work)
+    assert [one.closed for one in handles.made] == [True]
+
+
+async def test_a_handle_is_closed_though_its_caller_is_cancelled_twice() -> None:
+    handles = Handles()
+    calls, begun = handles.calls(), asyncio.Event()
+
+    async def work(handle: CountedHandle) -> None:
+        handle.may_close.clear()
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(calls.run("work", work))
+    await begun.wait()
+    for _ in range(2):
+        task.cancel()
+        await asyncio.wait([task], timeout=0.02)
+    assert task.cancelled()
+    (handle,) = handles.made
+    assert not handle.closed
+    handle.may_close.set()
+    await calls.closed()
+    assert handle.closed
 
 
 class Clock:

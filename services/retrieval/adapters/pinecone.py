@@ -1,9 +1,10 @@
 """Vectors at Pinecone."""
 
 import asyncio
+import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -34,6 +35,8 @@ from services.retrieval.model import Chunk
 from services.retrieval.ports import Hit, Vectors
 from services.retrieval.settings import PineconeOptions
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 NO_RETRIES = RetryConfig(max_retries=0)
@@ -63,17 +66,19 @@ class PineconeVectorIndex:
 
     def __init__(
         self,
-        calls: Calls[AsyncIndex],
+        connect: Callable[[], Awaitable[Calls[AsyncIndex]]],
         *,
         space: Callable[[str], str],
         dimension: int,
         settled: float,
     ) -> None:
-        """Use *calls*; *space* turns a tenant into Pinecone's namespace.
+        """Find the index by *connect*; *space* turns a tenant into Pinecone's namespace.
 
         *settled* is how many seconds writes may take until they can be searched.
         """
-        self._calls = calls
+        self._connect = connect
+        self._connecting = asyncio.Lock()
+        self._calls: Calls[AsyncIndex] | None = None
         self._space = space
         self._dimension = dimension
         self._settled = settled
@@ -84,22 +89,25 @@ class PineconeVectorIndex:
     async def open(
         cls, name: str, options: PineconeOptions, *, embedder: str, dimension: int
     ) -> AsyncIterator[Self]:
-        """Use the index of that name, made if there is none.
+        """Use the index of that name, made if there is none; if Pinecone is away, once it is back.
 
-        Raises IndexMismatch if it holds other vectors, and what a `VectorIndex` raises.
+        Raises IndexMismatch if it holds other vectors, and IndexRefused.
         """
-        trusted = trusting(options.ca_file)
-        host = options.host
-        if not host:
-            client = partial(open_client, options, trusted)
-            async with Calls.open(options.control_host, options, client) as control:
-                host = await ensure_index(control, name, dimension=dimension, options=options)
-        handle = partial(open_handle, host, options, trusted)
-        async with Calls.open(host, options, handle) as calls:
-            if options.host:
-                await check_index(calls, name, dimension=dimension)
-            space = partial(space_of, options.scope, embedder)
-            yield cls(calls, space=space, dimension=dimension, settled=options.settled)
+        index = cls(
+            partial(connected, name, options, dimension=dimension),
+            space=partial(space_of, options.scope, embedder),
+            dimension=dimension,
+            settled=options.settled,
+        )
+        try:
+            await index._connected()
+        except IndexUnavailable as error:
+            log.warning("vector index: away, looked for again when needed", exc_info=error)
+        try:
+            yield index
+        finally:
+            if index._calls:
+                await index._calls.closed()
 
     async def missing(self, namespace: str, chunk_ids: Collection[str]) -> frozenset[str]:
         """Return those of the ids that are not stored."""
@@ -123,7 +131,7 @@ class PineconeVectorIndex:
             return False
         written = await self._write(space, records_of(document_id, chunk_ids, known))
         await self._settle(space, written)
-        has = await self._calls.run("list", partial(_listed, space, prefix_of(document_id)))
+        has = await self._run("list", partial(_listed, space, prefix_of(document_id)))
         await self._delete(space, has - {record_id(document_id, one) for one in chunk_ids})
         for chunk_id in known:
             self._held.pop((space, chunk_id), None)
@@ -132,7 +140,7 @@ class PineconeVectorIndex:
     async def unlink(self, namespace: str, document_id: str) -> None:
         """Remove the document with its vectors."""
         space = self._space(namespace)
-        has = await self._calls.run("list", partial(_listed, space, prefix_of(document_id)))
+        has = await self._run("list", partial(_listed, space, prefix_of(document_id)))
         await self._delete(space, has)
 
     async def search(
@@ -149,13 +157,23 @@ class PineconeVectorIndex:
         ]
         return _distinct(sorted(hits, key=lambda hit: -hit.score))[:limit]
 
+    async def _run(self, operation: str, work: Callable[[AsyncIndex], Awaitable[T]]) -> T:
+        calls = self._calls or await self._connected()
+        return await calls.run(operation, work)
+
+    async def _connected(self) -> Calls[AsyncIndex]:
+        async with self._connecting:
+            if self._calls is None:
+                self._calls = await self._connect()
+            return self._calls
+
     async def _nearest(
         self, space: str, vector: Vectors, document_ids: Sequence[str], limit: int
     ) -> list[Hit]:
         top = min(limit, MOST_MATCHES)
         while True:
             query = partial(_query, space, numbers(vector), document_ids, top)
-            found = await self._calls.run("search", query)
+            found = await self._run("search", query)
             hits = _distinct(found)
             if len(hits) >= limit or len(found) < top or top == MOST_MATCHES:
                 return hits
@@ -174,7 +192,7 @@ class PineconeVectorIndex:
         # A chunk of many documents may fill an answer alone: then the others are asked for again.
         found: dict[str, Embedded] = {}
         while wanted := [chunk_id for chunk_id in chunk_ids if chunk_id not in found]:
-            some, complete = await self._calls.run("read chunks", partial(_chunks, space, wanted))
+            some, complete = await self._run("read chunks", partial(_chunks, space, wanted))
             found |= some
             if complete or not some:
                 break
@@ -184,14 +202,14 @@ class PineconeVectorIndex:
         """Return the place of the last write in the namespace's log, None if that is not told."""
         written = None
         for some in requests_of(records):
-            written = await self._calls.run("write", partial(_upserted, space, some))
+            written = await self._run("write", partial(_upserted, space, some))
         return written
 
     async def _settle(self, space: str, written: int | None) -> None:
         """Return once a search sees that write: reads lag behind writes, by seconds at times."""
         give_up = time.monotonic() + self._settled
         while written is not None:
-            seen = await self._calls.run("settle", partial(_seen, space, self._dimension))
+            seen = await self._run("settle", partial(_seen, space, self._dimension))
             if seen is None or seen >= written:
                 return
             if time.monotonic() > give_up:
@@ -201,7 +219,19 @@ class PineconeVectorIndex:
 
     async def _delete(self, space: str, ids: Collection[str]) -> None:
         for some in _parts(sorted(ids), DELETED_AT_A_TIME):
-            await self._calls.run("delete", partial(_deleted, space, some))
+            await self._run("delete", partial(_deleted, space, some))
+
+
+async def connected(name: str, options: PineconeOptions, *, dimension: int) -> Calls[AsyncIndex]:
+    """Find the index of that name, or make it, and see that it is for such vectors."""
+    trusted = trusting(options.ca_file)
+    if not options.host:
+        control = Calls(options.control_host, options, partial(open_client, options, trusted))
+        host = await ensure_index(control, name, dimension=dimension, options=options)
+        return Calls(host, options, partial(open_handle, host, options, trusted))
+    calls = Calls(options.host, options, partial(open_handle, options.host, options, trusted))
+    await check_index(calls, name, dimension=dimension)
+    return calls
 
 
 @cache

@@ -11,7 +11,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from services.retrieval.adapters.breaker import Breaker
 from services.retrieval.adapters.pinecone_faults import (
@@ -94,25 +94,13 @@ class Calls(Generic[H]):
     """Runs operations at one host."""
 
     def __init__(self, host: str, options: PineconeOptions, open_handle: Callable[[], H]) -> None:
-        """See `open`."""
+        """Make every attempt on a handle that *open_handle* makes."""
         self._host = host
         self._options = options
         self._open_handle = open_handle
         self._slots = asyncio.Semaphore(options.connections)
         self._breaker = Breaker(failures=options.breaker_failures, pause=options.breaker_pause)
         self._closing: set[asyncio.Future[None]] = set()
-
-    @classmethod
-    @asynccontextmanager
-    async def open(
-        cls, host: str, options: PineconeOptions, open_handle: Callable[[], H]
-    ) -> AsyncIterator[Self]:
-        """Make every attempt on a handle that *open_handle* makes; in the end all are closed."""
-        calls = cls(host, options, open_handle)
-        try:
-            yield calls
-        finally:
-            await asyncio.gather(*calls._closing)
 
     async def run(self, operation: str, work: Callable[[H], Awaitable[T]]) -> T:
         """Do the work, which may be done more than once; raises domain errors only."""
@@ -127,6 +115,10 @@ class Calls(Generic[H]):
                 _count(operation, number, "ok")
                 return result
         raise AssertionError  # never: count has no end
+
+    async def closed(self) -> None:
+        """Return once no handle is open any more."""
+        await asyncio.gather(*self._closing)
 
     async def _wait(
         self, operation: str, number: int, retries: Retries, failed: AttemptFailed
