@@ -72,6 +72,7 @@ def existing(secrets_folder: Path) -> SecretData:
         "maieutic-internal-tls": certificate,
         "maieutic-public-tls": certificate,
         "public-tls": certificate,
+        "maieutic-pinecone": {"api-key": "pc-key"},
         "maieutic-claude": {"token": "sk-key"},
     }
 
@@ -347,6 +348,7 @@ def test_what_is_nearer_to_the_pod_goes_before_and_reaches_no_neighbour(
         ("session.env.MAIEUTIC_LEAS=3", "no setting MAIEUTIC_LEAS"),
         ("agents.env.MAIEUTIC_GRACE=3", "the chart itself sets MAIEUTIC_GRACE"),
         ("retrieval.replicas=2", "a local index is for one process"),
+        ("retrieval.index.url=pinecone://a", "index.pinecone.existingSecret: name the Secret"),
         ("agents.model=claude", "agents.claude.existingSecret: name the Secret"),
         ("agents.autoscaling.enabled=true", "keda.existingSecret"),
     ],

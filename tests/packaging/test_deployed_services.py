@@ -3,7 +3,8 @@
 import base64
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.backends.rabbitmq import RabbitNode
 from tests.backends.redis import redis_server
 from tests.certificates import Authority
 from tests.conversation.texts import TEA
+from tests.emulators.pinecone import pinecone_emulator
 from tests.packaging.deployed import (
     Deployed,
     Render,
@@ -33,7 +35,6 @@ from tests.stack import without_queues
 from tests.waiting import wait_until
 
 PATIENCE = 30.0
-TLS_SECRET = "localhost-tls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,44 +74,70 @@ async def stores(rabbit_node: RabbitNode, postgres_server: PostgresServer) -> As
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a deployment is made with."""
+
+    stores: Stores
+    rendering: Render
+    secrets_folder: Path
+    folder: Path
+    """Scratch, empty."""
+
+
 @pytest.fixture
-def charted(stores: Stores, rendering: Render, tmp_path: Path) -> Deployment:
+def machine(stores: Stores, rendering: Render, secrets_folder: Path, tmp_path: Path) -> Machine:
+    return Machine(
+        stores=stores, rendering=rendering, secrets_folder=secrets_folder, folder=tmp_path
+    )
+
+
+@asynccontextmanager
+async def charted(machine: Machine) -> AsyncIterator[Deployment]:
     """The chart with its own values; only the stores are named."""
-    return from_chart(rendering, stores, tmp_path, {})
+    yield from_chart(machine, {})
 
 
-@pytest.fixture
-def charted_with_tls(stores: Stores, rendering: Render, tmp_path: Path) -> Deployment:
-    """The chart with TLS on every link, and certificates on both sides inside."""
-    authority = Authority(tmp_path, "authority")
+@asynccontextmanager
+async def charted_as_in_production(machine: Machine) -> AsyncIterator[Deployment]:
+    """The chart with TLS on every link, certificates on both sides inside, and Pinecone."""
+    authority = Authority(machine.folder, "authority")
     pair = authority.certify("maieutic")
     files = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority.file}
     secret = {name: Path(file).read_text() for name, file in files.items()}
-    internal = {"existingSecret": TLS_SECRET, "serverName": "localhost"}
-    values = {
-        "tls": {"internal": internal, "public": {"existingSecret": TLS_SECRET}},
-        # One lane answers; the default values have shown the others.
-        "agents": {"lanes": {"analysis": None, "long": None}},
-    }
-    made = from_chart(rendering, stores, tmp_path, values, {TLS_SECRET: secret})
-    return replace(made, authority=secret["ca.crt"])
+    existing = {"everybodys-tls": secret, "pinecone": {"api-key": "pc-key"}}
+    async with pinecone_emulator() as pinecone:
+        values = {
+            "tls": {
+                "internal": {"existingSecret": "everybodys-tls", "serverName": "localhost"},
+                "public": {"existingSecret": "everybodys-tls"},
+            },
+            "retrieval": {
+                "index": {"url": "pinecone://docs", "pinecone": {"existingSecret": "pinecone"}},
+                "env": {"MAIEUTIC_PINECONE_CONTROL_HOST": pinecone.url},
+            },
+            # One lane answers; the default values have shown the others.
+            "agents": {"lanes": {"analysis": None, "long": None}},
+        }
+        made = from_chart(machine, values, existing)
+        yield replace(made, authority=secret["ca.crt"])
+        assert pinecone.indexes.keys() == {"docs"}
 
 
 def from_chart(
-    rendering: Render,
-    stores: Stores,
-    folder: Path,
+    machine: Machine,
     values: Mapping[str, object],
     existing: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Deployment:
+    stores = machine.stores
     urls = {
         "redis": {"url": stores.redis},
         "rabbitmq": {"url": stores.rabbitmq},
         "postgres": {"url": stores.postgres},
     }
-    file = folder / "values.json"
+    file = machine.folder / "values.json"
     file.write_text(json.dumps({"stores": urls, **values}))
-    documents = rendering("--values", file)
+    documents = machine.rendering("--values", file)
     keys = by_name(documents, "Secret")["rel-maieutic-api-keys"]["data"]
     return Deployment(
         parts=deployed_by_chart(documents, existing or {}),
@@ -119,9 +146,10 @@ def from_chart(
     )
 
 
-@pytest.fixture
-def composed(stores: Stores, secrets_folder: Path) -> Deployment:
+@asynccontextmanager
+async def composed(machine: Machine) -> AsyncIterator[Deployment]:
     """compose.yaml with its own secrets, but for the URLs of its stores."""
+    stores, secrets_folder = machine.stores, machine.secrets_folder
     urls = {
         "/run/secrets/redis-url": stores.redis,
         "/run/secrets/rabbitmq-url": stores.rabbitmq,
@@ -132,18 +160,20 @@ def composed(stores: Stores, secrets_folder: Path) -> Deployment:
         for part in deployed_by_compose(secrets_folder)
     ]
     key = (secrets_folder / "admin-key").read_text().strip()
-    return Deployment(parts=parts, hosts=hosts_of_compose(parts), key=key)
+    yield Deployment(parts=parts, hosts=hosts_of_compose(parts), key=key)
 
 
-@pytest.mark.parametrize("kind", ["charted", "charted_with_tls", "composed"])
+@pytest.mark.parametrize("deployed", [charted, charted_as_in_production, composed])
 async def test_what_is_deployed_starts_in_any_order_answers_archives_and_drains(
-    kind: str, request: pytest.FixtureRequest, stores: Stores, tmp_path: Path
+    deployed: Callable[[Machine], AbstractAsyncContextManager[Deployment]], machine: Machine
 ) -> None:
-    deployment: Deployment = request.getfixturevalue(kind)
-    async with local_deployment(deployment.parts, deployment.hosts, tmp_path) as running:
+    async with (
+        deployed(machine) as deployment,
+        local_deployment(deployment.parts, deployment.hosts, machine.folder) as running,
+    ):
         async with client_of(running, deployment) as client:
             turn_id = await one_cited_answer(client)
-        await wait_until(lambda: is_archived(stores, turn_id), PATIENCE, every=0.05)
+        await wait_until(lambda: is_archived(machine.stores, turn_id), PATIENCE, every=0.05)
         await running.drain()
 
 

@@ -24,7 +24,11 @@ values, over those of all pods. The workers of each lane are a component of thei
 {{- if and (eq .service "retrieval") (hasPrefix "local:" .values.index.url) -}}true{{- end -}}
 {{- end -}}
 
-{{/* Whether the component calls Claude. */}}
+{{/* Whether the component calls Pinecone, or Claude. */}}
+{{- define "maieutic.pinecone" -}}
+{{- if and (eq .service "retrieval") (hasPrefix "pinecone:" .values.index.url) -}}true{{- end -}}
+{{- end -}}
+
 {{- define "maieutic.claude" -}}
 {{- if and (eq .service "agents") (eq .values.model "claude") -}}true{{- end -}}
 {{- end -}}

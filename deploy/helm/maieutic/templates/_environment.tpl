@@ -93,6 +93,9 @@ MAIEUTIC_ARCHIVE_ADDRESS: {{ include "maieutic.address" (dict "root" .root "serv
 MAIEUTIC_PUBLIC_KEYS_FILE: /run/secrets/maieutic/public-keys.json
 MAIEUTIC_ARCHIVE_ADDRESS: {{ include "maieutic.address" (dict "root" .root "service" "persistence") }}
 MAIEUTIC_INDEX_URL: {{ .component.values.index.url | quote }}
+{{- if include "maieutic.pinecone" .component }}
+MAIEUTIC_PINECONE_API_KEY_FILE: /run/secrets/maieutic/pinecone-api-key
+{{- end }}
 {{- end -}}
 
 {{- define "maieutic.environment.persistence" -}}

@@ -131,8 +131,12 @@ store that is away must not restart or hide every pod. Kubelet's gRPC probe spea
 {{- $tls := .root.Values.tls -}}
 {{- $secured := ternary $tls.public.existingSecret $tls.internal.existingSecret (eq .component.service "gateway") -}}
 {{- $check := ternary (dict "tcpSocket" (dict "port" "grpc")) (dict "grpc" (dict "port" .component.port)) (ne $secured "") -}}
-{{- /* The archive waits for its database, then migrates it. */ -}}
-{{- $start := add 60 (mul 2 (default 0 .component.values.migrateSeconds)) -}}
+{{- /* The archive waits for its database, then migrates it; a new index at Pinecone takes time. */ -}}
+{{- $waits := mul 2 (default 0 .component.values.migrateSeconds) -}}
+{{- if include "maieutic.pinecone" .component -}}
+{{- $waits = 180 -}}
+{{- end -}}
+{{- $start := add 60 $waits -}}
 startupProbe:
   {{- toYaml $check | nindent 2 }}
   periodSeconds: 2

@@ -54,6 +54,12 @@ id-key: {{ randAlphaNum 48 | b64enc }}
 {{- $key := ternary $given.key $path (ne $given.existingSecret "") -}}
 {{- $sources = append $sources (dict "secret" (dict "name" $name "items" (list (dict "key" $key "path" $path)))) -}}
 {{- end -}}
+{{- if include "maieutic.pinecone" .component -}}
+{{- $given := .component.values.index.pinecone -}}
+{{- $name := required "retrieval.index.pinecone.existingSecret: name the Secret with Pinecone's API key" $given.existingSecret -}}
+{{- $item := dict "key" $given.key "path" "pinecone-api-key" -}}
+{{- $sources = append $sources (dict "secret" (dict "name" $name "items" (list $item))) -}}
+{{- end -}}
 {{- if include "maieutic.claude" .component -}}
 {{- $given := .component.values.claude -}}
 {{- $name := required "agents.claude.existingSecret: name the Secret with Anthropic's API key" $given.existingSecret -}}
