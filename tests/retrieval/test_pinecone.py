@@ -233,6 +233,17 @@ async def test_a_dead_host_is_left_alone_and_found_again(pinecone: Pinecone) -> 
         await wait_until(answers)
 
 
+async def test_callers_in_a_hurry_do_not_turn_others_away(pinecone: Pinecone) -> None:
+    async with pinecone.opened(breaker_failures=2) as index:
+        await add(index)
+        pinecone.emulator.follow([Rule(delay=FOREVER)])
+        for _ in range(4):
+            with deadline.within(0.05), pytest.raises(IndexTooSlow):
+                await nearest(index, 1)
+        pinecone.emulator.follow([])
+        assert await nearest(index, 1) == "passage 1"
+
+
 async def test_a_document_can_be_searched_once_it_is_linked_however_late_reads_are(
     pinecone: Pinecone,
 ) -> None:

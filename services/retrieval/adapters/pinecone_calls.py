@@ -143,10 +143,7 @@ class Calls(Generic[H]):
             try:
                 result = await self._work(operation, number, work)
             except AttemptFailed as failed:
-                if failed.fault.kind in AGAINST_HOST:
-                    self._breaker.failed()
-                else:
-                    self._breaker.succeeded()
+                self._judge(failed.fault)
                 raise
             except BaseException:
                 self._breaker.released()
@@ -168,6 +165,15 @@ class Calls(Generic[H]):
         except asyncio.CancelledError:
             _count(operation, number, "cancelled")
             raise
+
+    def _judge(self, fault: Fault) -> None:
+        if fault.kind not in AGAINST_HOST:
+            self._breaker.succeeded()
+        elif fault.kind is Kind.TIMEOUT and deadline.remaining() == 0:
+            # The caller had less time than an attempt: that says nothing about the host.
+            self._breaker.released()
+        else:
+            self._breaker.failed()
 
     def _admitted(self, operation: str, number: int) -> None:
         wait = self._breaker.admit()
