@@ -106,7 +106,10 @@ async def archived_once(stack: RealStack, load: Load, lost_attempts: int) -> Non
 
 
 async def told_again(client: Maieutic, load: Load) -> None:
-    """Assert that the whole stream, and the request id, lead to the same one outcome."""
+    """Assert that the whole stream, and the request id, lead to the same one outcome.
+
+    Of every turn that a call failed for, and of some others.
+    """
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(asked: Asked) -> None:
@@ -119,7 +122,8 @@ async def told_again(client: Maieutic, load: Load) -> None:
             )
             assert (same.turn_id, same.outcome.text) == (asked.turn_id, asked.answer)
 
-    await asyncio.gather(*map(one, load.asked))
+    chosen = [asked for n, asked in enumerate(load.asked) if asked.failures or n % 4 == 0]
+    await asyncio.gather(*map(one, chosen))
 
 
 async def told_in_order(client: Maieutic, load: Load) -> None:

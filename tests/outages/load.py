@@ -35,6 +35,8 @@ class Asked:
     """Whether any answer has said so."""
     failures: list[MaieuticError] = field(default_factory=list)
     """What calls for it failed with, in order."""
+    refusals: int = 0
+    """How many of them came before any answer had named the turn."""
     forgotten: list[MaieuticError] = field(default_factory=list)
     """Answers that there is no such turn, after it had been accepted."""
     begun: float = 0.0
@@ -113,6 +115,7 @@ class Load:
                     stream = self._stream(asked)
                 else:
                     asked.failures.append(error)
+                    asked.refusals += not asked.turn_id
                 await asyncio.sleep(error.retry_after or 0.2)
         asked.ended = time.monotonic()
 

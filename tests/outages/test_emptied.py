@@ -8,11 +8,14 @@ from redis.asyncio import Redis
 
 from tests.outages.checks import all_is_well
 from tests.outages.conftest import Tell
-from tests.outages.load import CLIENTS, PATIENCE, Load, load_on
+from tests.outages.load import PATIENCE, Load, load_on
 from tests.stack import RealStack
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+THIRD = 24
+"""Turns in each of three states."""
 
 
 async def test_redis_emptied_in_mid_load_costs_no_turn(
@@ -28,7 +31,7 @@ async def test_redis_emptied_in_mid_load_costs_no_turn(
 async def test_redis_emptied_costs_no_turn_that_is_queued_or_runs_or_is_not_archived(
     stack: RealStack, tell: Tell
 ) -> None:
-    async with load_on(stack, sessions=3 * CLIENTS) as load:
+    async with load_on(stack, sessions=3 * THIRD) as load:
         ended, running, queued = (load.sessions[place::3] for place in range(3))
         async with stack.database.outage():
             await load.ask(ended, turns_each=1)
