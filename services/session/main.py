@@ -21,6 +21,7 @@ from services.runtime.topology import maieutic_topology
 from services.session.adapters.redis import RedisSessionStore
 from services.session.adapters.wake import RedisWakes
 from services.session.archive import Archive
+from services.session.archiving import Archiving
 from services.session.conversations import Conversations
 from services.session.ids import Ids
 from services.session.limits import SessionLimits
@@ -122,6 +123,7 @@ class _Parts:
             memory_full=self.sweeper.memory_full,
         )
         self._watching = Watching(store=store, turns=self._turns, wakes=wakes)
+        self._archiving = Archiving(store=store, publisher=publisher, timing=timing)
         self._work = Work(
             store=store, live=live, archive=archive, publisher=publisher, timing=timing
         )
@@ -131,7 +133,7 @@ class _Parts:
         sessions = SessionServicer(self._conversations, self._list)
         add_SessionServiceServicer_to_server(sessions, server)
         add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
-        add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work), server)
+        add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work, self._archiving), server)
         return SERVICES
 
 

@@ -17,13 +17,15 @@ from services.runtime import telemetry
 from services.runtime.bus import Bus, BusError, OutgoingMessage
 from services.runtime.errors import ServiceError
 from services.session.ids import shard_of
-from services.session.model import Draft, RunJob, Timing
+from services.session.model import QUEUED, Draft, RunJob, Timing
 from services.session.ports import Reads, SessionStore
 from services.session.transitions import confirm_job
 
 _log = logging.getLogger(__name__)
 
 _FACTS_AT_ONCE = 100
+NOTE_AFTER_SECONDS = 0.25
+"""A job is normally claimed by then; that shows that the broker had it, and nothing is noted."""
 
 
 class Publisher:
@@ -37,6 +39,7 @@ class Publisher:
         self._pumps: dict[int, asyncio.Lock] = {}
         self._pumps_waiting: set[int] = set()
         self._unconfirmed: dict[str, float] = {}
+        self._to_note: dict[str, Mapping[str, str]] = {}
         self._failing_since: float | None = None
 
     async def __aenter__(self) -> Self:
@@ -60,6 +63,10 @@ class Publisher:
         if self._failing_since is not None:
             waiting.append(self._failing_since)
         return time.monotonic() - min(waiting) if waiting else 0.0
+
+    def has_confirm_of(self, turn_id: str) -> bool:
+        """Whether the broker has confirmed the turn's job just now; its record may not say so."""
+        return turn_id in self._to_note
 
     def after(self, draft: Draft) -> asyncio.Task[bool] | None:
         """Publish what a committed draft calls for; returns the task of its job, if it has one."""
@@ -102,22 +109,43 @@ class Publisher:
         self._unconfirmed.setdefault(job.turn_id, time.monotonic())
         try:
             with telemetry.continuing(trace):
-                if not await self._publish("turns", key, job.SerializeToString(), job.turn_id):
-                    return False
-                await self._confirmed(job)
-        except ServiceError as error:
-            # The broker has it; only the note of that is missing, and it is published once more.
-            _log.warning("the confirm of a job was not noted: %s", error.reason)
+                body = job.SerializeToString()
+                confirmed = await self._publish("turns", key, body, job.turn_id)
         finally:
             self._unconfirmed.pop(job.turn_id, None)
-        return True
+        if confirmed:
+            self._note_soon(job, trace)
+        return confirmed
 
-    async def _confirmed(self, job: RunTurn) -> None:
-        await self._store.transact(
-            job.message.session_id,
-            lambda draft: confirm_job(draft, job.turn_id, self._timing),
-            Reads(turns=[job.turn_id]),
-        )
+    def _note_soon(self, job: RunTurn, trace: Mapping[str, str]) -> None:
+        self._to_note[job.turn_id] = trace
+        if len(self._to_note) == 1:
+            self._start(self._note_confirms())
+
+    async def _note_confirms(self) -> None:
+        """Note which jobs the broker has, where no claim has shown it meanwhile."""
+        await asyncio.sleep(NOTE_AFTER_SECONDS)
+        jobs = list(self._to_note)
+        try:
+            for turn in await self._store.turns(jobs):
+                if turn is not None and turn.phase == QUEUED and not turn.job_confirmed:
+                    await self._note(turn.job)
+        except ServiceError as error:
+            # The broker has them; only the note of that is missing, and they are published again.
+            _log.warning("the confirms of jobs were not noted: %s", error.reason)
+        finally:
+            for turn_id in jobs:
+                del self._to_note[turn_id]
+        if self._to_note:
+            self._start(self._note_confirms())
+
+    async def _note(self, job: RunTurn) -> None:
+        with telemetry.continuing(self._to_note[job.turn_id]):
+            await self._store.transact(
+                job.message.session_id,
+                lambda draft: confirm_job(draft, job.turn_id, self._timing),
+                Reads(turns=[job.turn_id]),
+            )
 
     async def _finished(self, finished: TurnFinished, trace: Mapping[str, str]) -> None:
         message_id = f"{finished.job.turn_id}:{finished.outcome.fence}"
@@ -130,7 +158,10 @@ class Publisher:
         async with self._pumps.setdefault(shard, asyncio.Lock()):
             self._pumps_waiting.discard(shard)
             try:
-                while facts := await self._store.out_read(shard, _FACTS_AT_ONCE):
+                full = True
+                while full:  # what comes after a page that was not full has a pump of its own
+                    facts = await self._store.out_read(shard, _FACTS_AT_ONCE)
+                    full = len(facts) == _FACTS_AT_ONCE
                     if not await self._all_published(shard, facts):
                         return
             except ServiceError as error:

@@ -11,6 +11,7 @@ from maieutic.v1 import session_service_pb2 as session_pb, turn_service_pb2 as t
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.runtime.identity import current_identity
+from services.session.archiving import Archiving
 from services.session.conversations import Conversations
 from services.session.errors import ServicesOnly
 from services.session.listing import SessionList
@@ -139,8 +140,9 @@ class TurnServicer(TurnServiceServicer):
 class TurnWorkServicer(TurnWorkServiceServicer):
     """How workers run turns and how the archive confirms them."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, archiving: Archiving) -> None:
         self._work = work
+        self._archiving = archiving
 
     async def ClaimTurn(
         self, request: work_pb.ClaimTurnRequest, context: Context
@@ -177,7 +179,7 @@ class TurnWorkServicer(TurnWorkServiceServicer):
         self, request: work_pb.MarkArchivedRequest, context: Context
     ) -> work_pb.MarkArchivedResponse:
         _only(ARCHIVE)
-        await self._work.mark_archived(request)
+        await self._archiving.mark(request)
         return work_pb.MarkArchivedResponse()
 
     async def EnsureTurns(

@@ -188,7 +188,9 @@ class Turns:
         turn = await self._store.turn(turn_id)
         if turn is not None and turn.phase != STUB:
             _own(turn.job, caller)
-            return public_turn(turn)
+            shown = public_turn(turn)
+            shown.durable |= self._publisher.has_confirm_of(turn_id)
+            return shown
         row = await self._archive.turn(turn_id, turn.job.message.session_id if turn else "")
         if row.session_deleted:
             raise turn_not_found(turn_id)

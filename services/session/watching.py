@@ -61,9 +61,10 @@ class Watching:
                     yield frame
                     if frame.HasField("outcome"):
                         return
-                if page:
-                    continue
-                if page is None or silent or (after and after.seq == TERMINAL_SEQ):
+                if page and len(page) == FRAMES_AT_ONCE:
+                    continue  # there may be more; what is added after this page wakes
+                over = page is None or silent or (after and after.seq == TERMINAL_SEQ)
+                if over and not page:
                     for frame in await self._ended(caller, turn.turn_id):
                         yield frame
                         if frame.HasField("outcome"):

@@ -1,18 +1,17 @@
-"""What workers and the archive do with turns."""
+"""What workers do with turns, and what the archive has brought back."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1 import turn_work_service_pb2 as pb
 from maieutic.session.v1.record_pb2 import TurnRecord
 from services.session.archive import Archive
-from services.session.ending import archived
+from services.session.at_once import for_each
 from services.session.ids import checked
 from services.session.live import LiveSessions
-from services.session.model import LEASED, WAITING, Draft, EventId, Timing
+from services.session.model import LEASED, Draft, EventId, Timing
 from services.session.ports import Append, AppendOutcome, Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.restoring import rebuild
@@ -34,7 +33,7 @@ _AT_ONCE = 16
 
 
 class Work:
-    """Claims, records, outcomes and the archive's confirmations."""
+    """Claims, records, outcomes, and turns that are brought back."""
 
     def __init__(
         self,
@@ -74,6 +73,9 @@ class Work:
         # A rebuilt turn's job is the one this worker holds: it need not go out again.
         draft.effects = [effect for effect in draft.effects if effect.job.turn_id != job.turn_id]
         self._publisher.after(draft)
+        if response.HasField("claim"):
+            # The lease is fresh: the first heartbeats have nothing to write.
+            self._renewed[job.turn_id, response.claim.fence] = time.monotonic()
         return response
 
     def _rebuilding(self, job: RunTurn) -> Callable[[Draft], Awaitable[None]]:
@@ -131,7 +133,7 @@ class Work:
             )
             self._renewed[beat.turn_id, beat.fence] = time.monotonic()
 
-        await _for_each(beats, one)
+        await for_each(beats, one)
         self._forget_old_renewals()
 
     def _forget_old_renewals(self) -> None:
@@ -182,45 +184,6 @@ class Work:
         turn = await self._store.turn(turn_id)
         return turn.job.message.session_id if turn else None
 
-    async def mark_archived(self, request: pb.MarkArchivedRequest) -> None:
-        """Take the archive's word for turns, sessions and acceptances."""
-        await _for_each(request.turns, self._turn_archived)
-        await _for_each(request.sessions, self._session_archived)
-        await self._acceptance_archived(list(request.accepted_turn_ids))
-
-    async def _turn_archived(self, row: TurnFinished) -> None:
-        _, draft = await self._store.transact(
-            row.job.message.session_id,
-            lambda draft: archived(draft, row, self._timing),
-            Reads(turns=[row.job.turn_id]),
-        )
-        self._publisher.after(draft)
-
-    async def _session_archived(self, session: pb.ArchivedSession) -> None:
-        def decide(draft: Draft) -> None:
-            record = draft.session
-            if record is None or record.tombstone or record.archived_revision >= session.revision:
-                return
-            record.archived_revision = session.revision
-            draft.session_changed = True
-
-        await self._store.transact(session.session_id, decide)
-
-    async def _acceptance_archived(self, turn_ids: list[str]) -> None:
-        """Note it where it counts: it is what makes a waiting turn durable, which has no job."""
-        for turn in await self._store.turns(turn_ids):
-            if turn is None or turn.phase != WAITING or turn.acceptance_confirmed:
-                continue
-            turn_id = turn.job.turn_id
-
-            def decide(draft: Draft, turn_id: str = turn_id) -> None:
-                if (waiting := draft.turns.get(turn_id)) is not None and waiting.phase == WAITING:
-                    waiting.acceptance_confirmed = True
-                    draft.put_turn(waiting)
-
-            reads = Reads(turns=[turn_id])
-            await self._store.transact(turn.job.message.session_id, decide, reads)
-
     async def ensure(self, jobs: Sequence[RunTurn]) -> list[str]:
         """Bring back the turns that the store has lost; returns their ids."""
         present = await self._store.turns([job.turn_id for job in jobs])
@@ -244,17 +207,3 @@ def _holds(turn: TurnRecord, beat: pb.TurnHeartbeat) -> bool:
 
 def _hold(request: pb.CompleteTurnRequest | pb.FailTurnRequest | pb.ReleaseTurnRequest) -> Hold:
     return Hold(turn_id=request.turn_id, fence=request.fence, claim_id=request.claim_id)
-
-
-async def _for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Work on all, a few at a time; the first error is raised once all have ended."""
-    places = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(item: T) -> None:
-        async with places:
-            await work(item)
-
-    results = await asyncio.gather(*map(one, items), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
