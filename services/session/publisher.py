@@ -24,8 +24,6 @@ from services.session.transitions import confirm_job
 _log = logging.getLogger(__name__)
 
 _FACTS_AT_ONCE = 100
-NOTE_AFTER_SECONDS = 0.25
-"""A job is normally claimed by then; that shows that the broker had it, and nothing is noted."""
 
 
 class Publisher:
@@ -124,7 +122,8 @@ class Publisher:
 
     async def _note_confirms(self) -> None:
         """Note which jobs the broker has, where no claim has shown it meanwhile."""
-        await asyncio.sleep(NOTE_AFTER_SECONDS)
+        # Most are claimed by then, which shows that the broker had them.
+        await asyncio.sleep(self._timing.publish_grace / 4000)
         jobs = list(self._to_note)
         try:
             for turn in await self._store.turns(jobs):

@@ -1,12 +1,13 @@
 """A process ends on a signal, with its resources closed in order."""
 
 import asyncio
+import gc
 import os
 import signal
 
 import pytest
 
-from services.runtime.lifecycle import run, until_signalled
+from services.runtime.lifecycle import collecting_rarely, run, until_signalled
 
 
 def send(number: signal.Signals) -> None:
@@ -103,3 +104,12 @@ def test_the_signals_are_given_back() -> None:
 
     assert signal.getsignal(signal.SIGTERM) is before
     assert names[0].startswith("uvloop")
+
+
+def test_garbage_is_looked_for_more_rarely_while_a_process_works_and_as_before_afterwards() -> None:
+    before = gc.get_threshold()
+    with collecting_rarely():
+        assert gc.get_threshold()[0] > before[0]
+        assert gc.get_freeze_count() > 0
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0
