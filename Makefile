@@ -44,8 +44,8 @@ format: $(DEV) ## Format the code and the protos
 protos: $(DEV) $(COMPILER) ## Generate gen/maieutic from protos/
 	@$(BIN)/python tools/protos.py write
 
-bench: $(DEV) ## Measure throughput and latency
-	@$(BIN)/python -m bench
+bench: $(DEV) ## Measure throughput and latency; ARGS="--quick" is short
+	@$(BIN)/python -m bench $(ARGS)
 
 chart: $(DEV) $(CHART) ## Check the Helm chart and compose.yaml
 	@scripts/chart

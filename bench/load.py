@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from maieutic.v1.session_service_pb2 import Session
 from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED
 from maieutic_client import Maieutic, MaieuticError
 
@@ -79,15 +80,19 @@ async def steady(client: Maieutic, *, clients: int, turns: int, question: str) -
     return Run(samples=[s for part in parts for s in part], wall=time.monotonic() - started)
 
 
-async def burst(client: Maieutic, *, turns: int, question: str) -> Run:
-    """Ask everything at once, each in a session of its own."""
-    sessions = []
-    for at in range(0, turns, 50):
-        few = (client.sessions.create() for _ in range(min(50, turns - at)))
+async def new_sessions(client: Maieutic, count: int) -> list[str]:
+    """Create sessions, a few at a time."""
+    sessions: list[Session] = []
+    while len(sessions) < count:
+        few = (client.sessions.create() for _ in range(min(50, count - len(sessions))))
         sessions += await asyncio.gather(*few)
+    return [session.session_id for session in sessions]
+
+
+async def burst(client: Maieutic, sessions: Sequence[str], *, question: str) -> Run:
+    """Ask in all sessions at once."""
     started = time.monotonic()
-    asked = (_ask(client, session.session_id, question) for session in sessions)
-    samples = await asyncio.gather(*asked)
+    samples = await asyncio.gather(*(_ask(client, session, question) for session in sessions))
     return Run(samples=samples, wall=time.monotonic() - started)
 
 

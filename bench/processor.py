@@ -1,11 +1,17 @@
 """The processor time of processes, by the part they play."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 
 import psutil
 
 from tests.stack import RealStack
+
+REST_SHARE = 0.2
+"""Of one processor: more than all parts together use when there is nothing to do."""
+LOOK_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 20.0
 
 
 class ProcessorTime:
@@ -23,6 +29,18 @@ class ProcessorTime:
         """Return the seconds since the last restart."""
         now = self._now()
         return {part: seconds - self._last[part] for part, seconds in now.items()}
+
+    async def rest(self) -> None:
+        """Wait until the parts have done what the last load left to do."""
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            busy = True
+            while busy:
+                before = self._of_the_backend()
+                await asyncio.sleep(LOOK_SECONDS)
+                busy = self._of_the_backend() - before > REST_SHARE * LOOK_SECONDS
+
+    def _of_the_backend(self) -> float:
+        return sum(seconds for part, seconds in self._now().items() if part != "clients")
 
     def _now(self) -> Mapping[str, float]:
         roots = set(self._roots.values())

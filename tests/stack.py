@@ -77,6 +77,8 @@ class RealStack:
         bus: Mapping[str, Proxy],
         database: Proxy,
         settings: Mapping[str, Mapping[str, str]],
+        *,
+        database_name: str = "",
     ) -> None:
         """Keep files in *folder*; *bus* and *database* are the links to the shared servers."""
         self.backends = backends
@@ -91,7 +93,7 @@ class RealStack:
         self._ports = {(name, replica): free_port() for name in SERVICES for replica in REPLICAS}
         self._running: dict[tuple[str, int], Process] = {}
         self._altered: set[tuple[str, int]] = set()
-        self._database = f"stack_{secrets.token_hex(4)}"
+        self._database = database_name or f"stack_{secrets.token_hex(4)}"
         keys_file = folder / "api-keys.jsonl"
         self.api_key = add_key(keys_file, KeyHolder(tenant="acme", user="ann"))
         """Of ann at acme."""
@@ -237,11 +239,13 @@ async def real_stack(
     *,
     redis: RedisServer | None = None,
     settings: Mapping[str, Mapping[str, str]] = TIMING,
+    database_name: str = "",
 ) -> AsyncIterator[RealStack]:
     """Run every service in a process of its own, on a fresh database and empty queues.
 
     Without *redis* the stack gets a redis-server of its own, which keeps every answered write.
-    *settings* are each service's own, over its usual environment.
+    *settings* are each service's own, over its usual environment. *database_name* is that of the
+    archive's database, which is made.
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(scratch_folder("stack"))
@@ -250,7 +254,7 @@ async def real_stack(
         backends = Backends(rabbit=rabbit, postgres=postgres, redis=redis)
         bus = {name: await stack.enter_async_context(proxy(rabbit.port)) for name in ON_THE_BUS}
         database = await stack.enter_async_context(proxy(postgres.port))
-        running = RealStack(folder, backends, bus, database, settings)
+        running = RealStack(folder, backends, bus, database, settings, database_name=database_name)
         await running.create_database()
         await without_queues(rabbit)
         stack.push_async_callback(running.end)

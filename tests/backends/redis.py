@@ -14,8 +14,13 @@ from tests.backends.process import BackendError, Process, free_port, scratch_fol
 class RedisServer:
     """One server that speaks the Redis protocol, on TCP and on a unix socket."""
 
-    def __init__(self, binary: str, folder: Path, *, append_only: bool = False) -> None:
-        """Keep the data in `folder`; `append_only` makes every answered write outlive a kill."""
+    def __init__(
+        self, binary: str, folder: Path, *, append_only: bool = False, fsync: str = "always"
+    ) -> None:
+        """Keep the data in `folder`; `append_only` makes every answered write outlive a kill.
+
+        With `fsync` "everysec" that holds for a kill of the server, and not for one of the machine.
+        """
         self._port = free_port()
         self._socket = folder / "s"
         self._server = Process(
@@ -23,7 +28,7 @@ class RedisServer:
                 binary,
                 *("--port", str(self._port), "--bind", "127.0.0.1"),
                 *("--unixsocket", self._socket, "--dir", folder, "--save", ""),
-                *("--appendonly", "yes" if append_only else "no", "--appendfsync", "always"),
+                *("--appendonly", "yes" if append_only else "no", "--appendfsync", fsync),
                 *("--maxmemory-policy", "noeviction"),
             ],
             log=folder / "server.log",
@@ -98,19 +103,23 @@ async def valkey(*, append_only: bool = False) -> AsyncIterator[RedisServer]:
 
 
 @asynccontextmanager
-async def redis_server(*, append_only: bool = False) -> AsyncIterator[RedisServer]:
+async def redis_server(
+    *, append_only: bool = False, fsync: str = "always"
+) -> AsyncIterator[RedisServer]:
     """Run the machine's own redis-server. Raises BackendError when there is none."""
     binary = shutil.which("redis-server")
     if binary is None:
         raise BackendError("redis-server is not installed; see `make test`")
-    async with _server(binary, "redis", append_only=append_only) as server:
+    async with _server(binary, "redis", append_only=append_only, fsync=fsync) as server:
         yield server
 
 
 @asynccontextmanager
-async def _server(binary: str, kind: str, *, append_only: bool) -> AsyncIterator[RedisServer]:
+async def _server(
+    binary: str, kind: str, *, append_only: bool, fsync: str = "always"
+) -> AsyncIterator[RedisServer]:
     with scratch_folder(kind) as folder:
-        server = RedisServer(binary, folder, append_only=append_only)
+        server = RedisServer(binary, folder, append_only=append_only, fsync=fsync)
         try:
             await server.start()
             yield server
