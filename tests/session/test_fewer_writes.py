@@ -1,0 +1,115 @@
+"""What needs no write of its own, because something else says it or will say it."""
+
+from maieutic.session.v1 import turn_work_service_pb2 as pb
+from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
+from services.session.adapters import keys
+from services.session.adapters.codec import decode
+from services.session.model import STUB
+from tests.session.stack import SOON, Stack
+from tests.waiting import wait_until
+
+
+async def stored(stack: Stack, key: str) -> bytes:
+    value = await stack.redis.get(key)
+    assert isinstance(value, bytes)
+    return value
+
+
+async def turn_record(stack: Stack, turn_id: str) -> TurnRecord:
+    return decode(TurnRecord, await stored(stack, keys.turn_key(turn_id)))
+
+
+async def session_record(stack: Stack, session_id: str) -> SessionRecord:
+    return decode(SessionRecord, await stored(stack, keys.record_key(session_id)))
+
+
+async def test_the_confirm_of_a_job_that_nobody_claims_is_noted(stack: Stack) -> None:
+    user = stack.user()
+    turn = await user.begin((await user.create()).session_id)
+
+    async def noted() -> bool:
+        return (await turn_record(stack, turn.turn_id)).job_confirmed
+
+    await wait_until(noted, SOON)
+    assert len(stack.jobs.of(turn.turn_id)) == 1
+
+
+async def test_a_turn_that_was_said_to_be_durable_stays_so_before_it_is_noted(stack: Stack) -> None:
+    user = stack.user()
+    turn = await user.begin((await user.create()).session_id)
+    assert turn.durable
+    for _ in range(20):
+        assert (await user.turn(turn.turn_id)).durable
+
+
+async def test_the_confirm_of_a_claimed_job_is_not_noted(stack: Stack) -> None:
+    user = stack.user()
+    session = await user.create()
+    claimed = await user.begin(session.session_id)
+    held = await stack.claim(claimed.turn_id)
+    other = await user.begin((await user.create()).session_id)
+
+    async def noted() -> bool:  # its own comes after that of the first
+        return (await turn_record(stack, other.turn_id)).job_confirmed
+
+    await wait_until(noted, SOON)
+    assert not (await turn_record(stack, claimed.turn_id)).job_confirmed
+    await held.complete("Because.")
+
+
+async def test_a_fresh_lease_is_not_renewed_and_an_older_one_is(stack: Stack) -> None:
+    user = stack.user()
+    turn = await user.begin((await user.create()).session_id)
+    held = await stack.claim(turn.turn_id)
+    fresh = (await turn_record(stack, turn.turn_id)).lease_end_ms
+    await held.record()
+    assert (await turn_record(stack, turn.turn_id)).lease_end_ms == fresh
+
+    async def renewed() -> bool:
+        await held.record()
+        return (await turn_record(stack, turn.turn_id)).lease_end_ms > fresh
+
+    await wait_until(renewed, SOON)
+    await held.complete("Because.")
+
+
+async def test_a_revision_that_a_running_turn_will_move_is_noted_once_the_turn_has_ended(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    turn = await user.begin(session_id)
+    held = await stack.claim(turn.turn_id)
+    await wait_until(lambda: turn.turn_id in stack.archive.accepted, SOON)
+    running = await session_record(stack, session_id)
+    stub, request = stack.first.archive, pb.MarkArchivedRequest()
+    request.sessions.add(session_id=session_id, revision=running.session.revision)
+    await stub.MarkArchived(request)
+    assert (await session_record(stack, session_id)).archived_revision < running.session.revision
+
+    await held.complete("Because.")
+
+    async def all_is_archived() -> bool:
+        record = await session_record(stack, session_id)
+        return record.archived_revision >= record.session.revision > running.session.revision
+
+    await wait_until(all_is_archived, SOON)
+
+
+async def test_turns_of_one_session_are_marked_in_one_step(stack: Stack) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    ids = []
+    with stack.archiver.paused():
+        for number in range(3):
+            turn = await user.begin(session_id, request_id=f"r{number}")
+            await stack.answer(turn.turn_id, "Because.")
+            ids.append(turn.turn_id)
+        before = await session_record(stack, session_id)
+        rows = [(await turn_record(stack, turn_id)).finished for turn_id in ids]
+        await stack.first.archive.MarkArchived(pb.MarkArchivedRequest(turns=rows))
+        after = await session_record(stack, session_id)
+    assert list(before.unarchived_turn_ids) == ids
+    assert not after.unarchived_turn_ids
+    assert after.archived_revision == rows[-1].session.revision
+    assert [(await turn_record(stack, turn_id)).phase for turn_id in ids] == [STUB] * 3
