@@ -9,10 +9,12 @@ import contextvars
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnAccepted, TurnFinished
+from maieutic.session.v1.record_pb2 import TurnRecord
 from services.runtime import telemetry
 from services.runtime.bus import Bus, BusError, OutgoingMessage
 from services.runtime.errors import ServiceError
@@ -26,6 +28,14 @@ _log = logging.getLogger(__name__)
 _FACTS_AT_ONCE = 100
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Confirm:
+    """The broker has a job, as it was published under a fence."""
+
+    fence: int
+    trace: Mapping[str, str]
+
+
 class Publisher:
     """Publishes in the background and knows how old the oldest unconfirmed job is."""
 
@@ -37,7 +47,7 @@ class Publisher:
         self._pumps: dict[int, asyncio.Lock] = {}
         self._pumps_waiting: set[int] = set()
         self._unconfirmed: dict[str, float] = {}
-        self._to_note: dict[str, Mapping[str, str]] = {}
+        self._to_note: dict[str, _Confirm] = {}
         self._failing_since: float | None = None
 
     async def __aenter__(self) -> Self:
@@ -72,7 +82,9 @@ class Publisher:
         for effect in draft.effects:
             trace = telemetry.here_or(effect.job.trace_context)
             if isinstance(effect, RunJob):
-                job = self._start(self._job(effect, trace))
+                turn = draft.turns.get(effect.job.turn_id)
+                confirm = _Confirm(fence=turn.fence if turn else 0, trace=trace)
+                job = self._start(self._job(effect, confirm))
             else:
                 self._start(self._finished(effect, trace))
         if draft.out:
@@ -101,22 +113,22 @@ class Publisher:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _job(self, effect: RunJob, trace: Mapping[str, str]) -> bool:
+    async def _job(self, effect: RunJob, confirm: _Confirm) -> bool:
         job = effect.job
         key = "suspect" if effect.suspect else job.lane
         self._unconfirmed.setdefault(job.turn_id, time.monotonic())
         try:
-            with telemetry.continuing(trace):
+            with telemetry.continuing(confirm.trace):
                 body = job.SerializeToString()
                 confirmed = await self._publish("turns", key, body, job.turn_id)
         finally:
             self._unconfirmed.pop(job.turn_id, None)
         if confirmed:
-            self._note_soon(job, trace)
+            self._note_soon(job.turn_id, confirm)
         return confirmed
 
-    def _note_soon(self, job: RunTurn, trace: Mapping[str, str]) -> None:
-        self._to_note[job.turn_id] = trace
+    def _note_soon(self, turn_id: str, confirm: _Confirm) -> None:
+        self._to_note[turn_id] = confirm
         if len(self._to_note) == 1:
             self._start(self._note_confirms())
 
@@ -124,27 +136,28 @@ class Publisher:
         """Note which jobs the broker has, where no claim has shown it meanwhile."""
         # Most are claimed by then, which shows that the broker had them.
         await asyncio.sleep(self._timing.publish_grace / 4000)
-        jobs = list(self._to_note)
+        confirms = dict(self._to_note)
         try:
-            for turn in await self._store.turns(jobs):
-                if turn is not None and turn.phase == QUEUED and not turn.job_confirmed:
-                    await self._note(turn.job)
+            for turn in await self._store.turns(list(confirms)):
+                if turn is not None and _is_news(turn, confirms[turn.job.turn_id]):
+                    await self._note(turn.job, confirms[turn.job.turn_id])
         except ServiceError as error:
             # The broker has them; only the note of that is missing, and they are published again.
             _log.warning("the confirms of jobs were not noted: %s", error.reason)
         finally:
-            for turn_id in jobs:
+            for turn_id in confirms:
                 del self._to_note[turn_id]
         if self._to_note:
             self._start(self._note_confirms())
 
-    async def _note(self, job: RunTurn) -> None:
-        with telemetry.continuing(self._to_note[job.turn_id]):
-            await self._store.transact(
-                job.message.session_id,
-                lambda draft: confirm_job(draft, job.turn_id, self._timing),
-                Reads(turns=[job.turn_id]),
-            )
+    async def _note(self, job: RunTurn, confirm: _Confirm) -> None:
+        def decide(draft: Draft) -> None:
+            turn = draft.turns.get(job.turn_id)
+            if turn is not None and _is_news(turn, confirm):
+                confirm_job(draft, job.turn_id, self._timing)
+
+        with telemetry.continuing(confirm.trace):
+            await self._store.transact(job.message.session_id, decide, Reads(turns=[job.turn_id]))
 
     async def _finished(self, finished: TurnFinished, trace: Mapping[str, str]) -> None:
         message_id = f"{finished.job.turn_id}:{finished.outcome.fence}"
@@ -187,6 +200,11 @@ class Publisher:
             return False
         self._failing_since = None
         return True
+
+
+def _is_news(turn: TurnRecord, confirm: _Confirm) -> bool:
+    """Whether the turn still waits for that job: one that was claimed since waits for another."""
+    return turn.phase == QUEUED and not turn.job_confirmed and turn.fence == confirm.fence
 
 
 def _trace_of(key: str, body: bytes) -> Mapping[str, str]:

@@ -57,6 +57,23 @@ async def test_the_confirm_of_a_claimed_job_is_not_noted(stack: Stack) -> None:
     await held.complete("Because.")
 
 
+async def test_the_confirm_of_a_job_says_nothing_about_a_later_attempt(stack: Stack) -> None:
+    user = stack.user()
+    turn = await user.begin((await user.create()).session_id)
+    held = await stack.claim(turn.turn_id)
+    await held.fail(retryable=True, retry_after=0.6)
+    due = await stack.due(turn.turn_id)
+    other = await user.begin((await user.create()).session_id)
+
+    async def noted() -> bool:
+        return (await turn_record(stack, other.turn_id)).job_confirmed
+
+    await wait_until(noted, SOON)
+    assert not (await turn_record(stack, turn.turn_id)).job_confirmed
+    assert await stack.due(turn.turn_id) == due
+    await stack.jobs.next(turn.turn_id, nth=2)
+
+
 async def test_a_fresh_lease_is_not_renewed_and_an_older_one_is(stack: Stack) -> None:
     user = stack.user()
     turn = await user.begin((await user.create()).session_id)
