@@ -19,9 +19,8 @@ LOADS = {1: 60, 32: 320}
 
 async def measure() -> dict[int, list[Run]]:
     """Return the counted rounds of each load; one more, the first, warms up."""
-    environ = {**os.environ, "MAIEUTIC_MODEL_KIND": "scripted"}
     with tempfile.TemporaryDirectory(prefix="maieutic-bench-") as home:
-        backend = Backend(Path(home), environ)
+        backend = Backend(Path(home), dict(os.environ), model="scripted")
         await backend.start()
         try:
             async with backend.client() as client:

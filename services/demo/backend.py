@@ -19,13 +19,13 @@ class BackendFailed(Exception):
 class Backend:
     """One backend on one folder and one port, started as often as needed."""
 
-    def __init__(self, home: Path, environ: dict[str, str]) -> None:
+    def __init__(self, home: Path, environ: dict[str, str], *, model: str = "offline") -> None:
         self._port = _free_port()
         self._environ = {
             **environ,
             "MAIEUTIC_HOME": str(home),
             # What it shows must not depend on whose key is in the environment.
-            "MAIEUTIC_MODEL_KIND": "offline",
+            "MAIEUTIC_MODEL_KIND": model,
             "MAIEUTIC_LISTEN": f"127.0.0.1:{self._port}",
         }
         self._process: asyncio.subprocess.Process | None = None

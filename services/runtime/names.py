@@ -219,6 +219,8 @@ INDEX_ATTEMPTS = Metric(
     unit="{attempt}",
     help="Attempts at the vector index, by operation, outcome and number of the attempt",
 )
+INDEX_CALL = "vector index {}"
+"""Span of one attempt at a vector index over the network, by operation."""
 INDEX_OPERATION = "maieutic.retrieval.index.operation"
 INDEX_OUTCOME = "maieutic.retrieval.index.outcome"
 INDEX_ATTEMPT = "maieutic.retrieval.index.attempt"

@@ -61,6 +61,10 @@ class IdsOnly(Tracer):
         end_on_exit: bool = True,  # noqa: FBT001, FBT002 - the API's signature
     ) -> Iterator[Span]:
         """Run the block under those ids."""
+        running = get_current_span()
+        if context is None and running.get_span_context().is_valid:
+            yield running  # they are the running ones
+            return
         span = self.start_span(name, context)
         with use_span(span, record_exception=False, set_status_on_exception=False):
             yield span

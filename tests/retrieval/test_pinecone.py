@@ -20,9 +20,10 @@ from services.retrieval.errors import (
     IndexTooSlow,
     IndexUnavailable,
 )
-from services.runtime import deadline
+from services.runtime import deadline, names
 from services.runtime.errors import ServiceError, Unavailable
 from tests.emulators.pinecone_plan import Fault, Rule
+from tests.recorded import recording
 from tests.retrieval.running import CountingEmbedder, refusal_of, running_retrieval
 from tests.retrieval.vectors_at_pinecone import (
     CHUNKS,
@@ -170,6 +171,20 @@ async def test_what_may_pass_is_tried_three_times(pinecone: Pinecone, status: in
         with pytest.raises(IndexUnavailable):
             await nearest(index, 1)
         assert pinecone.emulator.count("/query") == 3
+
+
+async def test_every_attempt_is_a_span_with_its_number_and_what_was_wrong(
+    pinecone: Pinecone,
+) -> None:
+    async with pinecone.opened() as index:
+        await add(index)
+        pinecone.emulator.follow([Rule(fault="status", status=503, times=1)])
+        async with recording() as recorded:
+            await nearest(index, 1)
+    spans = recorded.named(names.INDEX_CALL.format("search"))
+    attempts = [(one.attributes or {}).get(names.INDEX_ATTEMPT) for one in spans]
+    assert attempts == [1, 2]
+    assert [one.status.description for one in spans] == [Kind.BROKEN.value, None]
 
 
 @pytest.mark.parametrize(

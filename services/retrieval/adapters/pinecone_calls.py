@@ -8,10 +8,12 @@ SSL context and a known host it costs a connection and nothing else.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Generic, Protocol, TypeVar
+
+from opentelemetry.trace import SpanKind
 
 from services.retrieval.adapters.breaker import Breaker
 from services.retrieval.adapters.pinecone_faults import (
@@ -26,12 +28,15 @@ from services.retrieval.errors import IndexTooSlow, IndexUnavailable
 from services.retrieval.settings import PineconeOptions
 from services.runtime import deadline
 from services.runtime.names import (
+    DB_OPERATION,
+    DB_SYSTEM,
     INDEX_ATTEMPT,
     INDEX_ATTEMPTS,
+    INDEX_CALL,
     INDEX_OPERATION,
     INDEX_OUTCOME,
 )
-from services.runtime.telemetry import current
+from services.runtime.telemetry import current, mark_failed, span
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +146,8 @@ class Calls(Generic[H]):
         async with self._slot():
             self._admitted(operation, number)
             try:
-                result = await self._work(operation, number, work)
+                with _attempt_span(operation, number):
+                    result = await self._work(operation, number, work)
             except AttemptFailed as failed:
                 self._judge(failed.fault)
                 raise
@@ -214,6 +220,22 @@ async def _close(handle: Handle) -> None:
     except FOREIGN as error:
         # The answer is here already, or another error tells more.
         log.debug("vector index: a handle did not close", extra={"cause": type(error).__name__})
+
+
+@contextmanager
+def _attempt_span(operation: str, number: int) -> Iterator[None]:
+    attributes: dict[str, str | int] = {
+        DB_SYSTEM: "pinecone",
+        DB_OPERATION: operation,
+        INDEX_ATTEMPT: number,
+    }
+    name = INDEX_CALL.format(operation)
+    with span(name, kind=SpanKind.CLIENT, attributes=attributes, failures=()) as opened:
+        try:
+            yield
+        except AttemptFailed as failed:
+            mark_failed(opened, failed.fault.kind.value)
+            raise
 
 
 def _count(operation: str, number: int, outcome: str) -> None:
