@@ -1,4 +1,4 @@
-"""The client: one connection, three groups of calls."""
+"""The client: one connection, and a group of calls for each matter."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -7,6 +7,7 @@ import grpc
 
 from maieutic_client.connection import Connection
 from maieutic_client.documents import Documents
+from maieutic_client.notes import Bookmarks, Notes
 from maieutic_client.retry import RetryPolicy
 from maieutic_client.sessions import Sessions
 from maieutic_client.tracing import Tracing
@@ -23,6 +24,8 @@ class Maieutic:
         self._connection = connection
         self.sessions = Sessions(connection)
         self.turns = Turns(connection)
+        self.notes = Notes(connection)
+        self.bookmarks = Bookmarks(connection)
         self.documents = Documents(connection)
 
     @classmethod

@@ -135,9 +135,16 @@ class Sessions:
         )
         await self._connection.call(self._stub.DeleteSession, request)
 
-    async def messages(self, session: SessionLike, *, page_size: int = 0) -> AsyncIterator[Message]:
-        """Iterate over a session's messages, newest first; pages are fetched as needed."""
-        request = pb.ListMessagesRequest(session_id=session_id_of(session), page_size=page_size)
+    async def messages(
+        self, session: SessionLike, *, page_size: int = 0, page_token: str = ""
+    ) -> AsyncIterator[Message]:
+        """Iterate over a session's messages, newest first; pages are fetched as needed.
+
+        A bookmark's *page_token* begins with its message.
+        """
+        request = pb.ListMessagesRequest(
+            session_id=session_id_of(session), page_size=page_size, page_token=page_token
+        )
         while True:
             page = await self._connection.call(self._stub.ListMessages, request)
             for message in page.messages:

@@ -92,6 +92,42 @@ class Sessions(SessionServiceServicer):
         """Pass on."""
         return await self._service.ListMessages(request)
 
+    async def AddNote(
+        self, request: sessions.AddNoteRequest, context: Context
+    ) -> sessions.AddNoteResponse:
+        """Pass on."""
+        return await self._service.AddNote(request)
+
+    async def ListNotes(
+        self, request: sessions.ListNotesRequest, context: Context
+    ) -> sessions.ListNotesResponse:
+        """Pass on."""
+        return await self._service.ListNotes(request)
+
+    async def DeleteNote(
+        self, request: sessions.DeleteNoteRequest, context: Context
+    ) -> sessions.DeleteNoteResponse:
+        """Pass on."""
+        return await self._service.DeleteNote(request)
+
+    async def AddBookmark(
+        self, request: sessions.AddBookmarkRequest, context: Context
+    ) -> sessions.AddBookmarkResponse:
+        """Pass on."""
+        return await self._service.AddBookmark(request)
+
+    async def ListBookmarks(
+        self, request: sessions.ListBookmarksRequest, context: Context
+    ) -> sessions.ListBookmarksResponse:
+        """Pass on."""
+        return await self._service.ListBookmarks(request)
+
+    async def DeleteBookmark(
+        self, request: sessions.DeleteBookmarkRequest, context: Context
+    ) -> sessions.DeleteBookmarkResponse:
+        """Pass on."""
+        return await self._service.DeleteBookmark(request)
+
 
 class Turns(TurnServiceServicer):
     """Turns and their streams, at the session service."""

@@ -114,7 +114,11 @@ async def _answer(call: Awaitable[T]) -> T:
 
 def _items(applied: Applied) -> Iterator[Item]:
     sessions = (
-        ArchivedSession(session_id=session_id, revision=revision)
+        ArchivedSession(
+            session_id=session_id,
+            revision=revision,
+            annotations_revision=applied.annotated.get(session_id, 0),
+        )
         for session_id, revision in applied.revisions.items()
     )
     return chain(applied.finished, sessions, applied.accepted)

@@ -22,6 +22,7 @@ from maieutic.v1 import message_pb2, session_service_pb2, turn_service_pb2
 from services.persistence.errors import Unreadable
 from services.persistence.model import (
     ACCEPTED,
+    AnnotationsRow,
     EventRow,
     Fact,
     MessageRow,
@@ -136,6 +137,7 @@ def _changed(body: bytes) -> Fact:
     session = _session_row(changed.tenant, changed.session.user_id, changed.session)
     return Fact(
         session=session,
+        annotations=_annotations_row(changed, session),
         event=EventRow(
             event_key=f"{SESSION_CHANGED}:{session.session_id}:{session.revision}",
             kind=SESSION_CHANGED,
@@ -206,6 +208,16 @@ def _session_row(tenant: str, user_id: str, session: session_service_pb2.Session
         last_used_time=time_of(session, "last_used_time"),
         delete_time=None,
         record=session.SerializeToString(),
+    )
+
+
+def _annotations_row(changed: SessionChanged, session: SessionRow) -> AnnotationsRow | None:
+    if not changed.HasField("annotations"):
+        return None
+    return AnnotationsRow(
+        session_id=session.session_id,
+        revision=changed.annotations.revision,
+        record=changed.annotations.SerializeToString(),
     )
 
 

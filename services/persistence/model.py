@@ -71,6 +71,14 @@ class MessageRow(NamedTuple):
     record: bytes
 
 
+class AnnotationsRow(NamedTuple):
+    """The notes and bookmarks of a session: those with the highest revision stay."""
+
+    session_id: str
+    revision: int
+    record: bytes
+
+
 class UsageRow(NamedTuple):
     """What one step of a turn consumed."""
 
@@ -110,6 +118,7 @@ class Fact:
     turn: TurnRow | None = None
     messages: tuple[MessageRow, ...] = ()
     usage: tuple[UsageRow, ...] = ()
+    annotations: AnnotationsRow | None = None
     finished: TurnFinished | None = None
 
 
@@ -141,6 +150,8 @@ class Applied:
     """For each finished turn the outcome in its row, whoever sent it."""
     revisions: Mapping[str, int] = field(default_factory=dict)
     """The archived revision of each session."""
+    annotated: Mapping[str, int] = field(default_factory=dict)
+    """The revision up to which each session's notes and bookmarks are archived."""
     accepted: tuple[str, ...] = ()
     """Turns whose acceptance the archive holds."""
 
@@ -152,6 +163,7 @@ class Plan:
     turns: tuple[TurnRow, ...]
     messages: tuple[MessageRow, ...]
     usage: tuple[UsageRow, ...]
+    annotations: tuple[AnnotationsRow, ...]
     events: tuple[EventRow, ...]
     deleted: tuple[str, ...]
     """Sessions whose turns and messages go."""
@@ -178,10 +190,12 @@ def plan(facts: Sequence[Fact], known: Known) -> Plan:
     first = _first_outcomes(living, known)
     news = [fact for fact in living if _is_news(fact, first)]
     rows = _turn_rows(fact.turn for fact in news if fact.turn)
+    annotations = _annotations_rows(f.annotations for f in news if f.annotations)
     return Plan(
         turns=tuple(rows.values()),
         messages=tuple(_message_rows(row for fact in news for row in fact.messages).values()),
         usage=tuple(row for fact in news for row in fact.usage),
+        annotations=tuple(annotations.values()),
         events=tuple({fact.event.event_key: fact.event for fact in [*news, *deletions]}.values()),
         deleted=tuple(sorted({fact.session.session_id for fact in deletions})),
         applied=Applied(
@@ -190,6 +204,7 @@ def plan(facts: Sequence[Fact], known: Known) -> Plan:
                 fact.session.session_id: known.sessions[fact.session.session_id].revision
                 for fact in living
             },
+            annotated={row.session_id: row.revision for row in annotations.values()},
             accepted=tuple({f.turn.turn_id: None for f in living if f.turn and not f.finished}),
         ),
     )
@@ -203,6 +218,11 @@ def joined(parts: Collection[Applied]) -> Applied:
             session_id: revision
             for part in parts
             for session_id, revision in part.revisions.items()
+        },
+        annotated={
+            session_id: revision
+            for part in parts
+            for session_id, revision in part.annotated.items()
         },
         accepted=tuple({turn_id: None for part in parts for turn_id in part.accepted}),
     )
@@ -254,6 +274,15 @@ def _turn_rows(rows: Iterable[TurnRow]) -> dict[str, TurnRow]:
     for row in rows:
         if row.turn_id not in kept or row.finished is not None:
             kept[row.turn_id] = row
+    return kept
+
+
+def _annotations_rows(rows: Iterable[AnnotationsRow]) -> dict[str, AnnotationsRow]:
+    """Return one row for each session, the one with the highest revision."""
+    kept: dict[str, AnnotationsRow] = {}
+    for row in rows:
+        if row.session_id not in kept or row.revision > kept[row.session_id].revision:
+            kept[row.session_id] = row
     return kept
 
 

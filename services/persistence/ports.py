@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations, TurnFinished
 from maieutic.v1.document_service_pb2 import Document
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import SESSION_ORDER_NEWEST_FIRST, Session, SessionOrder
@@ -45,6 +45,8 @@ class Snapshot:
     """In acceptance order."""
     last_position: int = 0
     last_turn_id: str = ""
+    annotations: SessionAnnotations | None = None
+    """Its notes and bookmarks; None if it never had some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,10 @@ class Reads(Protocol):
         Those that fit, at least one. Two outcomes that a loss of the live store drove apart may
         share a position; then more may come, so that a page never ends between them.
         """
+        ...
+
+    async def get_message(self, session_id: str, message_id: str) -> Message | None:
+        """Return a message of a session; None if it has none of that id."""
         ...
 
     async def get_turn(self, turn_id: str, session_id: str) -> ArchivedTurn:

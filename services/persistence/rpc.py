@@ -46,6 +46,7 @@ class ArchiveServicer(ArchiveServiceServicer):
             unfinished=found.unfinished,
             last_position=found.last_position,
             last_turn_id=found.last_turn_id,
+            annotations=found.annotations,
         )
 
     async def ListArchivedSessions(
@@ -80,6 +81,13 @@ class ArchiveServicer(ArchiveServiceServicer):
             most_bytes=MOST_BYTES,
         )
         return pb.ListArchivedMessagesResponse(messages=page.items, cut=page.cut)
+
+    async def GetArchivedMessage(
+        self, request: pb.GetArchivedMessageRequest, context: Context
+    ) -> pb.GetArchivedMessageResponse:
+        _for_services()
+        message = await self._reads.get_message(request.session_id, request.message_id)
+        return pb.GetArchivedMessageResponse(message=message)
 
     async def GetArchivedTurn(
         self, request: pb.GetArchivedTurnRequest, context: Context

@@ -49,6 +49,12 @@ class Archive:
         answer = await _answer(self._stub.ListArchivedSessions(request))
         return list(answer.sessions), answer.cut or len(answer.sessions) >= limit
 
+    async def message(self, session_id: str, message_id: str) -> Message | None:
+        """Return a message of a session; None if the archive does not know it."""
+        request = pb.GetArchivedMessageRequest(session_id=session_id, message_id=message_id)
+        answer = await _answer(self._stub.GetArchivedMessage(request))
+        return answer.message if answer.HasField("message") else None
+
     async def count_sessions(self, tenant: str, user: str) -> int:
         """Return how many sessions of a user the archive has."""
         request = pb.CountArchivedSessionsRequest(tenant=tenant, user_id=user)

@@ -20,6 +20,7 @@ class _Archived:
     session_id: str
     rows: list[TurnFinished] = field(default_factory=list)
     revision: int = 0
+    annotations_revision: int = 0
 
 
 class Archiving:
@@ -42,9 +43,7 @@ class Archiving:
         others = [each for each in sessions if not each.rows]
         records = await self._store.sessions([each.session_id for each in others])
         return with_rows + [
-            each
-            for each, record in zip(others, records, strict=True)
-            if _is_news(record, each.revision)
+            each for each, record in zip(others, records, strict=True) if _is_news(record, each)
         ]
 
     async def _write(self, said: _Archived) -> None:
@@ -52,10 +51,14 @@ class Archiving:
             for row in said.rows:
                 archived(draft, row, self._timing)
             record = draft.session
-            if record is None or record.tombstone or record.archived_revision >= said.revision:
+            if record is None or record.tombstone:
                 return
-            record.archived_revision = said.revision
-            draft.session_changed = True
+            if record.archived_revision < said.revision:
+                record.archived_revision = said.revision
+                draft.session_changed = True
+            if record.archived_annotations_revision < said.annotations_revision:
+                record.archived_annotations_revision = said.annotations_revision
+                draft.session_changed = True
 
         reads = Reads(turns=[row.job.turn_id for row in said.rows])
         _, draft = await self._store.transact(said.session_id, decide, reads)
@@ -85,15 +88,20 @@ def _by_session(request: pb.MarkArchivedRequest) -> list[_Archived]:
     for session in request.sessions:
         said = sessions.setdefault(session.session_id, _Archived(session_id=session.session_id))
         said.revision = max(said.revision, session.revision)
+        notes = session.annotations_revision
+        said.annotations_revision = max(said.annotations_revision, notes)
     return list(sessions.values())
 
 
-def _is_news(record: SessionRecord | None, revision: int) -> bool:
-    """Whether the session is to learn of the revision.
+def _is_news(record: SessionRecord | None, said: _Archived) -> bool:
+    """Whether the session is to learn of the revisions.
 
     While a turn is active the session does not expire, and the turn's end will give it a later
-    revision, which the archive then confirms: that one counts.
+    revision, which the archive then confirms: that one counts. Of its notes the turn's end says
+    nothing.
     """
-    if record is None or record.tombstone or record.session.active_turn_id:
+    if record is None or record.tombstone:
         return False
-    return record.archived_revision < revision
+    if record.archived_annotations_revision < said.annotations_revision:
+        return True
+    return not record.session.active_turn_id and record.archived_revision < said.revision

@@ -25,6 +25,11 @@ def turn_not_found(turn_id: str) -> NotFound:
     return NotFound("turn", turn_id)
 
 
+def message_not_found(message_id: str) -> NotFound:
+    """Return the error for a message that is not in the session."""
+    return NotFound("message", message_id)
+
+
 class SessionBusy(FailedPrecondition):
     """Another turn is running in the session."""
 

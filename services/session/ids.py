@@ -31,6 +31,14 @@ class Ids:
         who = (tenant, user, document_set, str(generation))
         return self._part("standing family", *who) + self._part("standing session", *who)
 
+    def note(self, session_id: str, request_id: str) -> str:
+        """Return the id of the note that this request adds, of its session's family."""
+        return family_of(session_id) + self._part("note", session_id, request_id)
+
+    def bookmark(self, session_id: str, request_id: str) -> str:
+        """Return the id of the bookmark that this request adds, of its session's family."""
+        return family_of(session_id) + self._part("bookmark", session_id, request_id)
+
     def turn(self, session_id: str, request_id: str) -> str:
         """Return the id of the turn that this request begins: 48 characters, its session's family.
 

@@ -28,6 +28,7 @@ from services.session.limits import SessionLimits
 from services.session.listing import SessionList
 from services.session.live import LiveSessions
 from services.session.losses import Losses
+from services.session.notebook import Notebook
 from services.session.ports import SessionStore
 from services.session.publisher import Publisher
 from services.session.rpc import SessionServicer, TurnServicer, TurnWorkServicer
@@ -109,6 +110,14 @@ class _Parts:
             limits=SessionLimits(store, archive, settings.most()),
         )
         self._list = SessionList(store, archive)
+        self._notebook = Notebook(
+            store=store,
+            live=live,
+            archive=archive,
+            publisher=publisher,
+            ids=ids,
+            most=settings.most(),
+        )
         self._turns = Turns(
             store=store,
             live=live,
@@ -130,7 +139,7 @@ class _Parts:
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the three services to the server."""
-        sessions = SessionServicer(self._conversations, self._list)
+        sessions = SessionServicer(self._conversations, self._list, self._notebook)
         add_SessionServiceServicer_to_server(sessions, server)
         add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
         add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work, self._archiving), server)

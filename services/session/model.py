@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from maieutic.bus.v1.bus_pb2 import (
     RunTurn,
+    SessionAnnotations,
     SessionChanged,
     SessionDeleted,
     TurnAccepted,
@@ -100,10 +101,13 @@ class Draft:
     """The last event of each turn's log, where there is one."""
     messages: dict[str, Message] = field(default_factory=dict)
     """Those of the window, if they were asked for."""
+    annotations: SessionAnnotations | None = None
+    """The session's notes and bookmarks, if they were asked for."""
     operation: Operation | None = None
     """What is known of the request whose marker was asked for."""
 
     session_changed: bool = False
+    annotations_changed: bool = False
     turns_changed: set[str] = field(default_factory=set)
     turns_removed: set[str] = field(default_factory=set)
     messages_put: dict[str, Message] = field(default_factory=dict)
@@ -131,6 +135,21 @@ class Draft:
             raise LookupError(message)
         return self.session
 
+    @property
+    def kept_annotations(self) -> SessionAnnotations:
+        """The notes and bookmarks, where the caller has asked for them."""
+        if self.annotations is None:
+            message = f"the annotations of session {self.session_id} are not in this draft"
+            raise LookupError(message)
+        return self.annotations
+
+    def annotate(self) -> None:
+        """Write the notes and bookmarks under the session's next revision."""
+        self.touch()
+        revision = self.record.session.revision
+        self.kept_annotations.revision = self.record.annotations_revision = revision
+        self.annotations_changed = True
+
     def put_turn(self, turn: TurnRecord) -> None:
         """Write the turn."""
         self.turns[turn.job.turn_id] = turn
@@ -154,7 +173,10 @@ class Draft:
         """Tell the archive of the session as it is now."""
         # It cannot expire before the archive knows this state.
         self.record.session.ClearField("expire_time")
-        self.remember(SessionChanged(tenant=self.record.tenant, session=self.record.session))
+        changed = SessionChanged(tenant=self.record.tenant, session=self.record.session)
+        if self.annotations_changed:
+            changed.annotations.CopyFrom(self.kept_annotations)
+        self.remember(changed)
 
     def touch(self) -> None:
         """Give the session its next revision; it was used now."""
@@ -243,6 +265,7 @@ def settled(session: SessionRecord) -> bool:
         and not session.waiting_turn_ids
         and not session.unarchived_turn_ids
         and session.archived_revision >= session.session.revision
+        and session.archived_annotations_revision >= session.annotations_revision
     )
 
 

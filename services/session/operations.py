@@ -30,8 +30,8 @@ def done_before(draft: Draft, digest: bytes) -> bool:
 
 
 def done_now(draft: Draft, request_id: str, digest: bytes) -> None:
-    """Give the session its next revision, tell the archive, and leave the request's marker."""
-    draft.touch()
+    """Tell the archive of the changed session, and leave the request's marker."""
     draft.tell_session()
     revision = draft.record.session.revision
-    draft.carried_out = request_id, Operation(request_hash=digest, revision=revision)
+    operation = Operation(request_hash=digest, revision=revision, time_ms=draft.now_ms)
+    draft.carried_out = request_id, operation

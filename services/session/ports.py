@@ -22,6 +22,8 @@ class Reads:
     """Also the last event of each turn's log."""
     window: bool = False
     """Also the messages of the window."""
+    annotations: bool = False
+    """Also the session's notes and bookmarks."""
     operation: str = ""
     """Also the marker of this request id."""
 

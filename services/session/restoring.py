@@ -6,7 +6,7 @@ from maieutic.archive.v1.archive_service_pb2 import (
     GetArchivedTurnResponse,
     GetSessionSnapshotResponse,
 )
-from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, TurnAccepted
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations, SessionChanged, TurnAccepted
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import TurnAccepted as AcceptedFrame, TurnFrame
@@ -40,6 +40,7 @@ def restore(draft: Draft, snapshot: GetSessionSnapshotResponse, timing: Timing) 
         restored=True,
     )
     draft.record.session.active_turn_id = ""
+    _restore_annotations(draft, snapshot)
     unfinished = {job.turn_id for job in snapshot.unfinished}
     draft.messages.clear()
     refill(draft, [m for m in snapshot.window if m.turn_id not in unfinished])
@@ -49,6 +50,16 @@ def restore(draft: Draft, snapshot: GetSessionSnapshotResponse, timing: Timing) 
     running = [turn.job for turn in draft.turns.values() if turn.phase != WAITING]
     waiting = [turn.job for turn in draft.turns.values() if turn.phase == WAITING]
     _revive_all(draft, [*running, *snapshot.unfinished, *waiting], timing)
+
+
+def _restore_annotations(draft: Draft, snapshot: GetSessionSnapshotResponse) -> None:
+    draft.annotations = SessionAnnotations()
+    if snapshot.HasField("annotations"):
+        draft.annotations.CopyFrom(snapshot.annotations)
+        revision = snapshot.annotations.revision
+        draft.record.annotations_revision = revision
+        draft.record.archived_annotations_revision = revision
+        draft.annotations_changed = True
 
 
 def adopt_survivors(draft: Draft, timing: Timing) -> None:
@@ -92,6 +103,7 @@ def adopt(draft: Draft, job: RunTurn) -> None:
     session.session_id, session.user_id = draft.session_id, job.user_id
     session.active_turn_id = ""
     draft.messages.clear()
+    draft.annotations = SessionAnnotations()
     draft.touch()
 
 

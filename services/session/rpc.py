@@ -16,6 +16,7 @@ from services.session.conversations import Conversations
 from services.session.errors import ServicesOnly
 from services.session.listing import SessionList
 from services.session.model import Caller
+from services.session.notebook import Notebook
 from services.session.turns import Turns
 from services.session.watching import Watching
 from services.session.work import Work
@@ -39,9 +40,12 @@ def _only(services: frozenset[str]) -> None:
 class SessionServicer(SessionServiceServicer):
     """The public SessionService, for the tenant and user that the gateway vouches for."""
 
-    def __init__(self, conversations: Conversations, session_list: SessionList) -> None:
+    def __init__(
+        self, conversations: Conversations, session_list: SessionList, notebook: Notebook
+    ) -> None:
         self._conversations = conversations
         self._list = session_list
+        self._notebook = notebook
 
     async def CreateSession(
         self, request: session_pb.CreateSessionRequest, context: Context
@@ -98,6 +102,44 @@ class SessionServicer(SessionServiceServicer):
             _caller(), request.session_id, request.page_size, request.page_token
         )
         return session_pb.ListMessagesResponse(messages=messages, next_page_token=token)
+
+    async def AddNote(
+        self, request: session_pb.AddNoteRequest, context: Context
+    ) -> session_pb.AddNoteResponse:
+        note, session = await self._notebook.add_note(_caller(), request)
+        return session_pb.AddNoteResponse(note=note, session=session)
+
+    async def ListNotes(
+        self, request: session_pb.ListNotesRequest, context: Context
+    ) -> session_pb.ListNotesResponse:
+        notes, token = await self._notebook.list_notes(_caller(), request)
+        return session_pb.ListNotesResponse(notes=notes, next_page_token=token)
+
+    async def DeleteNote(
+        self, request: session_pb.DeleteNoteRequest, context: Context
+    ) -> session_pb.DeleteNoteResponse:
+        session = await self._notebook.delete_note(_caller(), request.session_id, request.note_id)
+        return session_pb.DeleteNoteResponse(session=session)
+
+    async def AddBookmark(
+        self, request: session_pb.AddBookmarkRequest, context: Context
+    ) -> session_pb.AddBookmarkResponse:
+        bookmark, session = await self._notebook.add_bookmark(_caller(), request)
+        return session_pb.AddBookmarkResponse(bookmark=bookmark, session=session)
+
+    async def ListBookmarks(
+        self, request: session_pb.ListBookmarksRequest, context: Context
+    ) -> session_pb.ListBookmarksResponse:
+        bookmarks, token = await self._notebook.list_bookmarks(_caller(), request)
+        return session_pb.ListBookmarksResponse(bookmarks=bookmarks, next_page_token=token)
+
+    async def DeleteBookmark(
+        self, request: session_pb.DeleteBookmarkRequest, context: Context
+    ) -> session_pb.DeleteBookmarkResponse:
+        session = await self._notebook.delete_bookmark(
+            _caller(), request.session_id, request.bookmark_id
+        )
+        return session_pb.DeleteBookmarkResponse(session=session)
 
 
 class TurnServicer(TurnServiceServicer):

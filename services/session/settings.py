@@ -72,12 +72,23 @@ class SessionSettings:
     metadata_bytes: int = 16_384
     """Most bytes that the keys and values of a session's metadata may have together, in UTF-8."""
 
+    notes_per_session: int = 200
+    """Most notes that one session may have."""
+
+    bookmarks_per_session: int = 200
+    """Most bookmarks that one session may have."""
+
     telemetry: TelemetryOptions = field(default=TelemetryOptions())
     """Where traces, metrics and logs go."""
 
     def most(self) -> Most:
         """Return the limits."""
-        return Most(sessions_per_user=self.sessions_per_user, metadata_bytes=self.metadata_bytes)
+        return Most(
+            sessions_per_user=self.sessions_per_user,
+            metadata_bytes=self.metadata_bytes,
+            notes_per_session=self.notes_per_session,
+            bookmarks_per_session=self.bookmarks_per_session,
+        )
 
     def timing(self) -> Timing:
         """Return the clock's settings in milliseconds."""

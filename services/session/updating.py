@@ -41,6 +41,7 @@ def update(draft: Draft, request: pb.UpdateSessionRequest) -> pb.Session:
         session.metadata.update(request.metadata)
     if "document_ids" in named:
         _set_documents(session, request.document_ids)
+    draft.touch()
     done_now(draft, request.request_id, digest)
     return session
 

@@ -146,6 +146,19 @@ async def test_a_conversation_is_changed_and_ended(cli: Cli) -> None:
     assert (await cli.run("sessions", "update", session_id)).status == 2
 
 
+async def test_notes_are_added_listed_and_deleted(cli: Cli) -> None:
+    assert (await cli.run("chat", "first question")).status == 0
+    (session_id,) = cli.stack.conversations.sessions
+    added = await cli.run("notes", "add", session_id, "remember this")
+    note_id = added.out.removeprefix("added ").strip()
+    listed = await cli.run("notes", "list", session_id)
+    assert [line.split("\t")[::2] for line in listed.out.splitlines()] == [
+        [note_id, "remember this"]
+    ]
+    assert (await cli.run("notes", "delete", session_id, note_id)).status == 0
+    assert (await cli.run("notes", "list", session_id)).out == ""
+
+
 async def test_answers_are_drawn_from_all_documents_unless_told_otherwise(cli: Cli) -> None:
     async with Maieutic.connect(cli.stack.address, api_key=cli.stack.key) as client:
         for number in range(3):

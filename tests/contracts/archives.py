@@ -55,7 +55,7 @@ async def emptied_postgres_url(server: PostgresServer) -> str:
     await migrate(url)
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute("TRUNCATE sessions, turns, messages, usage, events")
+        await connection.execute("TRUNCATE sessions, turns, messages, usage, events, annotations")
         await connection.execute("TRUNCATE documents CASCADE")
     finally:
         await connection.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maieutic.bus.v1.bus_pb2 import TurnFinished
+from maieutic.bus.v1.bus_pb2 import SessionChanged, TurnFinished
 from maieutic.v1 import turn_service_pb2 as turn_pb
 from maieutic.v1.document_service_pb2 import (
     DOCUMENT_FORMAT_MARKDOWN,
@@ -304,6 +304,50 @@ async def test_a_users_living_sessions_are_counted(harness: ArchiveHarness) -> N
     await harness.archive.apply([fact(stories[0].deleted())])
     assert await harness.archive.count_sessions(TENANT, USER) == 2
     assert await harness.archive.count_sessions(TENANT, "nobody") == 0
+
+
+async def test_notes_and_bookmarks_stay_by_a_revision_of_their_own(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+
+    def changed(revision: int, *texts: str) -> SessionChanged:
+        told = story.changed(revision=revision)
+        told.annotations.revision = revision
+        for text in texts:
+            told.annotations.notes.add(note_id=text, text=text)
+        return told
+
+    async def kept() -> list[str]:
+        found = (await harness.archive.snapshot(story.session_id, window=0)).annotations
+        return [note.text for note in found.notes] if found else []
+
+    await harness.archive.apply([fact(story.changed())])
+    assert (await harness.archive.snapshot(story.session_id, window=0)).annotations is None
+    # A later state of the session has overtaken them: it has no notes, so they hold.
+    await harness.archive.apply([fact(story.changed(revision=30))])
+    applied = await harness.archive.apply([fact(changed(12, "a", "b")), fact(changed(11, "a"))])
+    assert applied.annotated == {story.session_id: 12}
+    assert await kept() == ["a", "b"]
+    await harness.archive.apply([fact(changed(11, "a"))])
+    assert await kept() == ["a", "b"]
+    await harness.archive.apply([fact(changed(13))])
+    assert await kept() == []
+    await harness.archive.apply([fact(changed(14, "c")), fact(story.deleted())])
+    assert await harness.rows("SELECT session_id FROM annotations") == []
+    assert (await harness.archive.apply([fact(changed(15, "d"))])).annotated == {}
+    assert await harness.rows("SELECT session_id FROM annotations") == []
+
+
+async def test_a_message_is_found_in_its_session_once_it_is_said(harness: ArchiveHarness) -> None:
+    one, two = Story("one"), Story("two")
+    await harness.archive.apply([fact(one.accepted(1, waiting=True)), fact(two.finished())])
+    message_id = one.job().message.message_id
+    assert await harness.archive.get_message(one.session_id, message_id) is None
+    await harness.archive.apply([fact(one.finished())])
+    found = await harness.archive.get_message(one.session_id, message_id)
+    assert found == one.job().message
+    assert await harness.archive.get_message(two.session_id, message_id) is None
 
 
 # --- snapshots and messages -----------------------------------------------------------------------

@@ -462,6 +462,66 @@ async def test_a_marker_is_written_with_its_change_and_found_by_its_request(
     assert TIMING.stub - 10_000 < await redis.pttl(marker) <= TIMING.stub
 
 
+def annotated(draft: Draft) -> None:
+    draft.kept_annotations.notes.add(note_id="n", text="kept")
+    draft.annotate()
+
+
+async def test_notes_are_read_when_asked_for_and_live_as_long_as_their_session(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    record, notes = keys.record_key(session_id), keys.annotations_key(session_id)
+    await store.transact(session_id, make(session_id))
+    await store.transact(session_id, annotated, Reads(annotations=True))
+    _, without = await store.transact(session_id, lambda _: None, Reads(window=True))
+    assert without.annotations is None
+    reads = Reads(annotations=True, window=True, operation="r")
+    _, draft = await store.transact(session_id, lambda _: None, reads)
+    assert [note.text for note in draft.kept_annotations.notes] == ["kept"]
+    assert await redis.pttl(record) == await redis.pttl(notes) == -1
+
+    def archived(draft: Draft) -> None:
+        draft.record.archived_revision = draft.record.session.revision
+        draft.session_changed = True
+
+    await store.transact(session_id, archived)
+    assert await redis.pttl(record) == -1, "its notes are not archived"
+
+    def annotations_archived(draft: Draft) -> None:
+        draft.record.archived_annotations_revision = draft.record.annotations_revision
+        draft.session_changed = True
+
+    await store.transact(session_id, annotations_archived)
+    assert 0 < await redis.pttl(record) <= TIMING.idle
+    assert await redis.pttl(notes) >= await redis.pttl(record) + 59_000
+    await redis.pexpire(record, 1_000)
+    await redis.pexpire(notes, 1_500)
+    await store.keep_alive(session_id)
+    assert await redis.pttl(notes) >= await redis.pttl(record) + 59_000
+
+
+@pytest.mark.parametrize("wrong", ["missing", "old", "damaged"])
+async def test_a_session_without_its_own_notes_counts_as_gone(
+    store: RedisSessionStore, redis: Redis, wrong: str
+) -> None:
+    session_id = new_session()
+    notes = keys.annotations_key(session_id)
+    await store.transact(session_id, make(session_id))
+    await store.transact(session_id, annotated, Reads(annotations=True))
+    old = await redis.get(notes)
+    await store.transact(session_id, annotated, Reads(annotations=True))
+    if wrong == "missing":
+        await redis.delete(notes)
+    else:
+        await redis.set(notes, old or "" if wrong == "old" else b"\x01garbage")
+    found, draft = await store.transact(
+        session_id, lambda draft: draft.session, Reads(annotations=True)
+    )
+    assert found is None
+    assert draft.annotations is None
+
+
 async def test_a_session_with_a_missing_part_counts_as_gone(
     store: RedisSessionStore, redis: Redis
 ) -> None:

@@ -91,11 +91,13 @@ async def made(backend: Backend, channel: grpc.aio.Channel) -> Api:
         document = (await client.documents.add("tea.md", text)).document
         stream = client.turns.stream(session.session_id, "How hot is tea?")
         await stream.result()
+        messages = [message async for message in client.sessions.messages(session)]
     return Api(
         channel=channel,
         key=backend.api_key,
         stranger_key=backend.stranger_key,
         session_id=session.session_id,
         turn_id=stream.turn_id,
+        message_id=messages[0].message_id,
         document_id=document.document_id,
     )

@@ -12,7 +12,13 @@ from maieutic.archive.v1.archive_service_pb2_grpc import (
     ArchiveServiceServicer,
     add_ArchiveServiceServicer_to_server,
 )
-from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, SessionDeleted, TurnFinished
+from maieutic.bus.v1.bus_pb2 import (
+    RunTurn,
+    SessionAnnotations,
+    SessionChanged,
+    SessionDeleted,
+    TurnFinished,
+)
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import (
     SESSION_ORDER_LAST_USED_FIRST,
@@ -33,6 +39,7 @@ class ColdArchive(ArchiveServiceServicer):
     deleted: dict[str, SessionDeleted] = field(default_factory=dict)
     accepted: dict[str, RunTurn] = field(default_factory=dict)
     finished: dict[str, TurnFinished] = field(default_factory=dict)
+    annotations: dict[str, SessionAnnotations] = field(default_factory=dict)
     away: bool = False
     most: int = 1000
     """No answer has more messages or sessions, as if they were too large for more."""
@@ -43,7 +50,13 @@ class ColdArchive(ArchiveServiceServicer):
         return self.finished.setdefault(row.job.turn_id, row)
 
     def change(self, changed: SessionChanged) -> None:
-        known = self.sessions.get(changed.session.session_id)
+        session_id = changed.session.session_id
+        held = self.annotations.get(session_id)
+        if changed.HasField("annotations") and (
+            held is None or held.revision < changed.annotations.revision
+        ):
+            self.annotations[session_id] = changed.annotations
+        known = self.sessions.get(session_id)
         if known is None or known.session.revision < changed.session.revision:
             self.sessions[changed.session.session_id] = changed
 
@@ -85,6 +98,7 @@ class ColdArchive(ArchiveServiceServicer):
             unfinished=[job for job in jobs if job.turn_id not in self.finished],
             last_position=max((m.position for m in messages), default=0),
             last_turn_id=jobs[-1].turn_id if jobs else "",
+            annotations=self.annotations.get(session_id),
         )
 
     async def ListArchivedSessions(self, request: Any, context: Any) -> Any:
@@ -131,6 +145,11 @@ class ColdArchive(ArchiveServiceServicer):
 
     def _cut(self, found: Sequence[Any], request: Any) -> bool:
         return self.most < min(len(found), int(request.limit))
+
+    async def GetArchivedMessage(self, request: Any, context: Any) -> Any:
+        self._answering()
+        found = {m.message_id: m for m in self.messages(request.session_id) if m.position}
+        return pb.GetArchivedMessageResponse(message=found.get(request.message_id))
 
     async def GetArchivedTurn(self, request: Any, context: Any) -> Any:
         self._answering()

@@ -62,6 +62,8 @@ class Conversations:
     owner: Callable[[], Owner] = caller
     sessions: dict[str, tuple[Owner, session_pb.Session]] = field(default_factory=dict)
     turns: dict[str, tuple[Owner, turn_pb.Turn]] = field(default_factory=dict)
+    notes: dict[str, list[session_pb.Note]] = field(default_factory=dict)
+    bookmarks: dict[str, list[session_pb.Bookmark]] = field(default_factory=dict)
     requests: dict[tuple[str, ...], bytes] = field(default_factory=dict)
     frames: dict[str, list[turn_pb.TurnFrame]] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
@@ -83,6 +85,21 @@ class Conversations:
         if session is None or owner != self.owner():
             raise NotFound("session", session_id)
         return session
+
+    def messages(self, session_id: str) -> list[message_pb2.Message]:
+        """Return a session's messages, oldest first."""
+        self.session(session_id)
+        return [
+            message_pb2.Message(
+                message_id=stable_id(turn.turn_id, str(author)), author=author, text=text
+            )
+            for _, turn in self.turns.values()
+            if turn.session_id == session_id
+            for author, text in (
+                (message_pb2.AUTHOR_USER, turn.text),
+                (message_pb2.AUTHOR_AGENT, turn.outcome.text),
+            )
+        ]
 
     def turn(self, turn_id: str) -> turn_pb.Turn:
         owner, turn = self.turns.get(turn_id, (None, None))
@@ -190,21 +207,66 @@ class FakeSessions(SessionServiceServicer):
     async def ListMessages(
         self, request: session_pb.ListMessagesRequest, context: Context
     ) -> session_pb.ListMessagesResponse:
-        state = self._state
-        state.session(request.session_id)
-        messages = [
-            message_pb2.Message(
-                message_id=stable_id(turn.turn_id, str(author)), author=author, text=text
-            )
-            for _, turn in state.turns.values()
-            if turn.session_id == request.session_id
-            for author, text in (
-                (message_pb2.AUTHOR_USER, turn.text),
-                (message_pb2.AUTHOR_AGENT, turn.outcome.text),
-            )
-        ]
+        messages = self._state.messages(request.session_id)
         page, token = page_of(messages[::-1], request.page_size, request.page_token)
         return session_pb.ListMessagesResponse(messages=page, next_page_token=token)
+
+    async def AddNote(
+        self, request: session_pb.AddNoteRequest, context: Context
+    ) -> session_pb.AddNoteResponse:
+        state, session_id = self._state, request.session_id
+        session = state.session(session_id)
+        note = session_pb.Note(note_id=stable_id(session_id, request.request_id), text=request.text)
+        note.create_time.GetCurrentTime()
+        state.notes.setdefault(session_id, []).append(note)
+        return session_pb.AddNoteResponse(note=note, session=session)
+
+    async def ListNotes(
+        self, request: session_pb.ListNotesRequest, context: Context
+    ) -> session_pb.ListNotesResponse:
+        self._state.session(request.session_id)
+        kept = self._state.notes.get(request.session_id, [])
+        page, token = page_of(kept, request.page_size, request.page_token)
+        return session_pb.ListNotesResponse(notes=page, next_page_token=token)
+
+    async def DeleteNote(
+        self, request: session_pb.DeleteNoteRequest, context: Context
+    ) -> session_pb.DeleteNoteResponse:
+        session = self._state.session(request.session_id)
+        kept = self._state.notes.setdefault(request.session_id, [])
+        kept[:] = [note for note in kept if note.note_id != request.note_id]
+        return session_pb.DeleteNoteResponse(session=session)
+
+    async def AddBookmark(
+        self, request: session_pb.AddBookmarkRequest, context: Context
+    ) -> session_pb.AddBookmarkResponse:
+        state, session_id = self._state, request.session_id
+        session = state.session(session_id)
+        if request.message_id not in {m.message_id for m in state.messages(session_id)}:
+            raise NotFound("message", request.message_id)
+        bookmark = session_pb.Bookmark(
+            bookmark_id=stable_id(session_id, "bookmark", request.request_id),
+            message_id=request.message_id,
+            label=request.label,
+        )
+        state.bookmarks.setdefault(session_id, []).append(bookmark)
+        return session_pb.AddBookmarkResponse(bookmark=bookmark, session=session)
+
+    async def ListBookmarks(
+        self, request: session_pb.ListBookmarksRequest, context: Context
+    ) -> session_pb.ListBookmarksResponse:
+        self._state.session(request.session_id)
+        kept = self._state.bookmarks.get(request.session_id, [])
+        page, token = page_of(kept, request.page_size, request.page_token)
+        return session_pb.ListBookmarksResponse(bookmarks=page, next_page_token=token)
+
+    async def DeleteBookmark(
+        self, request: session_pb.DeleteBookmarkRequest, context: Context
+    ) -> session_pb.DeleteBookmarkResponse:
+        session = self._state.session(request.session_id)
+        kept = self._state.bookmarks.setdefault(request.session_id, [])
+        kept[:] = [one for one in kept if one.bookmark_id != request.bookmark_id]
+        return session_pb.DeleteBookmarkResponse(session=session)
 
 
 class FakeTurns(TurnServiceServicer):

@@ -36,10 +36,27 @@ REQUIRED = frozenset(
     {
         "update_mask",
         *("session_id", "turn_id", "document_id", "request_id"),
+        *("note_id", "bookmark_id", "message_id"),
         *("text", "name", "content", "query", "format"),
     }
 )
-IDS = frozenset({"session_id", "turn_id", "document_id", "document_ids"})
+IDS = frozenset(
+    {
+        *("session_id", "turn_id", "document_id", "document_ids"),
+        *("note_id", "bookmark_id", "message_id"),
+    }
+)
+FORGIVEN = frozenset(
+    {
+        # Deleting again succeeds, and a search of nothing may find nothing.
+        *(
+            "/DeleteSession.session_id",
+            "/DeleteDocument.document_id",
+            "/SearchDocuments.document_ids",
+        ),
+        *("/DeleteNote.note_id", "/DeleteBookmark.bookmark_id"),
+    }
+)
 HUGE = 70_000
 NOT_UTF8 = b"\xff\xfe"
 LENGTH_DELIMITED = 2
@@ -73,6 +90,7 @@ class Api:
     """Of another tenant."""
     session_id: str
     turn_id: str
+    message_id: str
     document_id: str
 
 
@@ -205,10 +223,9 @@ def _wrong_filters(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
 
 def _of_references(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
     """Well-formed ids of nothing."""
-    if method.endswith(("/DeleteSession", "/DeleteDocument", "/SearchDocuments")):
-        return  # deleting again succeeds, and a search of nothing may find nothing
+    name = method[method.rindex("/") :]
     for field in descriptor.input_type.fields:
-        if field.name in IDS:
+        if field.name in IDS and f"{name}.{field.name}" not in FORGIVEN:
             unknown = ["u" * 48] if field.is_repeated else "u" * 48
             yield Case(
                 name=f"{field.name} is of nothing",
@@ -225,8 +242,12 @@ def valid_request(api: Api, method: str) -> Message:
     values: Mapping[str, Any] = {
         "session_id": api.session_id,
         "turn_id": api.turn_id,
+        "message_id": api.message_id,
+        "note_id": "n" * 48,
+        "bookmark_id": "b" * 48,
         "document_id": api.document_id,
-        "request_id": "bad-input-suite",
+        # In one session an id is of one kind of request; a turn that runs is attached to.
+        "request_id": "bad-input" if "TurnService" in method else method.rpartition("/")[2],
         "text": "a question",
         "name": "notes.md",
         "content": b"a text",

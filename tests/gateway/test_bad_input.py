@@ -29,6 +29,7 @@ CREATE_SESSION = "/maieutic.v1.SessionService/CreateSession"
 async def api(stack: Stack, client: Maieutic) -> AsyncIterator[Api]:
     session = await client.sessions.create()
     turn = await client.turns.begin(session.session_id, "one two")
+    messages = [message async for message in client.sessions.messages(session)]
     document = (await client.documents.add("facts.md", "some facts")).document
     async with grpc.aio.insecure_channel(stack.address) as channel:
         yield Api(
@@ -37,6 +38,7 @@ async def api(stack: Stack, client: Maieutic) -> AsyncIterator[Api]:
             stranger_key=stack.stranger_key,
             session_id=session.session_id,
             turn_id=turn.turn_id,
+            message_id=messages[0].message_id,
             document_id=document.document_id,
         )
 
@@ -118,6 +120,12 @@ async def test_a_bad_key_is_refused_before_the_request_is_looked_at(api: Api, ke
         ("/maieutic.v1.SessionService/EndSession", "session"),
         ("/maieutic.v1.SessionService/TouchSession", "session"),
         ("/maieutic.v1.SessionService/ListMessages", "session"),
+        ("/maieutic.v1.SessionService/AddNote", "session"),
+        ("/maieutic.v1.SessionService/ListNotes", "session"),
+        ("/maieutic.v1.SessionService/DeleteNote", "session"),
+        ("/maieutic.v1.SessionService/AddBookmark", "session"),
+        ("/maieutic.v1.SessionService/ListBookmarks", "session"),
+        ("/maieutic.v1.SessionService/DeleteBookmark", "session"),
         ("/maieutic.v1.TurnService/StreamTurn", "session"),
         ("/maieutic.v1.TurnService/BeginTurn", "session"),
         ("/maieutic.v1.TurnService/WatchTurn", "turn"),

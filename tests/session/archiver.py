@@ -77,7 +77,10 @@ class Archiver:
     def _change(self, changed: SessionChanged, request: pb.MarkArchivedRequest) -> None:
         self._archive.change(changed)
         kept = self._archive.sessions[changed.session.session_id].session
-        request.sessions.add(session_id=kept.session_id, revision=kept.revision)
+        notes = changed.annotations.revision if changed.HasField("annotations") else 0
+        request.sessions.add(
+            session_id=kept.session_id, revision=kept.revision, annotations_revision=notes
+        )
 
 
 @asynccontextmanager

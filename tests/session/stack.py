@@ -164,7 +164,11 @@ class Stack:
 
     async def forget(self, session_id: str) -> None:
         """Let the session expire, as if nobody had used it for long."""
-        await self.redis.delete(keys.record_key(session_id), keys.messages_key(session_id))
+        await self.redis.delete(
+            keys.record_key(session_id),
+            keys.messages_key(session_id),
+            keys.annotations_key(session_id),
+        )
 
     async def archived(self, turn_id: str) -> None:
         """Wait until the archive has confirmed the turn's outcome, and the clock knows."""
@@ -274,6 +278,57 @@ class User:
             more, token = await self.messages(session_id, size, token)
             found += more
         return found[::-1]
+
+    async def add_note(self, session_id: str, text: str, request_id: str = "") -> sessions.Note:
+        request = sessions.AddNoteRequest(
+            session_id=session_id, request_id=request_id or uuid4().hex, text=text
+        )
+        with self.acting() as replica:
+            return (await replica.sessions.AddNote(request)).note
+
+    async def notes(
+        self, session_id: str, size: int = 0, token: str = ""
+    ) -> tuple[list[sessions.Note], str]:
+        request = sessions.ListNotesRequest(session_id=session_id, page_size=size, page_token=token)
+        with self.acting() as replica:
+            response = await replica.sessions.ListNotes(request)
+        return list(response.notes), response.next_page_token
+
+    async def delete_note(self, session_id: str, note_id: str) -> None:
+        request = sessions.DeleteNoteRequest(
+            session_id=session_id, note_id=note_id, request_id="delete"
+        )
+        with self.acting() as replica:
+            await replica.sessions.DeleteNote(request)
+
+    async def add_bookmark(
+        self, session_id: str, message_id: str, label: str = "", request_id: str = ""
+    ) -> sessions.Bookmark:
+        request = sessions.AddBookmarkRequest(
+            session_id=session_id,
+            request_id=request_id or uuid4().hex,
+            message_id=message_id,
+            label=label,
+        )
+        with self.acting() as replica:
+            return (await replica.sessions.AddBookmark(request)).bookmark
+
+    async def bookmarks(
+        self, session_id: str, size: int = 0, token: str = ""
+    ) -> tuple[list[sessions.Bookmark], str]:
+        request = sessions.ListBookmarksRequest(
+            session_id=session_id, page_size=size, page_token=token
+        )
+        with self.acting() as replica:
+            response = await replica.sessions.ListBookmarks(request)
+        return list(response.bookmarks), response.next_page_token
+
+    async def delete_bookmark(self, session_id: str, bookmark_id: str) -> None:
+        request = sessions.DeleteBookmarkRequest(
+            session_id=session_id, bookmark_id=bookmark_id, request_id="delete"
+        )
+        with self.acting() as replica:
+            await replica.sessions.DeleteBookmark(request)
 
     async def begin(
         self, session_id: str, text: str = "Why?", request_id: str = "", *, budget: float = 0

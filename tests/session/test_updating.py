@@ -7,6 +7,7 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import QuotaFailure
 
+from maieutic.bus.v1.bus_pb2 import SessionChanged
 from maieutic.v1 import session_service_pb2 as pb
 from tests.backends.redis import RedisServer
 from tests.proxy import proxy
@@ -310,3 +311,15 @@ async def test_the_limit_counts_sessions_that_left_the_live_store(
         await wait_until(lambda: all(s in stack.archive.sessions for s in made), SOON)
         await stack.redis.flushdb()
         assert reason(await failure(user.create())) == "LIMIT_REACHED"
+
+
+async def test_a_session_that_the_archive_has_before_the_store_hears_of_it_counts_once(
+    valkey_server: RedisServer,
+) -> None:
+    async with session_stack(valkey_server.url, sessions_per_user=2) as stack:
+        user = stack.user()
+        with stack.archiver.paused():
+            made = await user.create()
+            stack.archive.change(SessionChanged(tenant=user.tenant, session=made))
+            await user.create()
+            assert reason(await failure(user.create())) == "LIMIT_REACHED"

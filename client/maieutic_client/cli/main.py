@@ -7,6 +7,7 @@ import click
 from maieutic_client.cli.chat import chat
 from maieutic_client.cli.documents import docs
 from maieutic_client.cli.emulating import emulate
+from maieutic_client.cli.notes import notes
 from maieutic_client.cli.serving import demo, serve
 from maieutic_client.cli.sessions import sessions
 
@@ -37,5 +38,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character
 
 
-for command in (serve, chat, docs, sessions, demo, emulate):
+for command in (serve, chat, docs, sessions, notes, demo, emulate):
     main.add_command(command)

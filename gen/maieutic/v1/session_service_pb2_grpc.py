@@ -85,6 +85,36 @@ class SessionServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_session__service__pb2.ListMessagesRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_session__service__pb2.ListMessagesResponse.FromString,
                 _registered_method=True)
+        self.AddNote = channel.unary_unary(
+                '/maieutic.v1.SessionService/AddNote',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.AddNoteRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.AddNoteResponse.FromString,
+                _registered_method=True)
+        self.ListNotes = channel.unary_unary(
+                '/maieutic.v1.SessionService/ListNotes',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.ListNotesRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.ListNotesResponse.FromString,
+                _registered_method=True)
+        self.DeleteNote = channel.unary_unary(
+                '/maieutic.v1.SessionService/DeleteNote',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.DeleteNoteRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.DeleteNoteResponse.FromString,
+                _registered_method=True)
+        self.AddBookmark = channel.unary_unary(
+                '/maieutic.v1.SessionService/AddBookmark',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.AddBookmarkRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.AddBookmarkResponse.FromString,
+                _registered_method=True)
+        self.ListBookmarks = channel.unary_unary(
+                '/maieutic.v1.SessionService/ListBookmarks',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.ListBookmarksRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.ListBookmarksResponse.FromString,
+                _registered_method=True)
+        self.DeleteBookmark = channel.unary_unary(
+                '/maieutic.v1.SessionService/DeleteBookmark',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer(object):
@@ -174,6 +204,50 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddNote(self, request, context):
+        """AddNote keeps a text of the caller's own with the session; no agent reads
+        it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNotes(self, request, context):
+        """ListNotes pages through a session's notes, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNote(self, request, context):
+        """DeleteNote removes a note. Deleting again succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddBookmark(self, request, context):
+        """AddBookmark keeps a place in the conversation, to return to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBookmarks(self, request, context):
+        """ListBookmarks pages through a session's bookmarks, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBookmark(self, request, context):
+        """DeleteBookmark removes a bookmark, not its message. Deleting again
+        succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -221,6 +295,36 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ListMessages,
                     request_deserializer=maieutic_dot_v1_dot_session__service__pb2.ListMessagesRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_session__service__pb2.ListMessagesResponse.SerializeToString,
+            ),
+            'AddNote': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddNote,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.AddNoteRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.AddNoteResponse.SerializeToString,
+            ),
+            'ListNotes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNotes,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.ListNotesRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.ListNotesResponse.SerializeToString,
+            ),
+            'DeleteNote': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNote,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.DeleteNoteRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.DeleteNoteResponse.SerializeToString,
+            ),
+            'AddBookmark': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddBookmark,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.AddBookmarkRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.AddBookmarkResponse.SerializeToString,
+            ),
+            'ListBookmarks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBookmarks,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.ListBookmarksRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.ListBookmarksResponse.SerializeToString,
+            ),
+            'DeleteBookmark': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBookmark,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -472,6 +576,168 @@ class SessionService(object):
             '/maieutic.v1.SessionService/ListMessages',
             maieutic_dot_v1_dot_session__service__pb2.ListMessagesRequest.SerializeToString,
             maieutic_dot_v1_dot_session__service__pb2.ListMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddNote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/AddNote',
+            maieutic_dot_v1_dot_session__service__pb2.AddNoteRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.AddNoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNotes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/ListNotes',
+            maieutic_dot_v1_dot_session__service__pb2.ListNotesRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.ListNotesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/DeleteNote',
+            maieutic_dot_v1_dot_session__service__pb2.DeleteNoteRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.DeleteNoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddBookmark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/AddBookmark',
+            maieutic_dot_v1_dot_session__service__pb2.AddBookmarkRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.AddBookmarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBookmarks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/ListBookmarks',
+            maieutic_dot_v1_dot_session__service__pb2.ListBookmarksRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.ListBookmarksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBookmark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/DeleteBookmark',
+            maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,22 @@ class SessionServiceStub:
     """ListMessages pages through a session's messages, live and archived ones
     as one list, newest first: no gap and no double at the seam.
     """
+    AddNote: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AddNoteRequest, _session_service_pb2.AddNoteResponse]
+    """AddNote keeps a text of the caller's own with the session; no agent reads
+    it.
+    """
+    ListNotes: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListNotesRequest, _session_service_pb2.ListNotesResponse]
+    """ListNotes pages through a session's notes, oldest first."""
+    DeleteNote: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteNoteRequest, _session_service_pb2.DeleteNoteResponse]
+    """DeleteNote removes a note. Deleting again succeeds."""
+    AddBookmark: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AddBookmarkRequest, _session_service_pb2.AddBookmarkResponse]
+    """AddBookmark keeps a place in the conversation, to return to."""
+    ListBookmarks: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListBookmarksRequest, _session_service_pb2.ListBookmarksResponse]
+    """ListBookmarks pages through a session's bookmarks, oldest first."""
+    DeleteBookmark: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteBookmarkRequest, _session_service_pb2.DeleteBookmarkResponse]
+    """DeleteBookmark removes a bookmark, not its message. Deleting again
+    succeeds.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -132,6 +148,22 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ListMessages: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListMessagesRequest, _session_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """ListMessages pages through a session's messages, live and archived ones
     as one list, newest first: no gap and no double at the seam.
+    """
+    AddNote: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AddNoteRequest, _session_service_pb2.AddNoteResponse]  # type: ignore[assignment]
+    """AddNote keeps a text of the caller's own with the session; no agent reads
+    it.
+    """
+    ListNotes: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListNotesRequest, _session_service_pb2.ListNotesResponse]  # type: ignore[assignment]
+    """ListNotes pages through a session's notes, oldest first."""
+    DeleteNote: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteNoteRequest, _session_service_pb2.DeleteNoteResponse]  # type: ignore[assignment]
+    """DeleteNote removes a note. Deleting again succeeds."""
+    AddBookmark: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AddBookmarkRequest, _session_service_pb2.AddBookmarkResponse]  # type: ignore[assignment]
+    """AddBookmark keeps a place in the conversation, to return to."""
+    ListBookmarks: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListBookmarksRequest, _session_service_pb2.ListBookmarksResponse]  # type: ignore[assignment]
+    """ListBookmarks pages through a session's bookmarks, oldest first."""
+    DeleteBookmark: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteBookmarkRequest, _session_service_pb2.DeleteBookmarkResponse]  # type: ignore[assignment]
+    """DeleteBookmark removes a bookmark, not its message. Deleting again
+    succeeds.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -236,6 +268,58 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.ListMessagesResponse, _abc.Awaitable[_session_service_pb2.ListMessagesResponse]]:
         """ListMessages pages through a session's messages, live and archived ones
         as one list, newest first: no gap and no double at the seam.
+        """
+
+    @_abc_1.abstractmethod
+    def AddNote(
+        self,
+        request: _session_service_pb2.AddNoteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.AddNoteResponse, _abc.Awaitable[_session_service_pb2.AddNoteResponse]]:
+        """AddNote keeps a text of the caller's own with the session; no agent reads
+        it.
+        """
+
+    @_abc_1.abstractmethod
+    def ListNotes(
+        self,
+        request: _session_service_pb2.ListNotesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.ListNotesResponse, _abc.Awaitable[_session_service_pb2.ListNotesResponse]]:
+        """ListNotes pages through a session's notes, oldest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteNote(
+        self,
+        request: _session_service_pb2.DeleteNoteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.DeleteNoteResponse, _abc.Awaitable[_session_service_pb2.DeleteNoteResponse]]:
+        """DeleteNote removes a note. Deleting again succeeds."""
+
+    @_abc_1.abstractmethod
+    def AddBookmark(
+        self,
+        request: _session_service_pb2.AddBookmarkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.AddBookmarkResponse, _abc.Awaitable[_session_service_pb2.AddBookmarkResponse]]:
+        """AddBookmark keeps a place in the conversation, to return to."""
+
+    @_abc_1.abstractmethod
+    def ListBookmarks(
+        self,
+        request: _session_service_pb2.ListBookmarksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.ListBookmarksResponse, _abc.Awaitable[_session_service_pb2.ListBookmarksResponse]]:
+        """ListBookmarks pages through a session's bookmarks, oldest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteBookmark(
+        self,
+        request: _session_service_pb2.DeleteBookmarkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.DeleteBookmarkResponse, _abc.Awaitable[_session_service_pb2.DeleteBookmarkResponse]]:
+        """DeleteBookmark removes a bookmark, not its message. Deleting again
+        succeeds.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

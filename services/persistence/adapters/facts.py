@@ -80,6 +80,12 @@ INSERT INTO usage (
 ON CONFLICT DO NOTHING
 """
 
+KEEP_ANNOTATIONS = """
+INSERT INTO annotations (session_id, revision, record) VALUES ($1, $2, $3)
+ON CONFLICT (session_id) DO UPDATE SET revision = excluded.revision, record = excluded.record
+WHERE excluded.revision > annotations.revision
+"""
+
 KEEP_EVENT = """
 INSERT INTO events (
     event_key, kind, tenant, user_id, session_id, turn_id, detail, event_time
@@ -89,6 +95,8 @@ ON CONFLICT DO NOTHING
 
 FORGET_MESSAGES = "DELETE FROM messages WHERE session_id = $1"
 FORGET_TURNS = "DELETE FROM turns WHERE session_id = $1"
+FORGET_ANNOTATIONS = "DELETE FROM annotations WHERE session_id = $1"
+FORGET_ALL = (FORGET_MESSAGES, FORGET_TURNS, FORGET_ANNOTATIONS)
 
 # The condition on ensure_time stands twice: a second caller that waited for the row tests it
 # again on what the first one left.
@@ -129,8 +137,9 @@ class FactWriter:
             await connection.write(KEEP_TURN, planned.turns)
             await connection.write(KEEP_MESSAGE, planned.messages)
             await connection.write(KEEP_USAGE, planned.usage)
+            await connection.write(KEEP_ANNOTATIONS, planned.annotations)
             await connection.write(KEEP_EVENT, planned.events)
-            for forget in (FORGET_MESSAGES, FORGET_TURNS):
+            for forget in FORGET_ALL:
                 await connection.write(forget, [(session_id,) for session_id in planned.deleted])
         return planned.applied
 

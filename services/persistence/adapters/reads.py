@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations, TurnFinished
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import (
     SESSION_ORDER_LAST_USED_FIRST,
@@ -111,6 +111,13 @@ SELECT record, total FROM sized WHERE place = 1 OR bytes <= $4 ORDER BY place, m
 """
 PAST_ALL_POSITIONS = 2**63 - 1
 
+MESSAGE = """
+SELECT record FROM messages
+WHERE message_id = $2 AND session_id = $1 AND position IS NOT NULL
+"""
+
+ANNOTATIONS = "SELECT record FROM annotations WHERE session_id = $1"
+
 TURN = "SELECT job, finished, archive_time FROM turns WHERE turn_id = $1"
 
 
@@ -165,6 +172,12 @@ class Reader:
             rows = await connection.fetch(MESSAGES, session_id, below, limit - 1, most_bytes)
         return Page(items=[Message.FromString(row["record"]) for row in rows], cut=_cut(rows))
 
+    async def get_message(self, session_id: str, message_id: str) -> Message | None:
+        """Return a message of a session."""
+        async with self._database.reading() as connection:
+            rows = await connection.fetch(MESSAGE, session_id, message_id)
+        return Message.FromString(rows[0]["record"]) if rows else None
+
     async def get_turn(self, turn_id: str, session_id: str) -> ArchivedTurn:
         """Return a turn, or what is known of its session."""
         async with self._database.reading() as connection:
@@ -190,6 +203,7 @@ async def _living(connection: Connection, session_id: str, row: Row, window: int
     jobs = await connection.fetch(UNFINISHED, session_id)
     (last,) = await connection.fetch(LAST_POSITION, session_id)
     last_turns = await connection.fetch(LAST_TURN, session_id)
+    kept = await connection.fetch(ANNOTATIONS, session_id)
     return Snapshot(
         tenant=row["tenant"],
         session=Session.FromString(row["record"]),
@@ -197,4 +211,5 @@ async def _living(connection: Connection, session_id: str, row: Row, window: int
         unfinished=tuple(in_acceptance_order([RunTurn.FromString(each["job"]) for each in jobs])),
         last_position=last["last"],
         last_turn_id=last_turns[0]["turn_id"] if last_turns else "",
+        annotations=SessionAnnotations.FromString(kept[0]["record"]) if kept else None,
     )

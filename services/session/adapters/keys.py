@@ -15,6 +15,11 @@ def messages_key(session_id: str) -> str:
     return f"{{{shard_of(session_id)}}}:s:{session_id}:msg"
 
 
+def annotations_key(session_id: str) -> str:
+    """Return the key of a session's notes and bookmarks."""
+    return f"{{{shard_of(session_id)}}}:s:{session_id}:notes"
+
+
 def operation_key(session_id: str, request_id: str) -> str:
     """Return the key of the marker that a request was carried out in a session."""
     return f"{{{shard_of(session_id)}}}:s:{session_id}:op:{request_id}"

@@ -18,6 +18,7 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004 - redis-py's own name
 )
 
+from maieutic.bus.v1.bus_pb2 import SessionAnnotations
 from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import TurnFrame
@@ -157,12 +158,15 @@ class RedisSessionStore:
             ]
         if reads.window:
             commands.append(("HGETALL", keys.messages_key(session_id)))
-        # A marker is written with its session's record only, whose watch is enough.
+        # What follows is written with the session's record only, whose watch is enough.
         marker = keys.operation_key(session_id, reads.operation)
+        if reads.annotations:
+            commands.append(("GET", keys.annotations_key(session_id)))
         if reads.operation:
             commands.append(("GET", marker))
         replies = await transaction.read([record, *turn_keys], commands)
         operation = replies.pop() if reads.operation else None
+        annotations = replies.pop() if reads.annotations else None
         count = len(reads.turns)
         draft = Draft(session_id=session_id, now_ms=_milliseconds(replies[0]))
         draft.session = await self._decoded(transaction, SessionRecord, record, replies[1], draft)
@@ -172,6 +176,8 @@ class RedisSessionStore:
             draft.tails = _tails(reads.turns, replies[2 + count : 2 + 2 * count])
         if reads.window:
             await self._decode_window(transaction, draft, replies[-1])
+        if reads.annotations:
+            await self._decode_annotations(transaction, draft, annotations)
         await self._read_waiting(transaction, draft)
         return draft
 
@@ -202,6 +208,22 @@ class RedisSessionStore:
             message = await self._decoded(transaction, Message, key, raw, draft)
             if message is not None:
                 draft.messages[entry.message_id] = message
+
+    async def _decode_annotations(
+        self, transaction: Transaction, draft: Draft, raw: bytes | None
+    ) -> None:
+        if draft.session is None:
+            return
+        key = keys.annotations_key(draft.session_id)
+        found = await self._decoded(transaction, SessionAnnotations, key, raw, draft)
+        if found is None:
+            found = SessionAnnotations()
+        if found.revision != draft.session.annotations_revision:
+            # As with a message that is missing: the archive has the whole session.
+            draft.session = None
+            draft.messages.clear()
+            return
+        draft.annotations = found
 
     async def _read_waiting(self, transaction: Transaction, draft: Draft) -> None:
         """Read the turns in line, too: whatever ends the one before promotes the first of them."""
@@ -269,6 +291,10 @@ class RedisSessionStore:
             await self._pipeline(
                 [
                     ("PEXPIRE", messages, str(idle + _REFRESH_MARGIN_MS), "GT"),
+                    (
+                        *("PEXPIRE", keys.annotations_key(session_id)),
+                        *(str(idle + _REFRESH_MARGIN_MS), "GT"),
+                    ),
                     ("PEXPIRE", record, str(idle), "GT"),
                 ]
             )

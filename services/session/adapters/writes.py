@@ -20,6 +20,9 @@ def commands_of(draft: Draft, timing: Timing) -> list[Command]:
         commands.append(("HSET", name, message_id, encode(message)))
     if draft.messages_dropped:
         commands.append(("HDEL", keys.messages_key(draft.session_id), *draft.messages_dropped))
+    if draft.annotations_changed:
+        name = keys.annotations_key(draft.session_id)
+        commands.append(("SET", name, encode(draft.kept_annotations)))
     if draft.session_changed:
         commands += _session(draft, timing)
     if draft.carried_out is not None:
@@ -47,16 +50,19 @@ def routing_key(fact: Fact) -> str:
 
 def _session(draft: Draft, timing: Timing) -> list[Command]:
     record, name = draft.record, keys.record_key(draft.session_id)
-    messages = keys.messages_key(draft.session_id)
+    parts = [keys.messages_key(draft.session_id)]
     if record.tombstone:
-        return [("SET", name, encode(record), "PX", timing.stub), ("DEL", messages)]
+        notes = keys.annotations_key(draft.session_id)
+        return [("SET", name, encode(record), "PX", timing.stub), ("DEL", *parts, notes)]
+    if record.annotations_revision:
+        parts.append(keys.annotations_key(draft.session_id))
     if not settled(record):
         record.session.ClearField("expire_time")
-        return [("SET", name, encode(record)), ("PERSIST", messages)]
+        return [("SET", name, encode(record)), *(("PERSIST", part) for part in parts)]
     record.session.expire_time.CopyFrom(timestamp(draft.now_ms + timing.idle))
     return [
         ("SET", name, encode(record), "PX", timing.idle),
-        ("PEXPIRE", messages, timing.idle + PARTS_OUTLIVE_MS),
+        *(("PEXPIRE", part, timing.idle + PARTS_OUTLIVE_MS) for part in parts),
     ]
 
 

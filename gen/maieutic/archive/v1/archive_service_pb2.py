@@ -29,7 +29,7 @@ from maieutic.v1 import message_pb2 as maieutic_dot_v1_dot_message__pb2
 from maieutic.v1 import session_service_pb2 as maieutic_dot_v1_dot_session__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)maieutic/archive/v1/archive_service.proto\x12\x13maieutic.archive.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/bus/v1/bus.proto\x1a\"maieutic/v1/document_service.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\"R\n\x19GetSessionSnapshotRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x16\n\x06window\x18\x02 \x01(\x05R\x06window\"\xad\x02\n\x1aGetSessionSnapshotResponse\x12\x18\n\x07\x64\x65leted\x18\x01 \x01(\x08R\x07\x64\x65leted\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12.\n\x07session\x18\x03 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12,\n\x06window\x18\x04 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12\x38\n\nunfinished\x18\x05 \x03(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\nunfinished\x12#\n\rlast_position\x18\x06 \x01(\x03R\x0clastPosition\x12 \n\x0clast_turn_id\x18\x07 \x01(\tR\nlastTurnId\"\x8b\x02\n\x1bListArchivedSessionsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12H\n\x12\x62\x65\x66ore_create_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x62\x65\x66oreCreateTime\x12*\n\x11\x62\x65\x66ore_session_id\x18\x05 \x01(\tR\x0f\x62\x65\x66oreSessionId\x12/\n\x05order\x18\x06 \x01(\x0e\x32\x19.maieutic.v1.SessionOrderR\x05order\"b\n\x1cListArchivedSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.SessionR\x08sessions\x12\x10\n\x03\x63ut\x18\x02 \x01(\x08R\x03\x63ut\"O\n\x1c\x43ountArchivedSessionsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\"5\n\x1d\x43ountArchivedSessionsResponse\x12\x14\n\x05\x63ount\x18\x01 \x01(\x03R\x05\x63ount\"{\n\x1bListArchivedMessagesRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\'\n\x0f\x62\x65\x66ore_position\x18\x02 \x01(\x03R\x0e\x62\x65\x66orePosition\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\"b\n\x1cListArchivedMessagesResponse\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x08messages\x12\x10\n\x03\x63ut\x18\x02 \x01(\x08R\x03\x63ut\"P\n\x16GetArchivedTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\"\xe8\x01\n\x17GetArchivedTurnResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\x12\'\n\x0fsession_deleted\x18\x03 \x01(\x08R\x0esessionDeleted\x12=\n\x0c\x61rchive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\"\xd9\x01\n\x17RegisterDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12!\n\x0crequest_hash\x18\x04 \x01(\x0cR\x0brequestHash\x12\x31\n\x08\x64ocument\x18\x05 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\x18\n\x07\x63ontent\x18\x06 \x01(\x0cR\x07\x63ontent\"M\n\x18RegisterDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"q\n\x15\x46inishDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x1f\n\x0b\x63hunk_count\x18\x03 \x01(\x05R\nchunkCount\"K\n\x16\x46inishDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"p\n\x1cGetRegisteredDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tR\ndocumentId\"R\n\x1dGetRegisteredDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"\xdf\x01\n\x1eListRegisteredDocumentsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12H\n\x12\x62\x65\x66ore_create_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x62\x65\x66oreCreateTime\x12,\n\x12\x62\x65\x66ore_document_id\x18\x05 \x01(\tR\x10\x62\x65\x66oreDocumentId\"V\n\x1fListRegisteredDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.DocumentR\tdocuments\"j\n\x16ReleaseDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tR\ndocumentId\"-\n\x17ReleaseDocumentResponse\x12\x12\n\x04last\x18\x01 \x01(\x08R\x04last2\xd6\t\n\x0e\x41rchiveService\x12w\n\x12GetSessionSnapshot\x12..maieutic.archive.v1.GetSessionSnapshotRequest\x1a/.maieutic.archive.v1.GetSessionSnapshotResponse\"\x00\x12}\n\x14ListArchivedSessions\x12\x30.maieutic.archive.v1.ListArchivedSessionsRequest\x1a\x31.maieutic.archive.v1.ListArchivedSessionsResponse\"\x00\x12\x80\x01\n\x15\x43ountArchivedSessions\x12\x31.maieutic.archive.v1.CountArchivedSessionsRequest\x1a\x32.maieutic.archive.v1.CountArchivedSessionsResponse\"\x00\x12}\n\x14ListArchivedMessages\x12\x30.maieutic.archive.v1.ListArchivedMessagesRequest\x1a\x31.maieutic.archive.v1.ListArchivedMessagesResponse\"\x00\x12n\n\x0fGetArchivedTurn\x12+.maieutic.archive.v1.GetArchivedTurnRequest\x1a,.maieutic.archive.v1.GetArchivedTurnResponse\"\x00\x12q\n\x10RegisterDocument\x12,.maieutic.archive.v1.RegisterDocumentRequest\x1a-.maieutic.archive.v1.RegisterDocumentResponse\"\x00\x12k\n\x0e\x46inishDocument\x12*.maieutic.archive.v1.FinishDocumentRequest\x1a+.maieutic.archive.v1.FinishDocumentResponse\"\x00\x12\x80\x01\n\x15GetRegisteredDocument\x12\x31.maieutic.archive.v1.GetRegisteredDocumentRequest\x1a\x32.maieutic.archive.v1.GetRegisteredDocumentResponse\"\x00\x12\x86\x01\n\x17ListRegisteredDocuments\x12\x33.maieutic.archive.v1.ListRegisteredDocumentsRequest\x1a\x34.maieutic.archive.v1.ListRegisteredDocumentsResponse\"\x00\x12n\n\x0fReleaseDocument\x12+.maieutic.archive.v1.ReleaseDocumentRequest\x1a,.maieutic.archive.v1.ReleaseDocumentResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)maieutic/archive/v1/archive_service.proto\x12\x13maieutic.archive.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/bus/v1/bus.proto\x1a\"maieutic/v1/document_service.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\"R\n\x19GetSessionSnapshotRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x16\n\x06window\x18\x02 \x01(\x05R\x06window\"\xf4\x02\n\x1aGetSessionSnapshotResponse\x12\x18\n\x07\x64\x65leted\x18\x01 \x01(\x08R\x07\x64\x65leted\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12.\n\x07session\x18\x03 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12,\n\x06window\x18\x04 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12\x38\n\nunfinished\x18\x05 \x03(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\nunfinished\x12#\n\rlast_position\x18\x06 \x01(\x03R\x0clastPosition\x12 \n\x0clast_turn_id\x18\x07 \x01(\tR\nlastTurnId\x12\x45\n\x0b\x61nnotations\x18\x08 \x01(\x0b\x32#.maieutic.bus.v1.SessionAnnotationsR\x0b\x61nnotations\"\x8b\x02\n\x1bListArchivedSessionsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12H\n\x12\x62\x65\x66ore_create_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x62\x65\x66oreCreateTime\x12*\n\x11\x62\x65\x66ore_session_id\x18\x05 \x01(\tR\x0f\x62\x65\x66oreSessionId\x12/\n\x05order\x18\x06 \x01(\x0e\x32\x19.maieutic.v1.SessionOrderR\x05order\"b\n\x1cListArchivedSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.SessionR\x08sessions\x12\x10\n\x03\x63ut\x18\x02 \x01(\x08R\x03\x63ut\"O\n\x1c\x43ountArchivedSessionsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\"5\n\x1d\x43ountArchivedSessionsResponse\x12\x14\n\x05\x63ount\x18\x01 \x01(\x03R\x05\x63ount\"{\n\x1bListArchivedMessagesRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\'\n\x0f\x62\x65\x66ore_position\x18\x02 \x01(\x03R\x0e\x62\x65\x66orePosition\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\"b\n\x1cListArchivedMessagesResponse\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x08messages\x12\x10\n\x03\x63ut\x18\x02 \x01(\x08R\x03\x63ut\"Y\n\x19GetArchivedMessageRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x1d\n\nmessage_id\x18\x02 \x01(\tR\tmessageId\"L\n\x1aGetArchivedMessageResponse\x12.\n\x07message\x18\x01 \x01(\x0b\x32\x14.maieutic.v1.MessageR\x07message\"P\n\x16GetArchivedTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\"\xe8\x01\n\x17GetArchivedTurnResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\x12\'\n\x0fsession_deleted\x18\x03 \x01(\x08R\x0esessionDeleted\x12=\n\x0c\x61rchive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\"\xd9\x01\n\x17RegisterDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12!\n\x0crequest_hash\x18\x04 \x01(\x0cR\x0brequestHash\x12\x31\n\x08\x64ocument\x18\x05 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\x18\n\x07\x63ontent\x18\x06 \x01(\x0cR\x07\x63ontent\"M\n\x18RegisterDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"q\n\x15\x46inishDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x1f\n\x0b\x63hunk_count\x18\x03 \x01(\x05R\nchunkCount\"K\n\x16\x46inishDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"p\n\x1cGetRegisteredDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tR\ndocumentId\"R\n\x1dGetRegisteredDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"\xdf\x01\n\x1eListRegisteredDocumentsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12H\n\x12\x62\x65\x66ore_create_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x62\x65\x66oreCreateTime\x12,\n\x12\x62\x65\x66ore_document_id\x18\x05 \x01(\tR\x10\x62\x65\x66oreDocumentId\"V\n\x1fListRegisteredDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.DocumentR\tdocuments\"j\n\x16ReleaseDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tR\ndocumentId\"-\n\x17ReleaseDocumentResponse\x12\x12\n\x04last\x18\x01 \x01(\x08R\x04last2\xcf\n\n\x0e\x41rchiveService\x12w\n\x12GetSessionSnapshot\x12..maieutic.archive.v1.GetSessionSnapshotRequest\x1a/.maieutic.archive.v1.GetSessionSnapshotResponse\"\x00\x12}\n\x14ListArchivedSessions\x12\x30.maieutic.archive.v1.ListArchivedSessionsRequest\x1a\x31.maieutic.archive.v1.ListArchivedSessionsResponse\"\x00\x12\x80\x01\n\x15\x43ountArchivedSessions\x12\x31.maieutic.archive.v1.CountArchivedSessionsRequest\x1a\x32.maieutic.archive.v1.CountArchivedSessionsResponse\"\x00\x12}\n\x14ListArchivedMessages\x12\x30.maieutic.archive.v1.ListArchivedMessagesRequest\x1a\x31.maieutic.archive.v1.ListArchivedMessagesResponse\"\x00\x12w\n\x12GetArchivedMessage\x12..maieutic.archive.v1.GetArchivedMessageRequest\x1a/.maieutic.archive.v1.GetArchivedMessageResponse\"\x00\x12n\n\x0fGetArchivedTurn\x12+.maieutic.archive.v1.GetArchivedTurnRequest\x1a,.maieutic.archive.v1.GetArchivedTurnResponse\"\x00\x12q\n\x10RegisterDocument\x12,.maieutic.archive.v1.RegisterDocumentRequest\x1a-.maieutic.archive.v1.RegisterDocumentResponse\"\x00\x12k\n\x0e\x46inishDocument\x12*.maieutic.archive.v1.FinishDocumentRequest\x1a+.maieutic.archive.v1.FinishDocumentResponse\"\x00\x12\x80\x01\n\x15GetRegisteredDocument\x12\x31.maieutic.archive.v1.GetRegisteredDocumentRequest\x1a\x32.maieutic.archive.v1.GetRegisteredDocumentResponse\"\x00\x12\x86\x01\n\x17ListRegisteredDocuments\x12\x33.maieutic.archive.v1.ListRegisteredDocumentsRequest\x1a\x34.maieutic.archive.v1.ListRegisteredDocumentsResponse\"\x00\x12n\n\x0fReleaseDocument\x12+.maieutic.archive.v1.ReleaseDocumentRequest\x1a,.maieutic.archive.v1.ReleaseDocumentResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,43 +39,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSESSIONSNAPSHOTREQUEST']._serialized_start=224
   _globals['_GETSESSIONSNAPSHOTREQUEST']._serialized_end=306
   _globals['_GETSESSIONSNAPSHOTRESPONSE']._serialized_start=309
-  _globals['_GETSESSIONSNAPSHOTRESPONSE']._serialized_end=610
-  _globals['_LISTARCHIVEDSESSIONSREQUEST']._serialized_start=613
-  _globals['_LISTARCHIVEDSESSIONSREQUEST']._serialized_end=880
-  _globals['_LISTARCHIVEDSESSIONSRESPONSE']._serialized_start=882
-  _globals['_LISTARCHIVEDSESSIONSRESPONSE']._serialized_end=980
-  _globals['_COUNTARCHIVEDSESSIONSREQUEST']._serialized_start=982
-  _globals['_COUNTARCHIVEDSESSIONSREQUEST']._serialized_end=1061
-  _globals['_COUNTARCHIVEDSESSIONSRESPONSE']._serialized_start=1063
-  _globals['_COUNTARCHIVEDSESSIONSRESPONSE']._serialized_end=1116
-  _globals['_LISTARCHIVEDMESSAGESREQUEST']._serialized_start=1118
-  _globals['_LISTARCHIVEDMESSAGESREQUEST']._serialized_end=1241
-  _globals['_LISTARCHIVEDMESSAGESRESPONSE']._serialized_start=1243
-  _globals['_LISTARCHIVEDMESSAGESRESPONSE']._serialized_end=1341
-  _globals['_GETARCHIVEDTURNREQUEST']._serialized_start=1343
-  _globals['_GETARCHIVEDTURNREQUEST']._serialized_end=1423
-  _globals['_GETARCHIVEDTURNRESPONSE']._serialized_start=1426
-  _globals['_GETARCHIVEDTURNRESPONSE']._serialized_end=1658
-  _globals['_REGISTERDOCUMENTREQUEST']._serialized_start=1661
-  _globals['_REGISTERDOCUMENTREQUEST']._serialized_end=1878
-  _globals['_REGISTERDOCUMENTRESPONSE']._serialized_start=1880
-  _globals['_REGISTERDOCUMENTRESPONSE']._serialized_end=1957
-  _globals['_FINISHDOCUMENTREQUEST']._serialized_start=1959
-  _globals['_FINISHDOCUMENTREQUEST']._serialized_end=2072
-  _globals['_FINISHDOCUMENTRESPONSE']._serialized_start=2074
-  _globals['_FINISHDOCUMENTRESPONSE']._serialized_end=2149
-  _globals['_GETREGISTEREDDOCUMENTREQUEST']._serialized_start=2151
-  _globals['_GETREGISTEREDDOCUMENTREQUEST']._serialized_end=2263
-  _globals['_GETREGISTEREDDOCUMENTRESPONSE']._serialized_start=2265
-  _globals['_GETREGISTEREDDOCUMENTRESPONSE']._serialized_end=2347
-  _globals['_LISTREGISTEREDDOCUMENTSREQUEST']._serialized_start=2350
-  _globals['_LISTREGISTEREDDOCUMENTSREQUEST']._serialized_end=2573
-  _globals['_LISTREGISTEREDDOCUMENTSRESPONSE']._serialized_start=2575
-  _globals['_LISTREGISTEREDDOCUMENTSRESPONSE']._serialized_end=2661
-  _globals['_RELEASEDOCUMENTREQUEST']._serialized_start=2663
-  _globals['_RELEASEDOCUMENTREQUEST']._serialized_end=2769
-  _globals['_RELEASEDOCUMENTRESPONSE']._serialized_start=2771
-  _globals['_RELEASEDOCUMENTRESPONSE']._serialized_end=2816
-  _globals['_ARCHIVESERVICE']._serialized_start=2819
-  _globals['_ARCHIVESERVICE']._serialized_end=4057
+  _globals['_GETSESSIONSNAPSHOTRESPONSE']._serialized_end=681
+  _globals['_LISTARCHIVEDSESSIONSREQUEST']._serialized_start=684
+  _globals['_LISTARCHIVEDSESSIONSREQUEST']._serialized_end=951
+  _globals['_LISTARCHIVEDSESSIONSRESPONSE']._serialized_start=953
+  _globals['_LISTARCHIVEDSESSIONSRESPONSE']._serialized_end=1051
+  _globals['_COUNTARCHIVEDSESSIONSREQUEST']._serialized_start=1053
+  _globals['_COUNTARCHIVEDSESSIONSREQUEST']._serialized_end=1132
+  _globals['_COUNTARCHIVEDSESSIONSRESPONSE']._serialized_start=1134
+  _globals['_COUNTARCHIVEDSESSIONSRESPONSE']._serialized_end=1187
+  _globals['_LISTARCHIVEDMESSAGESREQUEST']._serialized_start=1189
+  _globals['_LISTARCHIVEDMESSAGESREQUEST']._serialized_end=1312
+  _globals['_LISTARCHIVEDMESSAGESRESPONSE']._serialized_start=1314
+  _globals['_LISTARCHIVEDMESSAGESRESPONSE']._serialized_end=1412
+  _globals['_GETARCHIVEDMESSAGEREQUEST']._serialized_start=1414
+  _globals['_GETARCHIVEDMESSAGEREQUEST']._serialized_end=1503
+  _globals['_GETARCHIVEDMESSAGERESPONSE']._serialized_start=1505
+  _globals['_GETARCHIVEDMESSAGERESPONSE']._serialized_end=1581
+  _globals['_GETARCHIVEDTURNREQUEST']._serialized_start=1583
+  _globals['_GETARCHIVEDTURNREQUEST']._serialized_end=1663
+  _globals['_GETARCHIVEDTURNRESPONSE']._serialized_start=1666
+  _globals['_GETARCHIVEDTURNRESPONSE']._serialized_end=1898
+  _globals['_REGISTERDOCUMENTREQUEST']._serialized_start=1901
+  _globals['_REGISTERDOCUMENTREQUEST']._serialized_end=2118
+  _globals['_REGISTERDOCUMENTRESPONSE']._serialized_start=2120
+  _globals['_REGISTERDOCUMENTRESPONSE']._serialized_end=2197
+  _globals['_FINISHDOCUMENTREQUEST']._serialized_start=2199
+  _globals['_FINISHDOCUMENTREQUEST']._serialized_end=2312
+  _globals['_FINISHDOCUMENTRESPONSE']._serialized_start=2314
+  _globals['_FINISHDOCUMENTRESPONSE']._serialized_end=2389
+  _globals['_GETREGISTEREDDOCUMENTREQUEST']._serialized_start=2391
+  _globals['_GETREGISTEREDDOCUMENTREQUEST']._serialized_end=2503
+  _globals['_GETREGISTEREDDOCUMENTRESPONSE']._serialized_start=2505
+  _globals['_GETREGISTEREDDOCUMENTRESPONSE']._serialized_end=2587
+  _globals['_LISTREGISTEREDDOCUMENTSREQUEST']._serialized_start=2590
+  _globals['_LISTREGISTEREDDOCUMENTSREQUEST']._serialized_end=2813
+  _globals['_LISTREGISTEREDDOCUMENTSRESPONSE']._serialized_start=2815
+  _globals['_LISTREGISTEREDDOCUMENTSRESPONSE']._serialized_end=2901
+  _globals['_RELEASEDOCUMENTREQUEST']._serialized_start=2903
+  _globals['_RELEASEDOCUMENTREQUEST']._serialized_end=3009
+  _globals['_RELEASEDOCUMENTRESPONSE']._serialized_start=3011
+  _globals['_RELEASEDOCUMENTRESPONSE']._serialized_end=3056
+  _globals['_ARCHIVESERVICE']._serialized_start=3059
+  _globals['_ARCHIVESERVICE']._serialized_end=4418
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,7 @@ class GetSessionSnapshotResponse(_message.Message):
     UNFINISHED_FIELD_NUMBER: _builtins.int
     LAST_POSITION_FIELD_NUMBER: _builtins.int
     LAST_TURN_ID_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
     deleted: _builtins.bool
     """The session was deleted: it must not come back."""
     tenant: _builtins.str
@@ -76,6 +77,10 @@ class GetSessionSnapshotResponse(_message.Message):
     def unfinished(self) -> _containers.RepeatedCompositeFieldContainer[_bus_pb2.RunTurn]:
         """Every turn without an outcome, in acceptance order."""
 
+    @_builtins.property
+    def annotations(self) -> _bus_pb2.SessionAnnotations:
+        """Its notes and bookmarks; unset if it never had some."""
+
     def __init__(
         self,
         *,
@@ -86,10 +91,11 @@ class GetSessionSnapshotResponse(_message.Message):
         unfinished: _abc.Iterable[_bus_pb2.RunTurn] | None = ...,
         last_position: _builtins.int = ...,
         last_turn_id: _builtins.str = ...,
+        annotations: _bus_pb2.SessionAnnotations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "last_position", b"last_position", "last_turn_id", b"last_turn_id", "session", b"session", "tenant", b"tenant", "unfinished", b"unfinished", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "deleted", b"deleted", "last_position", b"last_position", "last_turn_id", b"last_turn_id", "session", b"session", "tenant", b"tenant", "unfinished", b"unfinished", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,6 +259,50 @@ class ListArchivedMessagesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListArchivedMessagesResponse: _TypeAlias = ListArchivedMessagesResponse  # noqa: Y015
+
+@_typing.final
+class GetArchivedMessageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    message_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArchivedMessageRequest: _TypeAlias = GetArchivedMessageRequest  # noqa: Y015
+
+@_typing.final
+class GetArchivedMessageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def message(self) -> _message_pb2.Message:
+        """Unset if the archive does not know the message in this session."""
+
+    def __init__(
+        self,
+        *,
+        message: _message_pb2.Message | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArchivedMessageResponse: _TypeAlias = GetArchivedMessageResponse  # noqa: Y015
 
 @_typing.final
 class GetArchivedTurnRequest(_message.Message):

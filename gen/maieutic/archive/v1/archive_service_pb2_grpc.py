@@ -56,6 +56,11 @@ class ArchiveServiceStub(object):
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedMessagesRequest.SerializeToString,
                 response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedMessagesResponse.FromString,
                 _registered_method=True)
+        self.GetArchivedMessage = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/GetArchivedMessage',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageResponse.FromString,
+                _registered_method=True)
         self.GetArchivedTurn = channel.unary_unary(
                 '/maieutic.archive.v1.ArchiveService/GetArchivedTurn',
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedTurnRequest.SerializeToString,
@@ -118,6 +123,14 @@ class ArchiveServiceServicer(object):
     def ListArchivedMessages(self, request, context):
         """ListArchivedMessages lists a session's messages, newest first, from a
         position down.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetArchivedMessage(self, request, context):
+        """GetArchivedMessage returns a message of a session. An unknown one gives an
+        empty answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,6 +201,11 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.ListArchivedMessages,
                     request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedMessagesRequest.FromString,
                     response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedMessagesResponse.SerializeToString,
+            ),
+            'GetArchivedMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArchivedMessage,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageResponse.SerializeToString,
             ),
             'GetArchivedTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.GetArchivedTurn,
@@ -330,6 +348,33 @@ class ArchiveService(object):
             '/maieutic.archive.v1.ArchiveService/ListArchivedMessages',
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedMessagesRequest.SerializeToString,
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListArchivedMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArchivedMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/GetArchivedMessage',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageResponse.FromString,
             options,
             channel_credentials,
             insecure,

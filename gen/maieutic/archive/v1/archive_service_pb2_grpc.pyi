@@ -47,6 +47,10 @@ class ArchiveServiceStub:
     """ListArchivedMessages lists a session's messages, newest first, from a
     position down.
     """
+    GetArchivedMessage: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedMessageRequest, _archive_service_pb2.GetArchivedMessageResponse]
+    """GetArchivedMessage returns a message of a session. An unknown one gives an
+    empty answer.
+    """
     GetArchivedTurn: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedTurnRequest, _archive_service_pb2.GetArchivedTurnResponse]
     """GetArchivedTurn returns a turn's row. An unknown turn gives an empty answer."""
     RegisterDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.RegisterDocumentRequest, _archive_service_pb2.RegisterDocumentResponse]
@@ -80,6 +84,10 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     ListArchivedMessages: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListArchivedMessagesRequest, _archive_service_pb2.ListArchivedMessagesResponse]  # type: ignore[assignment]
     """ListArchivedMessages lists a session's messages, newest first, from a
     position down.
+    """
+    GetArchivedMessage: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedMessageRequest, _archive_service_pb2.GetArchivedMessageResponse]  # type: ignore[assignment]
+    """GetArchivedMessage returns a message of a session. An unknown one gives an
+    empty answer.
     """
     GetArchivedTurn: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedTurnRequest, _archive_service_pb2.GetArchivedTurnResponse]  # type: ignore[assignment]
     """GetArchivedTurn returns a turn's row. An unknown turn gives an empty answer."""
@@ -135,6 +143,16 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_archive_service_pb2.ListArchivedMessagesResponse, _abc.Awaitable[_archive_service_pb2.ListArchivedMessagesResponse]]:
         """ListArchivedMessages lists a session's messages, newest first, from a
         position down.
+        """
+
+    @_abc_1.abstractmethod
+    def GetArchivedMessage(
+        self,
+        request: _archive_service_pb2.GetArchivedMessageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.GetArchivedMessageResponse, _abc.Awaitable[_archive_service_pb2.GetArchivedMessageResponse]]:
+        """GetArchivedMessage returns a message of a session. An unknown one gives an
+        empty answer.
         """
 
     @_abc_1.abstractmethod

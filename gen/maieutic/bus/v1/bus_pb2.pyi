@@ -196,22 +196,64 @@ class SessionChanged(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     @_builtins.property
     def session(self) -> _session_service_pb2.Session: ...
+    @_builtins.property
+    def annotations(self) -> Global___SessionAnnotations:
+        """If they were changed: all of them. The archive keeps those with the highest
+        revision of their own.
+        """
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         session: _session_service_pb2.Session | None = ...,
+        annotations: Global___SessionAnnotations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "session", b"session", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionChanged: _TypeAlias = SessionChanged  # noqa: Y015
+
+@_typing.final
+class SessionAnnotations(_message.Message):
+    """SessionAnnotations are what a user keeps beside a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    BOOKMARKS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The session's revision when they were last changed."""
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Note]:
+        """Oldest first."""
+
+    @_builtins.property
+    def bookmarks(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Bookmark]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        notes: _abc.Iterable[_session_service_pb2.Note] | None = ...,
+        bookmarks: _abc.Iterable[_session_service_pb2.Bookmark] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmarks", b"bookmarks", "notes", b"notes", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionAnnotations: _TypeAlias = SessionAnnotations  # noqa: Y015
 
 @_typing.final
 class SessionDeleted(_message.Message):

@@ -65,6 +65,8 @@ class SessionRecord(_message.Message):
     TOMBSTONE_FIELD_NUMBER: _builtins.int
     WAITING_TURN_IDS_FIELD_NUMBER: _builtins.int
     UNARCHIVED_TURN_IDS_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_REVISION_FIELD_NUMBER: _builtins.int
+    ARCHIVED_ANNOTATIONS_REVISION_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     request_hash: _builtins.bytes
     """sha256 of the request that created it."""
@@ -77,6 +79,9 @@ class SessionRecord(_message.Message):
     """Came back from the archive: outcomes are shown only once archived."""
     tombstone: _builtins.bool
     """Deleted; kept for a while so that nothing brings it back."""
+    annotations_revision: _builtins.int
+    """Of the notes and bookmarks, which are a value of their own; 0: none yet."""
+    archived_annotations_revision: _builtins.int
     @_builtins.property
     def session(self) -> _session_service_pb2.Session: ...
     @_builtins.property
@@ -103,10 +108,12 @@ class SessionRecord(_message.Message):
         tombstone: _builtins.bool = ...,
         waiting_turn_ids: _abc.Iterable[_builtins.str] | None = ...,
         unarchived_turn_ids: _abc.Iterable[_builtins.str] | None = ...,
+        annotations_revision: _builtins.int = ...,
+        archived_annotations_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived_revision", b"archived_revision", "last_turn_id", b"last_turn_id", "next_position", b"next_position", "request_hash", b"request_hash", "restored", b"restored", "session", b"session", "tenant", b"tenant", "tombstone", b"tombstone", "unarchived_turn_ids", b"unarchived_turn_ids", "waiting_turn_ids", b"waiting_turn_ids", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_revision", b"annotations_revision", "archived_annotations_revision", b"archived_annotations_revision", "archived_revision", b"archived_revision", "last_turn_id", b"last_turn_id", "next_position", b"next_position", "request_hash", b"request_hash", "restored", b"restored", "session", b"session", "tenant", b"tenant", "tombstone", b"tombstone", "unarchived_turn_ids", b"unarchived_turn_ids", "waiting_turn_ids", b"waiting_turn_ids", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -122,19 +129,23 @@ class Operation(_message.Message):
 
     REQUEST_HASH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
     request_hash: _builtins.bytes
     """sha256 of the request, to tell a retry from another request."""
     revision: _builtins.int
     """The session's revision after it."""
+    time_ms: _builtins.int
+    """When it was carried out; milliseconds since 1970."""
     def __init__(
         self,
         *,
         request_hash: _builtins.bytes = ...,
         revision: _builtins.int = ...,
+        time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_hash", b"request_hash", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_hash", b"request_hash", "revision", b"revision", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -544,17 +544,21 @@ class ArchivedSession(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_REVISION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     revision: _builtins.int
+    annotations_revision: _builtins.int
+    """Of its notes and bookmarks, if some came."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         revision: _builtins.int = ...,
+        annotations_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_revision", b"annotations_revision", "revision", b"revision", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,136 @@
+"""Notes and bookmarks as callers use them: add, list, delete."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from maieutic.v1 import session_service_pb2 as pb
+from maieutic.v1.message_pb2 import Message
+from services.session import notes
+from services.session.archive import Archive
+from services.session.errors import message_not_found
+from services.session.ids import Ids, checked
+from services.session.limits import Most
+from services.session.listing import DEFAULT_PAGE
+from services.session.live import LiveSessions, owned
+from services.session.model import Caller, Draft
+from services.session.ports import Reads, SessionStore
+from services.session.publisher import Publisher
+
+T = TypeVar("T")
+
+
+class Notebook:
+    """What callers keep beside a session. Raises the errors of `errors` and Unavailable."""
+
+    def __init__(
+        self,
+        *,
+        store: SessionStore,
+        live: LiveSessions,
+        archive: Archive,
+        publisher: Publisher,
+        ids: Ids,
+        most: Most,
+    ) -> None:
+        self._store = store
+        self._live = live
+        self._archive = archive
+        self._publisher = publisher
+        self._ids = ids
+        self._most = most
+
+    async def add_note(
+        self, caller: Caller, request: pb.AddNoteRequest
+    ) -> tuple[pb.Note, pb.Session]:
+        """Add the note, once for each request id."""
+        note_id = self._ids.note(request.session_id, request.request_id)
+        return await self._changed(
+            caller,
+            request.session_id,
+            lambda draft: notes.add_note(draft, request, note_id, self._most),
+            request.request_id,
+        )
+
+    async def delete_note(self, caller: Caller, session_id: str, note_id: str) -> pb.Session:
+        """Delete the note; deleting again changes nothing."""
+        checked("note_id", note_id)
+        _, session = await self._changed(
+            caller, session_id, lambda draft: notes.delete_note(draft, note_id)
+        )
+        return session
+
+    async def list_notes(
+        self, caller: Caller, request: pb.ListNotesRequest
+    ) -> tuple[list[pb.Note], str]:
+        """Return a page of notes, oldest first, and the next page's token."""
+        draft = await self._read(caller, request.session_id)
+        limit = request.page_size or DEFAULT_PAGE
+        return notes.page_of(draft.kept_annotations.notes, request.page_token, limit)
+
+    async def add_bookmark(
+        self, caller: Caller, request: pb.AddBookmarkRequest
+    ) -> tuple[pb.Bookmark, pb.Session]:
+        """Add a bookmark of a message of the session, once for each request id."""
+        bookmark_id = self._ids.bookmark(request.session_id, request.request_id)
+        known: Message | None = None
+
+        async def prepare(draft: Draft) -> None:
+            # In this order: what leaves the window between the two is in the archive.
+            nonlocal known
+            owned(draft.session, request.session_id, caller.tenant, caller.user)
+            known = draft.messages.get(request.message_id) or await self._archive.message(
+                request.session_id, request.message_id
+            )
+
+        def decide(draft: Draft) -> tuple[pb.Bookmark, pb.Session]:
+            if known is None:
+                raise message_not_found(request.message_id)
+            bookmark = notes.add_bookmark(draft, request, bookmark_id, known, self._most)
+            return bookmark, draft.record.session
+
+        checked("session_id", request.session_id)
+        reads = Reads(annotations=True, window=True, operation=request.request_id)
+        result, draft = await self._live.transact(request.session_id, decide, reads, prepare)
+        self._publisher.after(draft)
+        return result
+
+    async def delete_bookmark(
+        self, caller: Caller, session_id: str, bookmark_id: str
+    ) -> pb.Session:
+        """Delete the bookmark; deleting again changes nothing."""
+        checked("bookmark_id", bookmark_id)
+        _, session = await self._changed(
+            caller, session_id, lambda draft: notes.delete_bookmark(draft, bookmark_id)
+        )
+        return session
+
+    async def list_bookmarks(
+        self, caller: Caller, request: pb.ListBookmarksRequest
+    ) -> tuple[list[pb.Bookmark], str]:
+        """Return a page of bookmarks, oldest first, and the next page's token."""
+        draft = await self._read(caller, request.session_id)
+        limit = request.page_size or DEFAULT_PAGE
+        return notes.page_of(draft.kept_annotations.bookmarks, request.page_token, limit)
+
+    async def _read(self, caller: Caller, session_id: str) -> Draft:
+        await self._store.keep_alive(checked("session_id", session_id))
+        _, draft = await self._transact(caller, session_id, lambda _: None)
+        return draft
+
+    async def _changed(
+        self, caller: Caller, session_id: str, change: Callable[[Draft], T], operation: str = ""
+    ) -> tuple[T, pb.Session]:
+        checked("session_id", session_id)
+        result, draft = await self._transact(caller, session_id, change, operation)
+        self._publisher.after(draft)
+        return result, draft.record.session
+
+    async def _transact(
+        self, caller: Caller, session_id: str, change: Callable[[Draft], T], operation: str = ""
+    ) -> tuple[T, Draft]:
+        def decide(draft: Draft) -> T:
+            owned(draft.session, session_id, caller.tenant, caller.user)
+            return change(draft)
+
+        reads = Reads(annotations=True, operation=operation)
+        return await self._live.transact(session_id, decide, reads)
