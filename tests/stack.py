@@ -167,6 +167,7 @@ class RealStack:
         for link in (*self.bus.values(), self.database):
             _heal(link)
         for service, replica in list(self._running):
+            self.thaw(service, replica=replica)
             if replica != REPLICAS[0] or (service, replica) in self._altered:
                 await self.kill9(service, replica=replica)
         self._altered.clear()

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 FIRST_SECONDS = 0.1
-LONGEST_SECONDS = 5.0
+LONGEST_SECONDS = 2.0
 
 
 async def until_done(
@@ -18,7 +18,7 @@ async def until_done(
 ) -> T:
     """Return what *attempt* returns, however often it first raises one of *despite*.
 
-    Pauses grow from about 0.1 to 5 seconds, each cut to a random part so that replicas spread.
+    Pauses grow from about 0.1 to 2 seconds, each cut to a random part so that replicas spread.
     """
     longest = FIRST_SECONDS
     while True:

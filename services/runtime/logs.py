@@ -55,6 +55,7 @@ def _installed(options: LogOptions) -> Iterator[None]:
         return
     handler, level = _StderrHandler(sys.stderr), root.level
     handler.setFormatter(JsonFormatter() if options.form == "json" else ConsoleFormatter())
+    handler.addFilter(_not_told_twice)
     root.addHandler(handler)
     root.setLevel(options.level.upper())
     try:
@@ -62,6 +63,11 @@ def _installed(options: LogOptions) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
+
+
+def _not_told_twice(record: logging.LogRecord) -> bool:
+    """Leave out the AMQP library's traceback of each lost link: the bus says it in a line."""
+    return not record.name.startswith("aiormq") or record.levelno >= logging.ERROR
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

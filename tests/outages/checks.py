@@ -22,6 +22,7 @@ async def all_is_well(stack: RealStack, load: Load, *, lost_attempts: int = 0) -
 
     *lost_attempts* is how many model calls of a turn may have been forgotten with a store.
     """
+    nothing_unexpected(stack)
     refused_clearly(load)
     never_forgotten(load)
     assert [asked.outcome.text for asked in load.asked if asked.outcome] == [
@@ -32,6 +33,12 @@ async def all_is_well(stack: RealStack, load: Load, *, lost_attempts: int = 0) -
     async with stack.client() as client:
         await told_again(client, load)
         await told_in_order(client, load)
+
+
+def nothing_unexpected(stack: RealStack) -> None:
+    """Assert that an outage is told in lines, not in tracebacks as a bug is."""
+    surprised = [name for name, text in stack.logs() if "Traceback" in text]
+    assert surprised == []
 
 
 def refused_clearly(load: Load) -> None:

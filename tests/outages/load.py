@@ -86,6 +86,17 @@ class Load:
         """Wait until so many turns have ended."""
         await wait_until(lambda: self.ended >= turns, PATIENCE)
 
+    async def until_durable(self, sessions: Sequence[str]) -> None:
+        """Wait until a turn has been answered as durable in each of these sessions."""
+
+        async def durable() -> bool:
+            for asked in self.asked:
+                if asked.turn_id and not asked.durable:
+                    asked.durable = (await self._client.turns.get(asked.turn_id)).durable
+            return {a.session_id for a in self.asked if a.durable} >= set(sessions)
+
+        await wait_until(durable, PATIENCE, every=0.1)
+
     def recovered(self, since: float) -> float:
         """Return how long after *since* the last of the turns ended that were begun before."""
         ends = [asked.ended for asked in self.asked if asked.begun < since]

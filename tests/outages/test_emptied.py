@@ -39,7 +39,7 @@ async def test_redis_emptied_costs_no_turn_that_is_queued_or_runs_or_is_not_arch
                 await until_running(stack, load, running)
                 stack.freeze("agents")
                 async with load.asking(queued, turns_each=1):
-                    await until_durable(load, queued)
+                    await load.until_durable(queued)
                     emptied = await flush(stack)
                     stack.thaw("agents")
                     stack.database.accept()
@@ -63,13 +63,3 @@ async def until_running(stack: RealStack, load: Load, sessions: Sequence[str]) -
         return len(turns & set(stack.calls())) == len(sessions)
 
     await wait_until(called, PATIENCE)
-
-
-async def until_durable(load: Load, sessions: Sequence[str]) -> None:
-    """Wait until a turn of each session has been answered as durable."""
-
-    def durable() -> bool:
-        found = {asked.session_id for asked in load.asked if asked.durable}
-        return found >= set(sessions)
-
-    await wait_until(durable, PATIENCE)

@@ -315,6 +315,14 @@ async def test_a_logged_exception_stays_on_its_line(capsys: pytest.CaptureFixtur
     assert "ValueError: x" in line["exception"]
 
 
+async def test_a_lost_link_is_told_by_the_bus_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    async with telemetry("agents", TelemetryOptions()):
+        for level in (logging.WARNING, logging.ERROR):
+            logging.getLogger("aiormq.connection").log(level, "reader exited abnormally")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["level"] == "error"
+
+
 async def test_console_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     async with telemetry("session", TelemetryOptions(log=LogOptions(form="console"))):
         logging.getLogger("a").warning("late", extra={"turn": "t1"})

@@ -85,13 +85,17 @@ async def postgres_database(url: str, options: PoolOptions) -> AsyncIterator[Pos
     with translated_errors():
         pool = await asyncpg.create_pool(
             url,
-            min_size=1,
+            # The pool would log a traceback every two seconds of an outage to keep a least number.
+            min_size=0,
             max_size=options.size,
             timeout=options.timeout,
             command_timeout=options.timeout,
             server_settings={"application_name": "maieutic-persistence"},
         )
     try:
+        with translated_errors():
+            async with pool.acquire(timeout=options.timeout):
+                pass  # somebody answers
         yield PostgresDatabase(pool, acquire_timeout=options.timeout)
     finally:
         await _closed(pool)
