@@ -37,15 +37,21 @@ async def test_redis_emptied_costs_no_turn_that_is_queued_or_runs_or_is_not_arch
             await load.ask(ended, turns_each=1)
             async with load.asking(running, turns_each=1, latency=1.5):
                 await until_running(stack, load, running)
-                stack.freeze("agents")
-                async with load.asking(queued, turns_each=1):
-                    await load.until_durable(queued)
-                    emptied = await flush(stack)
-                    stack.thaw("agents")
-                    stack.database.accept()
+                emptied = await emptied_over_queued_turns(stack, load, queued)
         tell(load.recovered(emptied))
         await load.ask(turns_each=2)
         await all_is_well(stack, load, lost_attempts=1)
+
+
+async def emptied_over_queued_turns(stack: RealStack, load: Load, sessions: Sequence[str]) -> float:
+    """Empty Redis while turns wait for a worker, then let all go on; returns when it was."""
+    stack.freeze("agents")
+    async with load.asking(sessions, turns_each=1):
+        await load.until_durable(sessions)
+        emptied = await flush(stack)
+        stack.thaw("agents")
+        stack.database.accept()
+    return emptied
 
 
 async def flush(stack: RealStack) -> float:

@@ -72,6 +72,7 @@ async def new_conversations_are_refused(stack: RealStack) -> None:
     ) as client:
         with pytest.raises(Unavailable) as refused:
             await client.sessions.create(title="during an outage")
+    assert refused.value.reason == "ARCHIVE_UNAVAILABLE"
     assert refused.value.retry_after is not None
 
 
