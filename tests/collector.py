@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,10 @@ class Received:
     def links(self) -> set[bytes]:
         """The ids of the spans that it links to."""
         return {link.span_id for link in self.span.links}
+
+    @property
+    def failed(self) -> bool:
+        return self.span.status.code == Status.STATUS_CODE_ERROR
 
     def attribute(self, name: str) -> Any:
         """Return an attribute's value, None without it."""

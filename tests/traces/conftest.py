@@ -15,6 +15,7 @@ from tests.backends.postgres import PostgresServer
 from tests.backends.process import free_port
 from tests.backends.rabbitmq import RabbitNode
 from tests.collector import Collector
+from tests.faults.steps import scripted
 from tests.stack import SERVICES, TIMING, RealStack, real_stack, shown
 from tests.traces.observed import Observed
 
@@ -36,7 +37,17 @@ async def observed(
             for service in SERVICES
         }
         async with real_stack(rabbit_node, postgres_server, settings=exported) as stack:
+            await _all_connected(stack)
             yield Observed(stack=stack, collector=collector, endpoint=endpoint, pages=pages)
+
+
+async def _all_connected(stack: RealStack) -> None:
+    """Run a turn that needs everybody: until they have found each other, calls are made twice."""
+    async with stack.client() as client:
+        document = (await client.documents.add("warm.md", b"# Warm")).document
+        session = await client.sessions.create(document_ids=[document.document_id])
+        async with client.turns.stream(session.session_id, scripted()) as stream:
+            await stream.result()
 
 
 @pytest_asyncio.fixture(loop_scope="package")

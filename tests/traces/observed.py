@@ -30,7 +30,13 @@ class Observed:
 
     async def whole_turn(self, turn_id: str) -> list[Received]:
         """Wait until every process has sent what it has of a turn, from its caller to its row."""
-        await wait_until(lambda: _whole(self.turn(turn_id)), PATIENCE, every=0.05)
+        try:
+            await wait_until(lambda: not missing(self.turn(turn_id)), PATIENCE, every=0.05)
+        except AssertionError as error:
+            here = self.turn(turn_id)
+            raise AssertionError(
+                f"of {[str(each) for each in here]} is missing: {missing(here)}"
+            ) from error
         return self.turn(turn_id)
 
 
@@ -44,13 +50,14 @@ def one(spans: Sequence[Received], text: str) -> Received:
     return found
 
 
-def _whole(spans: Sequence[Received]) -> bool:
-    """Whether no span misses its parent, and no call its other side."""
+def missing(spans: Sequence[Received]) -> list[str]:
+    """Return what a turn's spans still lack: its ends, a parent, or the other side of a call."""
     ids = {each.span.span_id for each in spans}
     parents = {each.span.parent_span_id for each in spans}
-    calls = [each for each in spans if each.attribute(names.PEER)]
-    return (
-        {FIRST, LAST} <= {str(each) for each in spans}
-        and parents - {b""} <= ids
-        and all(call.span.span_id in parents for call in calls)
-    )
+    # One that failed may never have got there; it was made again.
+    calls = [each for each in spans if each.attribute(names.PEER) and not each.failed]
+    return [
+        *({FIRST, LAST} - {str(each) for each in spans}),
+        *(f"above {each}" for each in spans if each.span.parent_span_id not in {b"", *ids}),
+        *(f"below {call}" for call in calls if call.span.span_id not in parents),
+    ]

@@ -127,7 +127,7 @@ async def test_a_log_line_about_a_turn_has_the_turn_s_trace(
     spans = await observed.whole_turn(turn_id)
 
     logs = dict(observed.stack.logs())["agents-1"].splitlines()
-    (line,) = [read for read in map(json.loads, logs) if turn_id in read["message"]]
+    (line,) = [json.loads(text) for text in logs if turn_id in text]
     first = next(span for span in spans if str(span) == RUN)
     assert line["trace_id"] == first.trace_id
     assert line["span_id"] == first.span.span_id.hex()
