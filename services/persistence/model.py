@@ -14,6 +14,8 @@ from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 
 ACCEPTED = "ACCEPTED"
 """The state of a turn's row until its outcome is known."""
+ROLLED_BACK = "ROLLED_BACK"
+"""The state of a turn that is as if it had never been asked."""
 
 
 # Rows are tuples, in the order of their columns, because that is what a database driver takes.
@@ -162,6 +164,8 @@ class Plan:
 
     turns: tuple[TurnRow, ...]
     messages: tuple[MessageRow, ...]
+    withdrawn: tuple[tuple[str, str], ...]
+    """Turn and session of the turns whose messages are no part of the conversation any more."""
     usage: tuple[UsageRow, ...]
     annotations: tuple[AnnotationsRow, ...]
     events: tuple[EventRow, ...]
@@ -194,6 +198,9 @@ def plan(facts: Sequence[Fact], known: Known) -> Plan:
     return Plan(
         turns=tuple(rows.values()),
         messages=tuple(_message_rows(row for fact in news for row in fact.messages).values()),
+        withdrawn=tuple(
+            (row.turn_id, row.session_id) for row in rows.values() if row.state == ROLLED_BACK
+        ),
         usage=tuple(row for fact in news for row in fact.usage),
         annotations=tuple(annotations.values()),
         events=tuple({fact.event.event_key: fact.event for fact in [*news, *deletions]}.values()),

@@ -1,7 +1,7 @@
 """Sessions: create, get, update, end, delete, and their messages as one list."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from maieutic.bus.v1.bus_pb2 import SessionDeleted
 from maieutic.session.v1.record_pb2 import SessionRecord
@@ -17,7 +17,7 @@ from services.session.ids import Ids, checked, document_set_id
 from services.session.limits import SessionLimits
 from services.session.listing import DEFAULT_PAGE, show_expiry
 from services.session.live import LiveSessions, owned
-from services.session.model import Caller, Draft, next_stamp, timestamp
+from services.session.model import Caller, Draft, next_stamp, rolled_back, timestamp
 from services.session.paging import page_of_messages, parse_position
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
@@ -214,9 +214,24 @@ class Conversations:
         end = None
         if len(found) <= limit and not any(message.position == 1 for message in window):
             archived, more = await self._archive.messages(session_id, before, limit + 1)
-            found = {message.message_id: message for message in archived} | found
             end = archived[-1].position if more else None
+            archived = await self._without_rolled_back(archived, found)
+            found = {message.message_id: message for message in archived} | found
         return page_of_messages(list(found.values()), end, limit)
+
+    async def _without_rolled_back(
+        self, archived: Sequence[Message], window: Mapping[str, Message]
+    ) -> list[Message]:
+        """Leave out what was rolled back here, of which the archive may not know yet."""
+        first = min((message.position for message in window.values()), default=1)
+        doubtful = {
+            message.turn_id
+            for message in archived
+            if message.position >= first and message.message_id not in window
+        }
+        turns = await self._store.turns(sorted(doubtful))
+        gone = {turn.job.turn_id for turn in turns if turn is not None and rolled_back(turn)}
+        return [message for message in archived if message.turn_id not in gone]
 
 
 def _request_hash(request: pb.CreateSessionRequest) -> bytes:

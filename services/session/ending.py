@@ -7,8 +7,8 @@ from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, TurnFinished
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.message_pb2 import Citation
 from maieutic.v1.turn_service_pb2 import (
-    TURN_STATE_CANCELLED,
     TURN_STATE_FAILED,
+    TURN_STATE_ROLLED_BACK,
     TurnFrame,
     TurnNotice,
     TurnOutcome,
@@ -29,6 +29,7 @@ from services.session.model import (
     Timing,
     agent_message,
     in_window,
+    rolled_back,
     timestamp,
     trim,
 )
@@ -84,7 +85,11 @@ def _finished(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnFini
     finished.job.ClearField("session")
     if turn.start_ms:
         finished.start_time.CopyFrom(timestamp(turn.start_ms))
-    if ending.text and turn.phase != WAITING:
+    if ending.state == TURN_STATE_ROLLED_BACK:
+        # The question has no place in the conversation, and there is no answer.
+        finished.job.message.ClearField("position")
+        finished.outcome.ClearField("text")
+    elif ending.text and turn.phase != WAITING:
         answer = agent_message(finished, position=draft.record.next_position)
         finished.answer.CopyFrom(answer)
     return finished
@@ -97,6 +102,8 @@ def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
     draft.events.append((turn_id, EventId(turn.fence, TERMINAL_SEQ), frame))
     if finished.HasField("answer") and not in_window(session, finished.answer.message_id):
         draft.put_message(finished.answer)
+    if rolled_back(turn):
+        draft.withdraw_messages(turn_id)
     _leave_line(session, turn_id)
     if session.session.active_turn_id == turn_id:
         session.session.active_turn_id = ""
@@ -104,6 +111,8 @@ def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
     trim(draft)
     draft.touch()
     finished.session.CopyFrom(session.session)
+    if rolled_back(turn):
+        draft.remember(SessionChanged(tenant=session.tenant, session=session.session))
     draft.put_turn(turn)
 
 
@@ -147,24 +156,27 @@ def finish_stop(draft: Draft, turn_id: str, partial: str, timing: Timing) -> Non
     turn = draft.turns.get(turn_id)
     if turn is None or turn.phase != CANCELLING:
         return
-    intent = turn.intent
-    ending = Ending(
+    draft.effects.append(end(draft, turn, _as_intended(turn.intent, partial), timing))
+
+
+def _as_intended(intent: record.TurnIntent, partial: str) -> Ending:
+    return Ending(
         state=TurnState.ValueType(intent.state),
         text=partial,
         reason=intent.reason,
         explanation=intent.explanation,
     )
-    draft.effects.append(end(draft, turn, ending, timing))
 
 
-def cancel_waiting(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
-    """End a turn that has not begun; its message never entered the window."""
+def end_waiting(
+    draft: Draft, turn: record.TurnRecord, intent: record.TurnIntent, timing: Timing
+) -> None:
+    """End a turn that has not begun, in one step; its message never entered the window."""
     draft.next_fence(turn)
     # A provisional turn is not sealed yet, but it must not be promoted any more.
     _leave_line(draft.record, turn.job.turn_id)
     draft.session_changed = True
-    ending = Ending(state=TURN_STATE_CANCELLED, reason="CANCELLED_BY_CALLER")
-    draft.effects.append(end(draft, turn, ending, timing))
+    draft.effects.append(end(draft, turn, _as_intended(intent, ""), timing))
 
 
 def fail(

@@ -35,7 +35,8 @@ class SessionBusy(FailedPrecondition):
 
     def __init__(self, turn_id: str) -> None:
         super().__init__(
-            f"turn {turn_id} is running in this session: watch or cancel it, then begin again",
+            f"turn {turn_id} is running in this session: watch or cancel it, then begin again, "
+            "or begin with another busy policy",
             reason="SESSION_BUSY",
         )
         self.turn_id = turn_id
@@ -97,12 +98,23 @@ class RevisionMismatch(Aborted):
 class LimitReached(ResourceExhausted):
     """There are as many of something as there may be: names the limit and the way out."""
 
+    way_out = "delete some first"
+
     def __init__(self, limit: str, most: int, of: str) -> None:
-        message = f"the limit {limit} is reached: at most {most} {of}: delete some first"
+        message = f"the limit {limit} is reached: at most {most} {of}: {self.way_out}"
         violation = QuotaFailure.Violation(subject=limit, description=message)
         super().__init__(
             message, reason="LIMIT_REACHED", extra=[QuotaFailure(violations=[violation])]
         )
+
+
+class LineFull(LimitReached):
+    """As many turns wait in the session as may."""
+
+    way_out = "wait for one to end, or cancel one"
+
+    def __init__(self, most: int) -> None:
+        super().__init__("waiting_turns", most, "waiting turns of one session")
 
 
 class RequestIdTaken(AlreadyExists):

@@ -127,7 +127,9 @@ class _Parts:
             ids=ids,
             timing=timing,
             limits=Limits(
-                max_attempts=settings.max_attempts, oldest_unconfirmed=settings.overload_after
+                max_attempts=settings.max_attempts,
+                oldest_unconfirmed=settings.overload_after,
+                most_waiting=settings.waiting_turns,
             ),
             memory_full=self.sweeper.memory_full,
         )

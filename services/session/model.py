@@ -21,7 +21,13 @@ from maieutic.bus.v1.bus_pb2 import (
 from maieutic.session.v1 import record_pb2 as pb
 from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
-from maieutic.v1.turn_service_pb2 import TurnFrame
+from maieutic.v1.turn_service_pb2 import (
+    BUSY_POLICY_INTERRUPT,
+    BUSY_POLICY_ROLLBACK,
+    TURN_STATE_COMPLETED,
+    TURN_STATE_ROLLED_BACK,
+    TurnFrame,
+)
 
 WINDOW_MESSAGES = 20
 TERMINAL_SEQ = 10**12
@@ -165,6 +171,20 @@ class Draft:
         # Positions have no gaps; and a message that comes back from the archive counts once.
         session.session.message_count = session.next_position - 1
 
+    def withdraw_messages(self, turn_id: str) -> None:
+        """Take the turn's messages out of the window, as if nobody had said them."""
+        session = self.record
+        withdrawn = [entry for entry in session.window if entry.turn_id == turn_id]
+        if withdrawn and session.window[-1].turn_id == turn_id:
+            # Nothing was said since: what is said next takes their positions.
+            session.next_position -= len(withdrawn)
+            session.session.message_count = session.next_position - 1
+        for entry in withdrawn:
+            session.window.remove(entry)
+            self.messages.pop(entry.message_id, None)
+            self.messages_put.pop(entry.message_id, None)
+            self.messages_dropped.add(entry.message_id)
+
     def remember(self, fact: Fact) -> None:
         """Tell the archive, from the shard's own stream and in its order."""
         self.out.append(fact)
@@ -239,12 +259,29 @@ def agent_message(finished: TurnFinished, *, position: int) -> Message:
         create_time=outcome.finish_time,
         position=position,
         citations=outcome.citations,
+        partial=outcome.state != TURN_STATE_COMPLETED,
     )
 
 
 def in_window(session: SessionRecord, message_id: str) -> bool:
     """Whether the window has the message."""
     return any(entry.message_id == message_id for entry in session.window)
+
+
+def takes_over(job: RunTurn) -> bool:
+    """Whether the turn stops the one that runs and starts before those that wait."""
+    return job.busy_policy in (BUSY_POLICY_INTERRUPT, BUSY_POLICY_ROLLBACK)
+
+
+def rolled_back(turn: TurnRecord) -> bool:
+    """Whether the turn has ended as if it had never been asked."""
+    return turn.finished.outcome.state == TURN_STATE_ROLLED_BACK
+
+
+def place_in_line(session: SessionRecord, turn_id: str) -> int:
+    """Return the turn's place among those that wait, from 1; 0 if it does not wait."""
+    waiting = session.waiting_turn_ids
+    return list(waiting).index(turn_id) + 1 if turn_id in waiting else 0
 
 
 def trim(draft: Draft, *, keep: int = WINDOW_MESSAGES) -> None:

@@ -24,6 +24,8 @@ class Reads:
     """Also the messages of the window."""
     annotations: bool = False
     """Also the session's notes and bookmarks."""
+    running: bool = False
+    """Also the turn that runs. Those that wait behind it are read in any case."""
     operation: str = ""
     """Also the marker of this request id."""
 

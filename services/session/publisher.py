@@ -18,10 +18,10 @@ from maieutic.session.v1.record_pb2 import TurnRecord
 from services.runtime import telemetry
 from services.runtime.bus import Bus, BusError, OutgoingMessage
 from services.runtime.errors import ServiceError
+from services.session.beginning import confirm_job
 from services.session.ids import shard_of
 from services.session.model import QUEUED, Draft, RunJob, Timing
 from services.session.ports import Reads, SessionStore
-from services.session.transitions import confirm_job
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Publisher:
         self._timing = timing
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pumps: dict[int, asyncio.Lock] = {}
-        self._pumps_waiting: set[int] = set()
+        self._pumps_waiting: dict[int, asyncio.Task[bool]] = {}
         self._unconfirmed: dict[str, float] = {}
         self._to_note: dict[str, _Confirm] = {}
         self._failing_since: float | None = None
@@ -76,26 +76,29 @@ class Publisher:
         """Whether the broker has confirmed the turn's job just now; its record may not say so."""
         return turn_id in self._to_note
 
-    def after(self, draft: Draft) -> asyncio.Task[bool] | None:
-        """Publish what a committed draft calls for; returns the task of its job, if it has one."""
-        job: asyncio.Task[bool] | None = None
+    def after(self, draft: Draft, turn_id: str = "") -> asyncio.Task[bool] | None:
+        """Publish what a committed draft calls for.
+
+        Returns the task that publishes the turn's job, or else, if there is any, the one that
+        publishes the draft's facts: it tells whether the broker has confirmed them.
+        """
+        jobs: dict[str, asyncio.Task[bool]] = {}
         for effect in draft.effects:
             trace = telemetry.here_or(effect.job.trace_context)
             if isinstance(effect, RunJob):
                 turn = draft.turns.get(effect.job.turn_id)
                 confirm = _Confirm(fence=turn.fence if turn else 0, trace=trace)
-                job = self._start(self._job(effect, confirm))
+                jobs[effect.job.turn_id] = self._start(self._job(effect, confirm))
             else:
                 self._start(self._finished(effect, trace))
-        if draft.out:
-            self.pump_soon(shard_of(draft.session_id))
-        return job
+        facts = self.pump_soon(shard_of(draft.session_id)) if draft.out else None
+        return jobs.get(turn_id, facts)
 
-    def pump_soon(self, shard: int) -> None:
+    def pump_soon(self, shard: int) -> asyncio.Task[bool]:
         """Publish a shard's facts in the background: a broker that is away holds nobody up."""
         if shard not in self._pumps_waiting:  # that one will find these facts, too
-            self._pumps_waiting.add(shard)
-            self._start(self._pump(shard))
+            self._pumps_waiting[shard] = self._start(self._pump(shard))
+        return self._pumps_waiting[shard]
 
     async def probe(self) -> None:
         """See whether a broker that failed is back: nothing else may be left to try it with."""
@@ -165,19 +168,21 @@ class Publisher:
         with telemetry.continuing(trace):
             await self._publish("results", "turn.finished", body, message_id)
 
-    async def _pump(self, shard: int) -> None:
+    async def _pump(self, shard: int) -> bool:
         """Publish a shard's facts in their order; each leaves the stream once it is confirmed."""
         async with self._pumps.setdefault(shard, asyncio.Lock()):
-            self._pumps_waiting.discard(shard)
+            del self._pumps_waiting[shard]
             try:
                 full = True
                 while full:  # what comes after a page that was not full has a pump of its own
                     facts = await self._store.out_read(shard, _FACTS_AT_ONCE)
                     full = len(facts) == _FACTS_AT_ONCE
                     if not await self._all_published(shard, facts):
-                        return
+                        return False
             except ServiceError as error:
                 _log.warning("facts stay in their stream for now: %s", error.reason)
+                return False
+            return True
 
     async def _all_published(self, shard: int, facts: Sequence[tuple[bytes, str, bytes]]) -> bool:
         for entry, key, body in facts:

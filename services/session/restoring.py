@@ -21,6 +21,7 @@ from services.session.model import (
     Timing,
     in_window,
     next_stamp,
+    takes_over,
 )
 from services.session.views import public_turn
 
@@ -49,7 +50,24 @@ def restore(draft: Draft, snapshot: GetSessionSnapshotResponse, timing: Timing) 
     draft.record.archived_revision = draft.record.session.revision
     running = [turn.job for turn in draft.turns.values() if turn.phase != WAITING]
     waiting = [turn.job for turn in draft.turns.values() if turn.phase == WAITING]
-    _revive_all(draft, [*running, *snapshot.unfinished, *waiting], timing)
+    _revive_all(draft, _in_line([*running, *snapshot.unfinished, *waiting]), timing)
+
+
+def _in_line(jobs: Sequence[RunTurn]) -> list[RunTurn]:
+    """Return jobs in the order in which they run, given in the order of their acceptance.
+
+    One that was begun to take over comes right after the turn that ran then, or else first.
+    """
+    line: list[RunTurn] = []
+    for job in jobs:
+        ids = [earlier.turn_id for earlier in line]
+        if not takes_over(job):
+            line.append(job)
+        elif job.predecessor_turn_id in ids:
+            line.insert(ids.index(job.predecessor_turn_id) + 1, job)
+        else:
+            line.insert(0, job)
+    return line
 
 
 def _restore_annotations(draft: Draft, snapshot: GetSessionSnapshotResponse) -> None:

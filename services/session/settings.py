@@ -78,6 +78,9 @@ class SessionSettings:
     bookmarks_per_session: int = 200
     """Most bookmarks that one session may have."""
 
+    waiting_turns: int = 16
+    """Most turns that may wait in one session behind the running one."""
+
     telemetry: TelemetryOptions = field(default=TelemetryOptions())
     """Where traces, metrics and logs go."""
 

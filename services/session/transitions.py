@@ -1,21 +1,20 @@
-"""The states of a turn, row by row, from begin to cancel. Pure."""
+"""The states of a turn, row by row, from claim to cancel. Pure."""
 
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
-from maieutic.bus.v1.bus_pb2 import RunTurn, TurnAccepted, TurnFinished
+from maieutic.bus.v1.bus_pb2 import TurnFinished
 from maieutic.session.v1 import record_pb2 as record, turn_work_service_pb2 as work
 from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_CANCELLED,
     TURN_STATE_COMPLETED,
     TURN_STATE_FAILED,
-    TurnAccepted as AcceptedFrame,
     TurnFrame,
     TurnStarted,
 )
-from services.session.ending import Ending, cancel_waiting, end, stop
-from services.session.errors import EventsOutOfStep, RequestIdTaken, SessionBusy
+from services.session.ending import Ending, end, end_waiting, stop
+from services.session.errors import EventsOutOfStep
 from services.session.model import (
     LEASED,
     PROVISIONAL,
@@ -25,13 +24,10 @@ from services.session.model import (
     WAITING,
     Draft,
     EventId,
-    RunJob,
     Timing,
-    next_stamp,
     timestamp,
     window_messages,
 )
-from services.session.views import public_turn
 
 TRACED_ATTEMPTS = 5
 """Of a turn that is handed back again and again only the last ones are linked."""
@@ -54,60 +50,6 @@ class Hold:
     turn_id: str
     fence: int
     claim_id: str
-
-
-def begin(draft: Draft, job: RunTurn, timing: Timing) -> record.TurnRecord:
-    """Accept a turn, or find the one that this request id began before.
-
-    Raises RequestIdTaken for another request under the same id, SessionBusy if another turn runs.
-    """
-    if (known := draft.turns.get(job.turn_id)) is not None:
-        return _begun_before(draft, known, job)
-    session = draft.record
-    if ahead := session.session.active_turn_id or "".join(session.waiting_turn_ids[:1]):
-        raise SessionBusy(ahead)
-    job.predecessor_turn_id = session.last_turn_id
-    job.create_time.CopyFrom(timestamp(draft.now_ms))
-    job.message.create_time.CopyFrom(job.create_time)
-    job.message.position = session.next_position
-    turn = record.TurnRecord(
-        phase=QUEUED,
-        job=job,
-        fence=next_stamp(0, draft.now_ms),
-        provisional=session.restored,
-    )
-    draft.put_message(job.message)
-    session.session.active_turn_id = session.last_turn_id = job.turn_id
-    session.unarchived_turn_ids.append(job.turn_id)
-    draft.touch()
-    turn.job.session.CopyFrom(session.session)
-    draft.put_turn(turn)
-    draft.due[job.turn_id] = draft.now_ms + timing.publish_grace
-    accepted = AcceptedFrame(turn=public_turn(turn))
-    frame = TurnFrame(turn_id=job.turn_id, accepted=accepted)
-    draft.events.append((job.turn_id, EventId(turn.fence, 0), frame))
-    draft.remember(TurnAccepted(job=turn.job))
-    draft.effects.append(RunJob(job=turn.job))
-    return turn
-
-
-def _begun_before(draft: Draft, known: record.TurnRecord, job: RunTurn) -> record.TurnRecord:
-    if known.job.request_hash != job.request_hash:
-        raise RequestIdTaken
-    if known.phase == QUEUED and not known.job_confirmed and known.attempt == 0:
-        # The first try may have died before it could publish. Workers know the job again.
-        draft.effects.append(RunJob(job=known.job))
-    return known
-
-
-def confirm_job(draft: Draft, turn_id: str, timing: Timing) -> None:
-    """Note that the broker has the job. A turn that was claimed since shows as much by itself."""
-    turn = draft.turns.get(turn_id)
-    if turn is None or turn.phase != QUEUED or turn.job_confirmed:
-        return
-    turn.job_confirmed = True
-    draft.due[turn_id] = draft.now_ms + timing.queue_check
-    draft.put_turn(turn)
 
 
 def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> work.ClaimTurnResponse:
@@ -275,15 +217,15 @@ def cancel(draft: Draft, turn_id: str, request_id: str, timing: Timing) -> recor
     turn = draft.turns.get(turn_id)
     if turn is None:
         return None
+    intent = record.TurnIntent(
+        state=TURN_STATE_CANCELLED,
+        reason="CANCELLED_BY_CALLER",
+        explanation="the turn was cancelled",
+        request_id=request_id,
+    )
     if turn.phase == WAITING:
-        cancel_waiting(draft, turn, timing)
-    if turn.phase in (QUEUED, LEASED):
-        intent = record.TurnIntent(
-            state=TURN_STATE_CANCELLED,
-            reason="CANCELLED_BY_CALLER",
-            explanation="the turn was cancelled",
-            request_id=request_id,
-        )
+        end_waiting(draft, turn, intent, timing)
+    elif turn.phase in (QUEUED, LEASED):
         stop(draft, turn, intent, timing)
     return turn
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,11 +10,12 @@ from google.protobuf.duration_pb2 import Duration
 
 from maieutic.archive.v1.archive_service_pb2 import GetArchivedTurnResponse
 from maieutic.bus.v1.bus_pb2 import RunTurn
-from maieutic.session.v1.record_pb2 import TurnRecord
+from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1 import turn_service_pb2 as pb
 from services.runtime import telemetry
 from services.runtime.errors import ServiceError
 from services.session.archive import Archive
+from services.session.beginning import MOST_WAITING, begin, unfinished_stop
 from services.session.ending import finish_stop
 from services.session.errors import (
     Overloaded,
@@ -23,26 +25,30 @@ from services.session.errors import (
     TurnNotBack,
     turn_not_found,
 )
-from services.session.ids import Ids, checked
+from services.session.ids import Ids, checked, shard_of
 from services.session.live import LiveSessions, owned
 from services.session.logs import read_log
 from services.session.losses import Losses
 from services.session.model import (
     CANCELLING,
     STUB,
+    WAITING,
     Caller,
     Draft,
     Timing,
     in_window,
     milliseconds,
+    place_in_line,
     user_message,
 )
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.restoring import rebuild
-from services.session.transitions import begin, cancel
+from services.session.transitions import cancel
 from services.session.updating import require_open
 from services.session.views import archived_turn, public_turn, text_of
+
+_log = logging.getLogger(__name__)
 
 DURABLE_WITHIN_SECONDS = 0.25
 DEFAULT_BUDGET_SECONDS = 600
@@ -64,6 +70,8 @@ class Limits:
     lane: str = "interactive"
     oldest_unconfirmed: float = 30.0
     """Seconds that a job may wait for the broker before no more turns are taken on."""
+    most_waiting: int = MOST_WAITING
+    """In one session, behind the turn that runs."""
 
 
 class Turns:
@@ -104,26 +112,48 @@ class Turns:
             if job.turn_id not in draft.turns:  # one that is here is found in any case
                 require_open(record)
                 self._admit()
-            return begin(draft, job, self._timing)
+            return begin(draft, job, self._timing, most_waiting=self._limits.most_waiting)
 
         async def prepare(draft: Draft) -> None:
             await self._look_in_archive(draft, job)
 
         try:
             turn, draft = await self._live.transact(
-                request.session_id, decide, Reads(turns=[job.turn_id]), prepare
+                request.session_id, decide, Reads(turns=[job.turn_id], running=True), prepare
             )
         except _Ended as ended:
             return _the_same(ended.row, job)
         except SessionBusy as busy:
             raise await self._settling(busy) from busy
-        published = self._publisher.after(draft)
-        if turn.phase == STUB:
-            return await self.get(caller, job.turn_id)
-        shown = public_turn(turn)
+        return await self._accepted(caller, turn, draft)
+
+    async def _accepted(self, caller: Caller, turn: TurnRecord, draft: Draft) -> pb.Turn:
+        """Publish what was begun, and say how it stands."""
+        turn_id = turn.job.turn_id
+        published = self._publisher.after(draft, turn_id)
+        if turn.phase == WAITING and published is None:
+            # An earlier try may have died before it could tell the archive.
+            published = self._publisher.pump_soon(shard_of(draft.session_id))
+        if stopped := unfinished_stop(draft, turn):
+            published = await self._start_instead(draft, stopped, turn_id) or published
+        if stopped or turn.phase == STUB:
+            shown = await self.get(caller, turn_id)
+        else:
+            shown = _shown(turn, draft.session)
         if published is not None and await _within(published, DURABLE_WITHIN_SECONDS):
             shown.durable = True
         return shown
+
+    async def _start_instead(
+        self, draft: Draft, stopped: str, turn_id: str
+    ) -> asyncio.Task[bool] | None:
+        """End the turn that was stopped, so that the one that takes over starts."""
+        try:
+            return await self._finish_stop(draft.session_id, stopped, turn_id)
+        except ServiceError as error:
+            # The turn is accepted, and the clock finishes the stop.
+            _log.warning("turn %s is stopped a little later: %s", stopped, error.reason)
+            return None
 
     async def _settling(self, busy: SessionBusy) -> ServiceError:
         """Return what to say of a turn that may be there only because its end was forgotten.
@@ -159,6 +189,7 @@ class Turns:
             time_budget=budget,
             max_attempts=self._limits.max_attempts,
             trace_context=trace,
+            busy_policy=request.busy_policy,
         )
 
     async def _look_in_archive(self, draft: Draft, job: RunTurn) -> None:
@@ -188,7 +219,9 @@ class Turns:
         turn = await self._store.turn(turn_id)
         if turn is not None and turn.phase != STUB:
             _own(turn.job, caller)
-            shown = public_turn(turn)
+            waits = turn.phase == WAITING
+            record = await self._store.session(turn.job.message.session_id) if waits else None
+            shown = _shown(turn, record)
             shown.durable |= self._publisher.has_confirm_of(turn_id)
             return shown
         row = await self._archive.turn(turn_id, turn.job.message.session_id if turn else "")
@@ -220,7 +253,9 @@ class Turns:
             await self._finish_stop(session_id, turn_id)
         return await self.get(caller, turn_id)
 
-    async def _finish_stop(self, session_id: str, turn_id: str) -> None:
+    async def _finish_stop(
+        self, session_id: str, turn_id: str, next_turn_id: str = ""
+    ) -> asyncio.Task[bool] | None:
         # The fence has moved: nobody can add to the log any more.
         frames = await read_log(self._store, turn_id)
         _, draft = await self._live.transact(
@@ -228,7 +263,12 @@ class Turns:
             lambda draft: finish_stop(draft, turn_id, text_of(frames), self._timing),
             Reads(turns=[turn_id]),
         )
-        self._publisher.after(draft)
+        return self._publisher.after(draft, next_turn_id)
+
+
+def _shown(turn: TurnRecord, session: SessionRecord | None) -> pb.Turn:
+    place = place_in_line(session, turn.job.turn_id) if session is not None else 0
+    return public_turn(turn, waiting_position=place)
 
 
 def _own(job: RunTurn, caller: Caller) -> None:

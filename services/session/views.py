@@ -28,8 +28,8 @@ _STATES = {
 }
 
 
-def public_turn(turn: record.TurnRecord) -> pb.Turn:
-    """Return a live turn as callers see it."""
+def public_turn(turn: record.TurnRecord, *, waiting_position: int = 0) -> pb.Turn:
+    """Return a live turn as callers see it, at its place if it waits in line."""
     job = turn.job
     shown = pb.Turn(
         turn_id=job.turn_id,
@@ -40,6 +40,7 @@ def public_turn(turn: record.TurnRecord) -> pb.Turn:
         # A worker had the job, so the broker had it; a turn that was handed back stays durable.
         durable=turn.job_confirmed or turn.start_ms > 0 or turn.acceptance_confirmed,
         create_time=job.create_time,
+        waiting_position=waiting_position if turn.phase == WAITING else 0,
     )
     if turn.start_ms:
         shown.start_time.CopyFrom(timestamp(turn.start_ms))

@@ -144,6 +144,31 @@ async def test_of_outcomes_committed_at_the_same_time_every_writer_hears_the_sam
     assert all(len(fences) == 1 for fences in heard)
 
 
+async def test_a_turn_that_was_rolled_back_has_no_messages_in_the_conversation(
+    harness: ArchiveHarness,
+) -> None:
+    story, undone = Story("one"), turn_pb.TURN_STATE_ROLLED_BACK
+    rolled_back = story.finished(2, text="", state=undone)
+    rolled_back.job.message.ClearField("position")
+    kept = ["Because they push water aside.", "Why do ships float?"]
+    await harness.archive.apply([fact(story.accepted(1)), fact(story.finished(1))])
+    await harness.archive.apply([fact(story.accepted(2))])
+    assert len(await _messages(harness, story)) == 3
+    await harness.archive.apply([fact(rolled_back)])
+    assert [m.text for m in await _messages(harness, story)] == kept
+    # Told again, and in another order, it is still as if it had never been asked.
+    await harness.archive.apply([fact(story.accepted(2)), fact(rolled_back)])
+    assert [m.text for m in await _messages(harness, story)] == kept
+    other = Story("two")
+    rolled_back = other.finished(1, text="", state=undone)
+    rolled_back.job.message.ClearField("position")
+    for batch in ([rolled_back, other.accepted(1)], [other.accepted(1)]):
+        await harness.archive.apply([fact(each) for each in batch])
+        assert await _messages(harness, other) == []
+    snapshot = await harness.archive.snapshot(other.session_id, window=20)
+    assert (list(snapshot.window), snapshot.last_position) == ([], 0)
+
+
 async def test_an_acceptance_that_comes_after_the_outcome_changes_nothing(
     harness: ArchiveHarness,
 ) -> None:

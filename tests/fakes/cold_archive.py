@@ -66,10 +66,11 @@ class ColdArchive(ArchiveServiceServicer):
         for job in self.accepted.values():
             found[job.message.message_id] = job.message
         for row in self.finished.values():
+            # A turn that was rolled back, or that never left the line, has no position.
             found[row.job.message.message_id] = row.job.message
             if row.HasField("answer"):
                 found[row.answer.message_id] = row.answer
-        mine = [m for m in found.values() if m.session_id == session_id]
+        mine = [m for m in found.values() if m.session_id == session_id and m.position]
         return sorted(mine, key=lambda message: message.position)
 
     def _answering(self) -> None:

@@ -11,7 +11,7 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
-from maieutic.v1.turn_service_pb2 import TurnFrame
+from maieutic.v1.turn_service_pb2 import BUSY_POLICY_UNSPECIFIED, BusyPolicy, TurnFrame
 from services.session.ids import Ids
 from services.session.model import Draft, Effect, EventId, Fact, Timing, user_message
 
@@ -28,7 +28,13 @@ def turn_id(name: str) -> str:
     return IDS.turn(SESSION_ID, name)
 
 
-def job(name: str = "a", *, attempts: int = 3, budget_seconds: int = 600) -> RunTurn:
+def job(
+    name: str = "a",
+    *,
+    attempts: int = 3,
+    budget_seconds: int = 600,
+    policy: BusyPolicy.ValueType = BUSY_POLICY_UNSPECIFIED,
+) -> RunTurn:
     """Return a job as the service makes it, before it is accepted."""
     return RunTurn(
         tenant=TENANT,
@@ -40,6 +46,7 @@ def job(name: str = "a", *, attempts: int = 3, budget_seconds: int = 600) -> Run
         message=user_message(turn_id(name), SESSION_ID, f"text of {name}"),
         time_budget=Duration(seconds=budget_seconds),
         max_attempts=attempts,
+        busy_policy=policy,
     )
 
 

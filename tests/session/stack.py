@@ -331,10 +331,19 @@ class User:
             await replica.sessions.DeleteBookmark(request)
 
     async def begin(
-        self, session_id: str, text: str = "Why?", request_id: str = "", *, budget: float = 0
+        self,
+        session_id: str,
+        text: str = "Why?",
+        request_id: str = "",
+        *,
+        budget: float = 0,
+        policy: turns.BusyPolicy.ValueType = turns.BUSY_POLICY_UNSPECIFIED,
     ) -> turns.Turn:
         request = turns.BeginTurnRequest(
-            session_id=session_id, request_id=request_id or uuid4().hex, text=text
+            session_id=session_id,
+            request_id=request_id or uuid4().hex,
+            text=text,
+            busy_policy=policy,
         )
         if budget:
             request.time_budget.CopyFrom(_duration(budget))

@@ -18,6 +18,7 @@ from maieutic.v1.turn_service_pb2 import (
     TurnOutcome,
 )
 from services.session import transitions as t
+from services.session.beginning import begin
 from services.session.ending import Ending, archived, finish_stop
 from services.session.model import (
     CANCELLING,
@@ -53,7 +54,7 @@ class OneTurn(RuleBasedStateMachine):
     def begin(self, restored: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
         self.memory = Memory.with_session(restored=restored)
         new = job("a", attempts=MAX_ATTEMPTS, budget_seconds=60)
-        self.memory.apply(lambda d: t.begin(d, new, TIMING))
+        self.memory.apply(lambda d: begin(d, new, TIMING))
         self._collect()
 
     @property

@@ -13,6 +13,7 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_FAILED,
 )
 from services.session import transitions as t
+from services.session.beginning import begin, confirm_job
 from services.session.ending import Ending, archived, end, finish_stop
 from services.session.errors import EventsOutOfStep, RequestIdTaken, SessionBusy
 from services.session.model import (
@@ -46,7 +47,7 @@ APPLIED, FENCED, MISSING = (
 def begun(*, restored: bool = False, attempts: int = 3, budget_seconds: int = 600) -> Memory:
     memory = Memory.with_session(restored=restored)
     new = job("a", attempts=attempts, budget_seconds=budget_seconds)
-    memory.apply(lambda d: t.begin(d, new, TIMING))
+    memory.apply(lambda d: begin(d, new, TIMING))
     return memory
 
 
@@ -116,7 +117,7 @@ def test_begin_writes_the_turn_its_message_and_its_check_and_tells_bus_and_archi
 def test_begin_again_finds_the_turn_and_writes_nothing() -> None:
     memory = begun()
     before = memory.state()
-    memory.apply(lambda d: t.begin(d, job("a"), TIMING))
+    memory.apply(lambda d: begin(d, job("a"), TIMING))
     assert memory.state() == before
 
 
@@ -125,21 +126,21 @@ def test_begin_again_with_another_request_is_refused() -> None:
     other = job("a")
     other.request_hash = b"other"
     with pytest.raises(RequestIdTaken):
-        memory.apply(lambda d: t.begin(d, other, TIMING))
+        memory.apply(lambda d: begin(d, other, TIMING))
 
 
 def test_another_turn_is_refused_while_one_runs() -> None:
     memory = begun()
     before = memory.state()
     with pytest.raises(SessionBusy):
-        memory.apply(lambda d: t.begin(d, job("b"), TIMING))
+        memory.apply(lambda d: begin(d, job("b"), TIMING))
     assert memory.state() == before
 
 
 def test_a_turn_knows_the_one_before_it() -> None:
     memory, hold = claimed()
     complete(memory, hold)
-    memory.apply(lambda d: t.begin(d, job("b"), TIMING))
+    memory.apply(lambda d: begin(d, job("b"), TIMING))
     assert memory.turns[B].job.predecessor_turn_id == A
 
 
@@ -312,7 +313,7 @@ def test_a_provisional_outcome_is_stored_but_not_shown() -> None:
     assert memory.kinds(A) == ["accepted", "started"]
     assert shown != memory.state()
     with pytest.raises(SessionBusy):
-        memory.apply(lambda d: t.begin(d, job("b"), TIMING))
+        memory.apply(lambda d: begin(d, job("b"), TIMING))
 
 
 def failure(*, retryable: bool = False, wait: int = 0) -> t.Failure:
@@ -456,10 +457,10 @@ def test_an_unconfirmed_job_is_published_again_and_ever_more_rarely() -> None:
 
 def test_a_confirmed_job_is_left_alone_for_long_and_then_published_again() -> None:
     memory = begun()
-    memory.apply(lambda d: t.confirm_job(d, A, TIMING))
+    memory.apply(lambda d: confirm_job(d, A, TIMING))
     assert memory.due[A] == memory.now + TIMING.queue_check
     before = memory.state()
-    memory.apply(lambda d: t.confirm_job(d, A, TIMING))
+    memory.apply(lambda d: confirm_job(d, A, TIMING))
     assert memory.state() == before
     tick(memory)
     assert memory.published[-1] == RunJob(job=memory.turns[A].job)
@@ -468,7 +469,7 @@ def test_a_confirmed_job_is_left_alone_for_long_and_then_published_again() -> No
 def test_a_confirm_that_comes_late_changes_no_claimed_turn() -> None:
     memory, _ = claimed()
     before = memory.state()
-    memory.apply(lambda d: t.confirm_job(d, A, TIMING))
+    memory.apply(lambda d: confirm_job(d, A, TIMING))
     assert memory.state() == before
 
 
@@ -660,7 +661,7 @@ def test_a_turn_is_not_begun_past_those_that_wait() -> None:
     assert memory.session is not None
     memory.session.session.active_turn_id = ""
     with pytest.raises(SessionBusy):
-        memory.apply(lambda d: t.begin(d, job("c"), TIMING))
+        memory.apply(lambda d: begin(d, job("c"), TIMING))
 
 
 def test_fences_never_repeat_even_if_the_clock_goes_back() -> None:

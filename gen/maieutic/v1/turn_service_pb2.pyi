@@ -69,6 +69,20 @@ class _BusyPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BusyPolicy
     """Means REJECT."""
     BUSY_POLICY_REJECT: _BusyPolicy.ValueType  # 1
     """Fails with FAILED_PRECONDITION, reason SESSION_BUSY."""
+    BUSY_POLICY_ENQUEUE: _BusyPolicy.ValueType  # 2
+    """Waits in line behind the turns before it and sees what they said. A full
+    line fails with RESOURCE_EXHAUSTED, which names the limit.
+    """
+    BUSY_POLICY_INTERRUPT: _BusyPolicy.ValueType  # 3
+    """Stops the running turn, which ends as INTERRUPTED and keeps what it has
+    said, and starts before those that wait. Of several that interrupt at the
+    same time the last one starts.
+    """
+    BUSY_POLICY_ROLLBACK: _BusyPolicy.ValueType  # 4
+    """Stops the running turn, which ends as ROLLED_BACK, and starts as if that
+    one had never been asked: neither its question nor its answer stays in
+    the conversation. Otherwise like INTERRUPT.
+    """
 
 class BusyPolicy(_BusyPolicy, metaclass=_BusyPolicyEnumTypeWrapper):
     """What happens to a turn that is begun while another one is running."""
@@ -77,6 +91,20 @@ BUSY_POLICY_UNSPECIFIED: BusyPolicy.ValueType  # 0
 """Means REJECT."""
 BUSY_POLICY_REJECT: BusyPolicy.ValueType  # 1
 """Fails with FAILED_PRECONDITION, reason SESSION_BUSY."""
+BUSY_POLICY_ENQUEUE: BusyPolicy.ValueType  # 2
+"""Waits in line behind the turns before it and sees what they said. A full
+line fails with RESOURCE_EXHAUSTED, which names the limit.
+"""
+BUSY_POLICY_INTERRUPT: BusyPolicy.ValueType  # 3
+"""Stops the running turn, which ends as INTERRUPTED and keeps what it has
+said, and starts before those that wait. Of several that interrupt at the
+same time the last one starts.
+"""
+BUSY_POLICY_ROLLBACK: BusyPolicy.ValueType  # 4
+"""Stops the running turn, which ends as ROLLED_BACK, and starts as if that
+one had never been asked: neither its question nor its answer stays in
+the conversation. Otherwise like INTERRUPT.
+"""
 Global___BusyPolicy: _TypeAlias = BusyPolicy  # noqa: Y015
 
 @_typing.final
@@ -95,6 +123,7 @@ class Turn(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
+    WAITING_POSITION_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """base64url, 48 characters."""
     session_id: _builtins.str
@@ -105,7 +134,11 @@ class Turn(_message.Message):
     attempt: _builtins.int
     """Attempts started so far."""
     durable: _builtins.bool
-    """The broker has confirmed the job, or the archive holds the turn."""
+    """The broker has confirmed the job, or for a waiting turn its acceptance, or
+    the archive holds the turn.
+    """
+    waiting_position: _builtins.int
+    """The place in the session's line, from 1; 0 unless the turn is waiting."""
     @_builtins.property
     def outcome(self) -> Global___TurnOutcome:
         """Set once the state is terminal."""
@@ -137,10 +170,11 @@ class Turn(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         archive_time: _timestamp_pb2.Timestamp | None = ...,
+        waiting_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "finish_time", b"finish_time", "outcome", b"outcome", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "attempt", b"attempt", "create_time", b"create_time", "durable", b"durable", "finish_time", b"finish_time", "outcome", b"outcome", "request_id", b"request_id", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "text", b"text", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "attempt", b"attempt", "create_time", b"create_time", "durable", b"durable", "finish_time", b"finish_time", "outcome", b"outcome", "request_id", b"request_id", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "text", b"text", "turn_id", b"turn_id", "waiting_position", b"waiting_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

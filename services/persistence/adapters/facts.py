@@ -69,8 +69,13 @@ INSERT INTO messages (
     message_id, session_id, turn_id, position, author, text, create_time, citations, record
 ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (message_id) DO UPDATE SET position = excluded.position, record = excluded.record
-WHERE messages.position IS NULL AND excluded.position IS NOT NULL
+WHERE messages.position IS NULL AND excluded.position IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM turns
+    WHERE turns.turn_id = excluded.turn_id AND turns.state = 'ROLLED_BACK'
+)
 """
+
+WITHDRAW_MESSAGES = "UPDATE messages SET position = NULL WHERE turn_id = $1 AND session_id = $2"
 
 KEEP_USAGE = """
 INSERT INTO usage (
@@ -136,6 +141,7 @@ class FactWriter:
             planned = plan(batch, await _known(connection, batch))
             await connection.write(KEEP_TURN, planned.turns)
             await connection.write(KEEP_MESSAGE, planned.messages)
+            await connection.write(WITHDRAW_MESSAGES, planned.withdrawn)
             await connection.write(KEEP_USAGE, planned.usage)
             await connection.write(KEEP_ANNOTATIONS, planned.annotations)
             await connection.write(KEEP_EVENT, planned.events)

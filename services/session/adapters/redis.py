@@ -178,7 +178,7 @@ class RedisSessionStore:
             await self._decode_window(transaction, draft, replies[-1])
         if reads.annotations:
             await self._decode_annotations(transaction, draft, annotations)
-        await self._read_waiting(transaction, draft)
+        await self._read_line(transaction, draft, running=reads.running)
         return draft
 
     async def _decode_turns(
@@ -225,10 +225,12 @@ class RedisSessionStore:
             return
         draft.annotations = found
 
-    async def _read_waiting(self, transaction: Transaction, draft: Draft) -> None:
+    async def _read_line(self, transaction: Transaction, draft: Draft, *, running: bool) -> None:
         """Read the turns in line, too: whatever ends the one before promotes the first of them."""
         waiting = draft.session.waiting_turn_ids if draft.session else ()
-        missing = [turn for turn in waiting if turn not in draft.turns]
+        active = draft.session.session.active_turn_id if draft.session and running else ""
+        wanted = [turn for turn in (active, *waiting) if turn]
+        missing = [turn for turn in wanted if turn not in draft.turns]
         if not missing:
             return
         turn_keys = [keys.turn_key(turn) for turn in missing]

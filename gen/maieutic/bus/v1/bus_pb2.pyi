@@ -66,6 +66,7 @@ class RunTurn(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     PREDECESSOR_TURN_ID_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
+    BUSY_POLICY_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     turn_id: _builtins.str
@@ -77,6 +78,8 @@ class RunTurn(_message.Message):
     max_attempts: _builtins.int
     predecessor_turn_id: _builtins.str
     """The turn before this one in its session; empty if there was none."""
+    busy_policy: _turn_service_pb2.BusyPolicy.ValueType
+    """How it was begun; tells its place among those that wait."""
     @_builtins.property
     def session(self) -> _session_service_pb2.Session:
         """The session as it was when the turn was accepted."""
@@ -111,10 +114,11 @@ class RunTurn(_message.Message):
         max_attempts: _builtins.int = ...,
         predecessor_turn_id: _builtins.str = ...,
         trace_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        busy_policy: _turn_service_pb2.BusyPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "message", b"message", "session", b"session", "time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "create_time", b"create_time", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
