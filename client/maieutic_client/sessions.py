@@ -114,6 +114,31 @@ class Sessions:
         request.update_mask.paths.extend(name for name, value in given.items() if value is not None)
         return (await self._connection.call(self._stub.UpdateSession, request)).session
 
+    async def branch(
+        self,
+        session: SessionLike,
+        message_id: str,
+        *,
+        title: str = "",
+        request_id: str | None = None,
+    ) -> pb.Session:
+        """Make a session that begins with this one's messages up to one of them.
+
+        It goes its own way from there. The same *request_id* returns the first call's branch.
+        """
+        request = pb.BranchSessionRequest(
+            session_id=session_id_of(session),
+            request_id=request_id or new_request_id(),
+            message_id=message_id,
+            title=title,
+        )
+        return (await self._connection.call(self._stub.BranchSession, request)).session
+
+    async def statistics(self, session: SessionLike) -> pb.SessionStatistics:
+        """Return what a session has consumed so far."""
+        request = pb.GetSessionStatisticsRequest(session_id=session_id_of(session))
+        return (await self._connection.call(self._stub.GetSessionStatistics, request)).statistics
+
     async def end(self, session: SessionLike, *, request_id: str | None = None) -> pb.Session:
         """Let no more turns begin in the session; it stays readable."""
         request = pb.EndSessionRequest(

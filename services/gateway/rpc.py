@@ -128,6 +128,18 @@ class Sessions(SessionServiceServicer):
         """Pass on."""
         return await self._service.DeleteBookmark(request)
 
+    async def BranchSession(
+        self, request: sessions.BranchSessionRequest, context: Context
+    ) -> sessions.BranchSessionResponse:
+        """Pass on."""
+        return await self._service.BranchSession(request)
+
+    async def GetSessionStatistics(
+        self, request: sessions.GetSessionStatisticsRequest, context: Context
+    ) -> sessions.GetSessionStatisticsResponse:
+        """Pass on."""
+        return await self._service.GetSessionStatistics(request)
+
 
 class Turns(TurnServiceServicer):
     """Turns and their streams, at the session service."""

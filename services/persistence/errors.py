@@ -30,6 +30,20 @@ class Refused(InvalidArgument):
         super().__init__("data", problem)
 
 
+class SessionNotFound(NotFound):
+    """There is no such session, or it is deleted."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("session", session_id)
+
+
+class MessageNotFound(NotFound):
+    """There is no such message in the session."""
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__("message", message_id)
+
+
 class DocumentNotFound(NotFound):
     """There is no such document, or it is not the owner's."""
 

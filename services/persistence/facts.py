@@ -242,20 +242,28 @@ def _turn_row(job: RunTurn, session: SessionRow) -> TurnRow:
     )
 
 
-def _message_rows(messages: Iterable[message_pb2.Message], turn: TurnRow) -> tuple[MessageRow, ...]:
+def carried_rows(messages: Iterable[message_pb2.Message]) -> tuple[MessageRow, ...]:
+    """Return the rows of messages that no turn of their session has made."""
     return tuple(
-        MessageRow(
-            message_id=_id("message_id", message.message_id),
-            session_id=turn.session_id,
-            turn_id=turn.turn_id,
-            position=message.position or None,
-            author=enum_name(message_pb2.Author.DESCRIPTOR, message.author),
-            text=visible(message.text),
-            create_time=time_of(message, "create_time"),
-            citations=json.dumps([_citation(citation) for citation in message.citations]),
-            record=message.SerializeToString(),
-        )
-        for message in messages
+        _message_row(message, _id("session_id", message.session_id), "") for message in messages
+    )
+
+
+def _message_rows(messages: Iterable[message_pb2.Message], turn: TurnRow) -> tuple[MessageRow, ...]:
+    return tuple(_message_row(message, turn.session_id, turn.turn_id) for message in messages)
+
+
+def _message_row(message: message_pb2.Message, session_id: str, turn_id: str) -> MessageRow:
+    return MessageRow(
+        message_id=_id("message_id", message.message_id),
+        session_id=session_id,
+        turn_id=turn_id,
+        position=message.position or None,
+        author=enum_name(message_pb2.Author.DESCRIPTOR, message.author),
+        text=visible(message.text),
+        create_time=time_of(message, "create_time"),
+        citations=json.dumps([_citation(citation) for citation in message.citations]),
+        record=message.SerializeToString(),
     )
 
 

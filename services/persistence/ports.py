@@ -8,7 +8,12 @@ from typing import Generic, Protocol, TypeVar
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations, TurnFinished
 from maieutic.v1.document_service_pb2 import Document
 from maieutic.v1.message_pb2 import Message
-from maieutic.v1.session_service_pb2 import SESSION_ORDER_NEWEST_FIRST, Session, SessionOrder
+from maieutic.v1.session_service_pb2 import (
+    SESSION_ORDER_NEWEST_FIRST,
+    Session,
+    SessionOrder,
+    SessionStatistics,
+)
 from services.persistence.model import Applied, Fact
 
 Item = TypeVar("Item")
@@ -135,8 +140,29 @@ class Reads(Protocol):
         """Return a message of a session; None if it has none of that id."""
         ...
 
+    async def statistics(
+        self, session_id: str, except_turn_ids: Sequence[str]
+    ) -> SessionStatistics:
+        """Return what a session's turns consumed, without messages and documents."""
+        ...
+
     async def get_turn(self, turn_id: str, session_id: str) -> ArchivedTurn:
         """Return a turn; its session's id (may be empty) tells a deleted session."""
+        ...
+
+
+class Branches(Protocol):
+    """Makes branches. Raises ArchiveUnavailable while the database is away."""
+
+    async def create_branch(
+        self, tenant: str, branch: Session, window: Sequence[Message], window_position: int
+    ) -> bool:
+        """Store a branch with its parent's messages up to its point, in one step.
+
+        *window* are the parent's last messages, some of which may not be here yet; from
+        *window_position* on they are all there is. Returns False, and does nothing, if the branch
+        is here. Raises SessionNotFound for a deleted parent, and MessageNotFound.
+        """
         ...
 
 
@@ -175,7 +201,7 @@ class DocumentRegistry(Protocol):
         ...
 
 
-class Archive(Facts, Reads, DocumentRegistry, Protocol):
+class Archive(Facts, Reads, Branches, DocumentRegistry, Protocol):
     """The whole database."""
 
     async def check(self) -> None:

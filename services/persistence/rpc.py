@@ -11,7 +11,7 @@ from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceServicer
 from maieutic.v1.document_service_pb2 import DocumentFormat
 from maieutic.v1.session_service_pb2 import SESSION_ORDER_NEWEST_FIRST, SessionOrder
 from services.persistence.facts import UNKNOWN_TIME, time_of
-from services.persistence.ports import DocumentRegistry, Place, Reads, Registration
+from services.persistence.ports import Branches, DocumentRegistry, Place, Reads, Registration
 from services.runtime.errors import InvalidArgument, PermissionDenied
 from services.runtime.identity import current_identity
 from services.runtime.server import MEBIBYTE
@@ -28,8 +28,9 @@ MOST_BYTES = 2 * MEBIBYTE
 class ArchiveServicer(ArchiveServiceServicer):
     """The archive, for services: tenant and user are arguments, and the caller vouches for them."""
 
-    def __init__(self, *, reads: Reads, documents: DocumentRegistry) -> None:
+    def __init__(self, *, reads: Reads, branches: Branches, documents: DocumentRegistry) -> None:
         self._reads = reads
+        self._branches = branches
         self._documents = documents
 
     async def GetSessionSnapshot(
@@ -88,6 +89,22 @@ class ArchiveServicer(ArchiveServiceServicer):
         _for_services()
         message = await self._reads.get_message(request.session_id, request.message_id)
         return pb.GetArchivedMessageResponse(message=message)
+
+    async def CreateBranch(
+        self, request: pb.CreateBranchRequest, context: Context
+    ) -> pb.CreateBranchResponse:
+        _for_services()
+        created = await self._branches.create_branch(
+            request.tenant, request.branch, request.window, request.window_position
+        )
+        return pb.CreateBranchResponse(created=created)
+
+    async def GetArchivedStatistics(
+        self, request: pb.GetArchivedStatisticsRequest, context: Context
+    ) -> pb.GetArchivedStatisticsResponse:
+        _for_services()
+        found = await self._reads.statistics(request.session_id, list(request.except_turn_ids))
+        return pb.GetArchivedStatisticsResponse(statistics=found)
 
     async def GetArchivedTurn(
         self, request: pb.GetArchivedTurnRequest, context: Context

@@ -1,6 +1,6 @@
 """What the session service asks the archive, in domain errors."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TypeVar
 
 import grpc
@@ -8,7 +8,7 @@ import grpc
 from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
 from maieutic.v1.message_pb2 import Message
-from maieutic.v1.session_service_pb2 import Session, SessionOrder
+from maieutic.v1.session_service_pb2 import Session, SessionOrder, SessionStatistics
 from services.runtime.errors import from_rpc
 from services.session.model import WINDOW_MESSAGES, timestamp
 
@@ -54,6 +54,24 @@ class Archive:
         request = pb.GetArchivedMessageRequest(session_id=session_id, message_id=message_id)
         answer = await _answer(self._stub.GetArchivedMessage(request))
         return answer.message if answer.HasField("message") else None
+
+    async def create_branch(
+        self, tenant: str, branch: Session, window: Sequence[Message], window_position: int
+    ) -> bool:
+        """Store a branch with its messages; returns whether it was not there. Raises NotFound."""
+        request = pb.CreateBranchRequest(
+            tenant=tenant, branch=branch, window=window, window_position=window_position
+        )
+        return (await _answer(self._stub.CreateBranch(request))).created
+
+    async def statistics(
+        self, session_id: str, except_turn_ids: Iterable[str]
+    ) -> SessionStatistics:
+        """Return what a session's archived turns consumed."""
+        request = pb.GetArchivedStatisticsRequest(
+            session_id=session_id, except_turn_ids=except_turn_ids
+        )
+        return (await _answer(self._stub.GetArchivedStatistics(request))).statistics
 
     async def count_sessions(self, tenant: str, user: str) -> int:
         """Return how many sessions of a user the archive has."""

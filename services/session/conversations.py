@@ -281,6 +281,7 @@ def _bury(draft: Draft, record: SessionRecord) -> None:
     """Leave a tombstone; turns, logs and clock entries go with the session."""
     turns = {entry.turn_id for entry in record.window}
     turns |= {*record.unarchived_turn_ids, *record.waiting_turn_ids}
+    turns.discard("")  # of messages that came from the parent of a branch
     for turn_id in turns:
         draft.turns_removed.add(turn_id)
         draft.due[turn_id] = None

@@ -31,6 +31,10 @@ class Ids:
         who = (tenant, user, document_set, str(generation))
         return self._part("standing family", *who) + self._part("standing session", *who)
 
+    def branch(self, session_id: str, request_id: str) -> str:
+        """Return the id of the branch that this request makes, of its parent's family."""
+        return family_of(session_id) + self._part("branch", session_id, request_id)
+
     def note(self, session_id: str, request_id: str) -> str:
         """Return the id of the note that this request adds, of its session's family."""
         return family_of(session_id) + self._part("note", session_id, request_id)

@@ -22,6 +22,7 @@ from services.session.adapters.redis import RedisSessionStore
 from services.session.adapters.wake import RedisWakes
 from services.session.archive import Archive
 from services.session.archiving import Archiving
+from services.session.branching import Branching
 from services.session.conversations import Conversations
 from services.session.ids import Ids
 from services.session.limits import SessionLimits
@@ -33,6 +34,7 @@ from services.session.ports import SessionStore
 from services.session.publisher import Publisher
 from services.session.rpc import SessionServicer, TurnServicer, TurnWorkServicer
 from services.session.settings import SessionSettings
+from services.session.statistics import Statistics
 from services.session.sweeper import Sweeper
 from services.session.turns import Limits, Turns
 from services.session.watching import Wakes, Watching
@@ -101,14 +103,17 @@ class _Parts:
             timing=timing,
             interval=settings.sweep_interval,
         )
+        limits = SessionLimits(store, archive, settings.most())
         self._conversations = Conversations(
             store=store,
             live=live,
             archive=archive,
             publisher=publisher,
             ids=ids,
-            limits=SessionLimits(store, archive, settings.most()),
+            limits=limits,
         )
+        self._branching = Branching(store=store, live=live, archive=archive, ids=ids, limits=limits)
+        self._statistics = Statistics(store=store, live=live, archive=archive)
         self._list = SessionList(store, archive)
         self._notebook = Notebook(
             store=store,
@@ -141,7 +146,13 @@ class _Parts:
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the three services to the server."""
-        sessions = SessionServicer(self._conversations, self._list, self._notebook)
+        sessions = SessionServicer(
+            conversations=self._conversations,
+            session_list=self._list,
+            notebook=self._notebook,
+            branching=self._branching,
+            statistics=self._statistics,
+        )
         add_SessionServiceServicer_to_server(sessions, server)
         add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
         add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work, self._archiving), server)

@@ -309,3 +309,12 @@ def settled(session: SessionRecord) -> bool:
 def window_messages(draft: Draft) -> Sequence[Message]:
     """Return the window's messages, oldest first."""
     return [draft.messages[entry.message_id] for entry in draft.record.window]
+
+
+def window_position(draft: Draft) -> int:
+    """Return the position from which on the window is all there is.
+
+    What the archive has there besides was rolled back, and it does not know yet.
+    """
+    positions = (message.position for message in window_messages(draft))
+    return min(positions, default=draft.record.next_position)

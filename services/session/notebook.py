@@ -12,7 +12,7 @@ from services.session.ids import Ids, checked
 from services.session.limits import Most
 from services.session.listing import DEFAULT_PAGE
 from services.session.live import LiveSessions, owned
-from services.session.model import Caller, Draft
+from services.session.model import Caller, Draft, window_position
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 
@@ -78,9 +78,9 @@ class Notebook:
             # In this order: what leaves the window between the two is in the archive.
             nonlocal known
             owned(draft.session, request.session_id, caller.tenant, caller.user)
-            known = draft.messages.get(request.message_id) or await self._archive.message(
-                request.session_id, request.message_id
-            )
+            known = draft.messages.get(request.message_id)
+            if known is None:
+                known = await self._older(draft, request.message_id)
 
         def decide(draft: Draft) -> tuple[pb.Bookmark, pb.Session]:
             if known is None:
@@ -93,6 +93,11 @@ class Notebook:
         result, draft = await self._live.transact(request.session_id, decide, reads, prepare)
         self._publisher.after(draft)
         return result
+
+    async def _older(self, draft: Draft, message_id: str) -> Message | None:
+        """Return a message that has left the window."""
+        found = await self._archive.message(draft.session_id, message_id)
+        return found if found is not None and found.position < window_position(draft) else None
 
     async def delete_bookmark(
         self, caller: Caller, session_id: str, bookmark_id: str

@@ -12,11 +12,13 @@ from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.runtime.identity import current_identity
 from services.session.archiving import Archiving
+from services.session.branching import Branching
 from services.session.conversations import Conversations
 from services.session.errors import ServicesOnly
 from services.session.listing import SessionList
 from services.session.model import Caller
 from services.session.notebook import Notebook
+from services.session.statistics import Statistics
 from services.session.turns import Turns
 from services.session.watching import Watching
 from services.session.work import Work
@@ -41,11 +43,19 @@ class SessionServicer(SessionServiceServicer):
     """The public SessionService, for the tenant and user that the gateway vouches for."""
 
     def __init__(
-        self, conversations: Conversations, session_list: SessionList, notebook: Notebook
+        self,
+        *,
+        conversations: Conversations,
+        session_list: SessionList,
+        notebook: Notebook,
+        branching: Branching,
+        statistics: Statistics,
     ) -> None:
         self._conversations = conversations
         self._list = session_list
         self._notebook = notebook
+        self._branching = branching
+        self._statistics = statistics
 
     async def CreateSession(
         self, request: session_pb.CreateSessionRequest, context: Context
@@ -140,6 +150,18 @@ class SessionServicer(SessionServiceServicer):
             _caller(), request.session_id, request.bookmark_id
         )
         return session_pb.DeleteBookmarkResponse(session=session)
+
+    async def BranchSession(
+        self, request: session_pb.BranchSessionRequest, context: Context
+    ) -> session_pb.BranchSessionResponse:
+        session = await self._branching.branch(_caller(), request)
+        return session_pb.BranchSessionResponse(session=session)
+
+    async def GetSessionStatistics(
+        self, request: session_pb.GetSessionStatisticsRequest, context: Context
+    ) -> session_pb.GetSessionStatisticsResponse:
+        found = await self._statistics.of(_caller(), request.session_id)
+        return session_pb.GetSessionStatisticsResponse(statistics=found)
 
 
 class TurnServicer(TurnServiceServicer):

@@ -146,6 +146,21 @@ async def test_a_conversation_is_changed_and_ended(cli: Cli) -> None:
     assert (await cli.run("sessions", "update", session_id)).status == 2
 
 
+async def test_a_conversation_is_branched_and_its_statistics_are_shown(cli: Cli) -> None:
+    assert (await cli.run("chat", "first question")).status == 0
+    (session_id,) = cli.stack.conversations.sessions
+    async with Maieutic.connect(cli.stack.address, api_key=cli.stack.key) as client:
+        messages = [message async for message in client.sessions.messages(session_id)]
+    branched = await cli.run("sessions", "branch", session_id, messages[0].message_id)
+    branch_id = branched.out.removeprefix("branched ").strip()
+    _, branch = cli.stack.conversations.sessions[branch_id]
+    assert branch.parent_session_id == session_id
+    stats = await cli.run("sessions", "stats", session_id)
+    assert "messages\t2\n" in stats.out
+    assert "turns completed\t1\n" in stats.out
+    assert "tokens out of echo\t7\n" in stats.out
+
+
 async def test_notes_are_added_listed_and_deleted(cli: Cli) -> None:
     assert (await cli.run("chat", "first question")).status == 0
     (session_id,) = cli.stack.conversations.sessions

@@ -85,12 +85,15 @@ async def test_every_call_of_the_client_takes_every_shape(served: Served) -> Non
         updated = await client.sessions.update(shape, title="T")
         assert updated.session_id == served.session_id
         await client.sessions.touch(shape)
+        assert (await client.sessions.statistics(shape)).message_count > 0
         note = await client.notes.add(shape, "remember")
         assert [kept.note_id async for kept in client.notes.list(shape)] == [note.note_id]
         await client.notes.delete(shape, note.note_id)
         messages = [m async for m in client.sessions.messages(shape)]
         bookmark = await client.bookmarks.add(shape, messages[0].message_id, label="here")
         assert [kept async for kept in client.bookmarks.list(shape)] == [bookmark]
+        branch = await client.sessions.branch(shape, messages[0].message_id)
+        assert branch.parent_session_id == served.session_id
         await client.bookmarks.delete(shape, bookmark.bookmark_id)
         await client.sessions.end(shape)
         session = await client.sessions.get(shape)

@@ -26,8 +26,10 @@ from maieutic.v1.session_service_pb2 import (
 from services.persistence.errors import (
     DocumentIdTaken,
     DocumentNotFound,
+    MessageNotFound,
     Refused,
     RequestIdTaken,
+    SessionNotFound,
 )
 from services.persistence.model import Applied
 from services.persistence.ports import Place, Registration, Snapshot
@@ -373,6 +375,138 @@ async def test_a_message_is_found_in_its_session_once_it_is_said(harness: Archiv
     found = await harness.archive.get_message(one.session_id, message_id)
     assert found == one.job().message
     assert await harness.archive.get_message(two.session_id, message_id) is None
+
+
+# --- branches and statistics ----------------------------------------------------------------------
+
+
+def _branch_of(story: Story, point: str, name: str = "branch") -> Session:
+    branch = story.session(revision=5)
+    branch.session_id = f"{name}-of-{story.session_id}"[:48]
+    branch.parent_session_id, branch.parent_message_id = story.session_id, point
+    return branch
+
+
+async def test_a_branch_has_copies_of_its_own_and_is_made_once(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished(number)) for number in (1, 2)])
+    window = [story.finished(3).job.message, story.finished(3).answer]
+    branch = _branch_of(story, window[0].message_id)
+    assert await harness.archive.create_branch(TENANT, branch, window, 5)
+    assert not await harness.archive.create_branch(TENANT, branch, window, 5)
+    snapshot = await harness.archive.snapshot(branch.session_id, window=20)
+    assert snapshot.session is not None
+    assert (snapshot.tenant, snapshot.session.message_count) == (TENANT, 5)
+    assert snapshot.session.parent_message_id == window[0].message_id
+    assert [message.position for message in snapshot.window] == [1, 2, 3, 4, 5]
+    assert snapshot.window[4].origin_message_id == window[0].message_id
+    assert (snapshot.unfinished, snapshot.last_position, snapshot.last_turn_id) == ((), 5, "")
+    # The parent's own message arrives later than its copy, and then the parent goes.
+    await harness.archive.apply([fact(story.finished(3))])
+    await harness.archive.apply([fact(story.deleted())])
+    assert len((await harness.archive.snapshot(branch.session_id, window=20)).window) == 5
+
+
+async def test_a_branch_at_a_message_long_archived_ends_there(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished(number)) for number in (1, 2, 3)])
+    branch = _branch_of(story, story.job(2).message.message_id)
+    assert await harness.archive.create_branch(TENANT, branch, [story.finished(3).answer], 6)
+    window = (await harness.archive.snapshot(branch.session_id, window=20)).window
+    assert [message.position for message in window] == [1, 2, 3]
+
+
+async def test_what_was_rolled_back_is_in_no_branch_though_the_archive_does_not_know_yet(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished(1)), fact(story.accepted(2))])
+    instead = story.job(3)
+    instead.message.position = story.job(2).message.position
+    branch = _branch_of(story, instead.message.message_id)
+    assert await harness.archive.create_branch(TENANT, branch, [instead.message], 3)
+    window = (await harness.archive.snapshot(branch.session_id, window=20)).window
+    assert [m.origin_message_id for m in window][2:] == [instead.message.message_id]
+    assert len(window) == 3
+    rolled_back = _branch_of(story, story.job(2).message.message_id, "other")
+    with pytest.raises(MessageNotFound):
+        await harness.archive.create_branch(TENANT, rolled_back, [instead.message], 3)
+
+
+async def test_no_branch_of_what_is_not_there(harness: ArchiveHarness) -> None:
+    story, other = Story("one"), Story("two")
+    await harness.archive.apply([fact(story.finished()), fact(other.finished())])
+    foreign = _branch_of(story, other.job().message.message_id)
+    with pytest.raises(MessageNotFound):
+        await harness.archive.create_branch(TENANT, foreign, [], 99)
+    await harness.archive.apply([fact(story.deleted())])
+    late = _branch_of(story, story.job().message.message_id)
+    with pytest.raises(SessionNotFound):
+        await harness.archive.create_branch(TENANT, late, [story.job().message], 1)
+    for branch in (foreign, late):
+        assert await harness.archive.snapshot(branch.session_id, window=1) == Snapshot()
+
+
+async def test_a_deleted_branch_is_not_made_again(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished())])
+    branch = _branch_of(story, story.job().message.message_id)
+    assert await harness.archive.create_branch(TENANT, branch, [], 99)
+    deleted = story.deleted()
+    deleted.session_id = branch.session_id
+    await harness.archive.apply([fact(deleted)])
+    assert not await harness.archive.create_branch(TENANT, branch, [], 99)
+    assert (await harness.archive.snapshot(branch.session_id, window=1)).deleted
+    assert len((await harness.archive.snapshot(story.session_id, window=9)).window) == 2
+
+
+async def test_a_deletion_of_the_parent_leaves_a_whole_branch_or_none(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished(number)) for number in range(1, 20)])
+    branch = _branch_of(story, story.finished(19).answer.message_id)
+    made, _ = await asyncio.gather(
+        harness.archive.create_branch(TENANT, branch, [], 99),
+        harness.archive.apply([fact(story.deleted())]),
+        return_exceptions=True,
+    )
+    found = await harness.archive.snapshot(branch.session_id, window=100)
+    assert made is True or isinstance(made, SessionNotFound)
+    assert len(found.window) == (38 if made is True else 0)
+
+
+async def test_statistics_add_up_a_sessions_turns_but_those_left_out(
+    harness: ArchiveHarness,
+) -> None:
+    story, other = Story("one"), Story("two")
+    finished = [story.finished(number) for number in (1, 2, 3)]
+    for row, (attempts, seconds) in zip(finished, ((1, 2), (3, 5), (1, 7)), strict=True):
+        row.outcome.attempts = attempts
+        row.start_time.FromSeconds(row.outcome.finish_time.seconds - seconds)
+    finished[2].outcome.state = turn_pb.TURN_STATE_CANCELLED
+    await harness.archive.apply([fact(row) for row in [*finished, other.finished()]])
+    await harness.archive.apply([fact(story.accepted(4))])
+    found = await harness.archive.statistics(story.session_id, [])
+    assert [(counted.state, counted.count) for counted in found.turns] == [
+        (turn_pb.TURN_STATE_QUEUED, 1),
+        (turn_pb.TURN_STATE_COMPLETED, 2),
+        (turn_pb.TURN_STATE_CANCELLED, 1),
+    ]
+    assert found.retry_count == 2
+    assert (found.total_duration.seconds, found.longest_duration.seconds) == (14, 7)
+    assert [(u.model, u.call_count, u.input_tokens, u.output_tokens) for u in found.usage] == [
+        ("offline", 3, 0, 27),
+        ("wordllama", 3, 21, 0),
+    ]
+    left_out = [story.turn_id(number) for number in (2, 3, 4)]
+    found = await harness.archive.statistics(story.session_id, left_out)
+    assert [(counted.state, counted.count) for counted in found.turns] == [
+        (turn_pb.TURN_STATE_COMPLETED, 1)
+    ]
+    assert (found.retry_count, [used.call_count for used in found.usage]) == (0, [1, 1])
+    nothing = await harness.archive.statistics("nothing", [])
+    assert (len(nothing.turns), nothing.total_duration.seconds) == (0, 0)
 
 
 # --- snapshots and messages -----------------------------------------------------------------------

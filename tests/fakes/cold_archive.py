@@ -24,8 +24,10 @@ from maieutic.v1.session_service_pb2 import (
     SESSION_ORDER_LAST_USED_FIRST,
     SESSION_ORDER_OLDEST_FIRST,
     Session,
+    SessionStatistics,
 )
-from services.runtime.errors import Unavailable, Unimplemented
+from services.persistence.branching import carried
+from services.runtime.errors import NotFound, Unavailable, Unimplemented
 from services.runtime.server import RunningServer, ServerOptions, serving
 
 NO_REGISTRY = "this archive keeps no documents"
@@ -40,6 +42,8 @@ class ColdArchive(ArchiveServiceServicer):
     accepted: dict[str, RunTurn] = field(default_factory=dict)
     finished: dict[str, TurnFinished] = field(default_factory=dict)
     annotations: dict[str, SessionAnnotations] = field(default_factory=dict)
+    branched: dict[str, Sequence[Message]] = field(default_factory=dict)
+    """The messages that branches began with."""
     away: bool = False
     most: int = 1000
     """No answer has more messages or sessions, as if they were too large for more."""
@@ -71,6 +75,7 @@ class ColdArchive(ArchiveServiceServicer):
             if row.HasField("answer"):
                 found[row.answer.message_id] = row.answer
         mine = [m for m in found.values() if m.session_id == session_id and m.position]
+        mine += self.branched.get(session_id, [])
         return sorted(mine, key=lambda message: message.position)
 
     def _answering(self) -> None:
@@ -151,6 +156,38 @@ class ColdArchive(ArchiveServiceServicer):
         self._answering()
         found = {m.message_id: m for m in self.messages(request.session_id) if m.position}
         return pb.GetArchivedMessageResponse(message=found.get(request.message_id))
+
+    async def CreateBranch(self, request: Any, context: Any) -> Any:
+        self._answering()
+        branch = request.branch
+        if branch.parent_session_id in self.deleted:
+            raise NotFound("session", branch.parent_session_id)
+        if branch.session_id in self.sessions or branch.session_id in self.deleted:
+            return pb.CreateBranchResponse(created=False)
+        archived = self.messages(branch.parent_session_id)
+        messages = carried(branch, archived, request.window, request.window_position)
+        if not messages:
+            raise NotFound("message", branch.parent_message_id)
+        branch.message_count = len(messages)
+        self.branched[branch.session_id] = messages
+        self.change(SessionChanged(tenant=request.tenant, session=branch))
+        return pb.CreateBranchResponse(created=True)
+
+    async def GetArchivedStatistics(self, request: Any, context: Any) -> Any:
+        self._answering()
+        rows = [
+            row
+            for turn_id, row in self.finished.items()
+            if row.job.message.session_id == request.session_id
+            and turn_id not in request.except_turn_ids
+        ]
+        found = SessionStatistics()
+        for row in rows:
+            found.turns.add(state=row.outcome.state, count=1)
+            found.retry_count += max(0, row.outcome.attempts - 1)
+            for step in row.outcome.usage:
+                found.usage.add(model=step.model, call_count=1, input_tokens=step.input_tokens)
+        return pb.GetArchivedStatisticsResponse(statistics=found)
 
     async def GetArchivedTurn(self, request: Any, context: Any) -> Any:
         self._answering()

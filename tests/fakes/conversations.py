@@ -211,6 +211,31 @@ class FakeSessions(SessionServiceServicer):
         page, token = page_of(messages[::-1], request.page_size, request.page_token)
         return session_pb.ListMessagesResponse(messages=page, next_page_token=token)
 
+    async def BranchSession(
+        self, request: session_pb.BranchSessionRequest, context: Context
+    ) -> session_pb.BranchSessionResponse:
+        state = self._state
+        parent = state.session(request.session_id)
+        if request.message_id not in {m.message_id for m in state.messages(request.session_id)}:
+            raise NotFound("message", request.message_id)
+        branch = session_pb.Session()
+        branch.CopyFrom(parent)
+        branch.session_id = stable_id(parent.session_id, "branch", request.request_id)
+        branch.parent_session_id = parent.session_id
+        branch.title = request.title or parent.title
+        state.sessions[branch.session_id] = (state.owner(), branch)
+        return session_pb.BranchSessionResponse(session=branch)
+
+    async def GetSessionStatistics(
+        self, request: session_pb.GetSessionStatisticsRequest, context: Context
+    ) -> session_pb.GetSessionStatisticsResponse:
+        found = session_pb.SessionStatistics(
+            message_count=len(self._state.messages(request.session_id))
+        )
+        found.turns.add(state=turn_pb.TURN_STATE_COMPLETED, count=found.message_count // 2)
+        found.usage.add(model="echo", output_tokens=7)
+        return session_pb.GetSessionStatisticsResponse(statistics=found)
+
     async def AddNote(
         self, request: session_pb.AddNoteRequest, context: Context
     ) -> session_pb.AddNoteResponse:

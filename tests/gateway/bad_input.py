@@ -266,6 +266,9 @@ def request_of(api: Api, case: Case) -> bytes:
     valid = valid_request(api, case.method)
     for name in case.cleared:
         valid.ClearField(name)
+    if case.code is NOT_FOUND and "request_id" in valid.DESCRIPTOR.fields_by_name:
+        # What was asked before under one id is found by it: this is another request.
+        valid.request_id += ".of-nothing"  # type: ignore[attr-defined] # it has one
     return valid.SerializeToString() + case.wrong
 
 

@@ -16,7 +16,7 @@ from tests.retrieval.running import CountingEmbedder, Retrieval, refusal_of, run
 @pytest_asyncio.fixture
 async def retrieval(tmp_path: Path, embedder: CountingEmbedder) -> AsyncIterator[Retrieval]:
     async with open_archive(f"sqlite:///{tmp_path / 'archive.sqlite'}") as archive:
-        servicer = ArchiveServicer(reads=archive, documents=archive)
+        servicer = ArchiveServicer(reads=archive, branches=archive, documents=archive)
         async with running_retrieval(
             tmp_path, other_archive=servicer, embedder=embedder
         ) as running:

@@ -279,6 +279,23 @@ class User:
             found += more
         return found[::-1]
 
+    async def branch(
+        self, session_id: str, message_id: str, request_id: str = "", **fields: Any
+    ) -> sessions.Session:
+        request = sessions.BranchSessionRequest(
+            session_id=session_id,
+            message_id=message_id,
+            request_id=request_id or uuid4().hex,
+            **fields,
+        )
+        with self.acting() as replica:
+            return (await replica.sessions.BranchSession(request)).session
+
+    async def statistics(self, session_id: str) -> sessions.SessionStatistics:
+        request = sessions.GetSessionStatisticsRequest(session_id=session_id)
+        with self.acting() as replica:
+            return (await replica.sessions.GetSessionStatistics(request)).statistics
+
     async def add_note(self, session_id: str, text: str, request_id: str = "") -> sessions.Note:
         request = sessions.AddNoteRequest(
             session_id=session_id, request_id=request_id or uuid4().hex, text=text

@@ -4,6 +4,7 @@ import click
 
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.message_pb2 import AUTHOR_USER
+from maieutic.v1.turn_service_pb2 import TurnState
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
 from maieutic_client.cli.target import Target, connected, target_options
@@ -20,7 +21,7 @@ ORDERS = {
 
 @click.group()
 def sessions() -> None:
-    """List conversations, and read, change, end or delete one."""
+    """List conversations, and read, change, branch, end or delete one."""
 
 
 @sessions.command("list")
@@ -71,6 +72,24 @@ def update(*, target: Target, session_id: str, title: str | None, mode: str | No
 def end(*, target: Target, session_id: str) -> None:
     """Let nothing more be asked in a conversation; it can still be read."""
     run(_end(target, session_id))
+
+
+@sessions.command("branch")
+@click.argument("session_id")
+@click.argument("message_id")
+@click.option("--title", default="", help="The branch's title; without it: the conversation's.")
+@target_options
+def branch(*, target: Target, session_id: str, message_id: str, title: str) -> None:
+    """Begin a conversation with another one's messages up to MESSAGE_ID."""
+    run(_branch(target, session_id, message_id, title))
+
+
+@sessions.command("stats")
+@click.argument("session_id")
+@target_options
+def stats(*, target: Target, session_id: str) -> None:
+    """Show what a conversation has consumed."""
+    run(_stats(target, session_id))
 
 
 @sessions.command("delete")
@@ -130,6 +149,31 @@ async def _end(target: Target, session_id: str) -> None:
     async with connected(target) as client:
         session = await client.sessions.end(session_id)
     Screen().line(f"ended {session_id_of(session)}")
+
+
+async def _branch(target: Target, session_id: str, message_id: str, title: str) -> None:
+    async with connected(target) as client:
+        session = await client.sessions.branch(session_id, message_id, title=title)
+    Screen().line(f"branched {session_id_of(session)}")
+
+
+async def _stats(target: Target, session_id: str) -> None:
+    async with connected(target) as client:
+        found = await client.sessions.statistics(session_id)
+    rows = [
+        ("messages", str(found.message_count)),
+        ("documents", str(found.document_count)),
+        *((f"turns {_state(turns.state)}", str(turns.count)) for turns in found.turns),
+        ("retries", str(found.retry_count)),
+        ("seconds", f"{found.total_duration.ToMilliseconds() / 1000:.1f}"),
+        *((f"tokens into {used.model}", str(used.input_tokens)) for used in found.usage),
+        *((f"tokens out of {used.model}", str(used.output_tokens)) for used in found.usage),
+    ]
+    Screen().table(("OF", "IS"), rows)
+
+
+def _state(state: TurnState.ValueType) -> str:
+    return TurnState.Name(state).removeprefix("TURN_STATE_").lower()
 
 
 async def _delete(target: Target, session_id: str) -> None:

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19maieutic/v1/message.proto\x12\x0bmaieutic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x02\n\x07Message\x12\x1d\n\nmessage_id\x18\x01 \x01(\tR\tmessageId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\x12\x17\n\x07turn_id\x18\x03 \x01(\tR\x06turnId\x12+\n\x06\x61uthor\x18\x04 \x01(\x0e\x32\x13.maieutic.v1.AuthorR\x06\x61uthor\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1a\n\x08position\x18\x07 \x01(\x03R\x08position\x12\x33\n\tcitations\x18\x08 \x03(\x0b\x32\x15.maieutic.v1.CitationR\tcitations\x12\x18\n\x07partial\x18\t \x01(\x08R\x07partial\"\xd6\x01\n\x08\x43itation\x12\x16\n\x06number\x18\x01 \x01(\x05R\x06number\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12#\n\rdocument_name\x18\x03 \x01(\tR\x0c\x64ocumentName\x12\x19\n\x08\x63hunk_id\x18\x04 \x01(\tR\x07\x63hunkId\x12%\n\x0e\x63hunk_position\x18\x05 \x01(\x05R\rchunkPosition\x12\x14\n\x05quote\x18\x06 \x01(\tR\x05quote\x12\x14\n\x05score\x18\x07 \x01(\x02R\x05score*C\n\x06\x41uthor\x12\x16\n\x12\x41UTHOR_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41UTHOR_USER\x10\x01\x12\x10\n\x0c\x41UTHOR_AGENT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19maieutic/v1/message.proto\x12\x0bmaieutic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x02\n\x07Message\x12\x1d\n\nmessage_id\x18\x01 \x01(\tR\tmessageId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\x12\x17\n\x07turn_id\x18\x03 \x01(\tR\x06turnId\x12+\n\x06\x61uthor\x18\x04 \x01(\x0e\x32\x13.maieutic.v1.AuthorR\x06\x61uthor\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1a\n\x08position\x18\x07 \x01(\x03R\x08position\x12\x33\n\tcitations\x18\x08 \x03(\x0b\x32\x15.maieutic.v1.CitationR\tcitations\x12\x18\n\x07partial\x18\t \x01(\x08R\x07partial\x12*\n\x11origin_message_id\x18\n \x01(\tR\x0foriginMessageId\"\xd6\x01\n\x08\x43itation\x12\x16\n\x06number\x18\x01 \x01(\x05R\x06number\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12#\n\rdocument_name\x18\x03 \x01(\tR\x0c\x64ocumentName\x12\x19\n\x08\x63hunk_id\x18\x04 \x01(\tR\x07\x63hunkId\x12%\n\x0e\x63hunk_position\x18\x05 \x01(\x05R\rchunkPosition\x12\x14\n\x05quote\x18\x06 \x01(\tR\x05quote\x12\x14\n\x05score\x18\x07 \x01(\x02R\x05score*C\n\x06\x41uthor\x12\x16\n\x12\x41UTHOR_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41UTHOR_USER\x10\x01\x12\x10\n\x0c\x41UTHOR_AGENT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maieutic.v1.message_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUTHOR']._serialized_start=624
-  _globals['_AUTHOR']._serialized_end=691
+  _globals['_AUTHOR']._serialized_start=668
+  _globals['_AUTHOR']._serialized_end=735
   _globals['_MESSAGE']._serialized_start=76
-  _globals['_MESSAGE']._serialized_end=405
-  _globals['_CITATION']._serialized_start=408
-  _globals['_CITATION']._serialized_end=622
+  _globals['_MESSAGE']._serialized_end=449
+  _globals['_CITATION']._serialized_start=452
+  _globals['_CITATION']._serialized_end=666
 # @@protoc_insertion_point(module_scope)

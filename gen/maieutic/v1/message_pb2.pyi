@@ -52,6 +52,7 @@ class Message(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     CITATIONS_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
+    ORIGIN_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Derived from the turn, so that writing it again changes nothing."""
     session_id: _builtins.str
@@ -62,6 +63,10 @@ class Message(_message.Message):
     """Counts up within the session from 1; orders its messages."""
     partial: _builtins.bool
     """The agent was stopped, or failed, before it had said all."""
+    origin_message_id: _builtins.str
+    """Of a message that a branch was made with: the parent's message that it is
+    a copy of. It has no turn in the branch.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -78,10 +83,11 @@ class Message(_message.Message):
         position: _builtins.int = ...,
         citations: _abc.Iterable[Global___Citation] | None = ...,
         partial: _builtins.bool = ...,
+        origin_message_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "citations", b"citations", "create_time", b"create_time", "message_id", b"message_id", "partial", b"partial", "position", b"position", "session_id", b"session_id", "text", b"text", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "citations", b"citations", "create_time", b"create_time", "message_id", b"message_id", "origin_message_id", b"origin_message_id", "partial", b"partial", "position", b"position", "session_id", b"session_id", "text", b"text", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -115,6 +115,16 @@ class SessionServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkResponse.FromString,
                 _registered_method=True)
+        self.BranchSession = channel.unary_unary(
+                '/maieutic.v1.SessionService/BranchSession',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.BranchSessionRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.BranchSessionResponse.FromString,
+                _registered_method=True)
+        self.GetSessionStatistics = channel.unary_unary(
+                '/maieutic.v1.SessionService/GetSessionStatistics',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer(object):
@@ -248,6 +258,22 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BranchSession(self, request, context):
+        """BranchSession makes a session that begins with another one's messages up to
+        one of them: all of it or nothing. It carries mode, metadata and documents
+        along, and is independent from then on: it outlives its parent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSessionStatistics(self, request, context):
+        """GetSessionStatistics says what a session has consumed so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -325,6 +351,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.DeleteBookmark,
                     request_deserializer=maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkResponse.SerializeToString,
+            ),
+            'BranchSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.BranchSession,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.BranchSessionRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.BranchSessionResponse.SerializeToString,
+            ),
+            'GetSessionStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSessionStatistics,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -738,6 +774,60 @@ class SessionService(object):
             '/maieutic.v1.SessionService/DeleteBookmark',
             maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkRequest.SerializeToString,
             maieutic_dot_v1_dot_session__service__pb2.DeleteBookmarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BranchSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/BranchSession',
+            maieutic_dot_v1_dot_session__service__pb2.BranchSessionRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.BranchSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSessionStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SessionService/GetSessionStatistics',
+            maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

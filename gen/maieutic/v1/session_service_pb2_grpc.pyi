@@ -96,6 +96,13 @@ class SessionServiceStub:
     """DeleteBookmark removes a bookmark, not its message. Deleting again
     succeeds.
     """
+    BranchSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.BranchSessionRequest, _session_service_pb2.BranchSessionResponse]
+    """BranchSession makes a session that begins with another one's messages up to
+    one of them: all of it or nothing. It carries mode, metadata and documents
+    along, and is independent from then on: it outlives its parent.
+    """
+    GetSessionStatistics: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionStatisticsRequest, _session_service_pb2.GetSessionStatisticsResponse]
+    """GetSessionStatistics says what a session has consumed so far."""
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -165,6 +172,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """DeleteBookmark removes a bookmark, not its message. Deleting again
     succeeds.
     """
+    BranchSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.BranchSessionRequest, _session_service_pb2.BranchSessionResponse]  # type: ignore[assignment]
+    """BranchSession makes a session that begins with another one's messages up to
+    one of them: all of it or nothing. It carries mode, metadata and documents
+    along, and is independent from then on: it outlives its parent.
+    """
+    GetSessionStatistics: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionStatisticsRequest, _session_service_pb2.GetSessionStatisticsResponse]  # type: ignore[assignment]
+    """GetSessionStatistics says what a session has consumed so far."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """SessionService keeps conversations.
@@ -321,5 +335,24 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """DeleteBookmark removes a bookmark, not its message. Deleting again
         succeeds.
         """
+
+    @_abc_1.abstractmethod
+    def BranchSession(
+        self,
+        request: _session_service_pb2.BranchSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.BranchSessionResponse, _abc.Awaitable[_session_service_pb2.BranchSessionResponse]]:
+        """BranchSession makes a session that begins with another one's messages up to
+        one of them: all of it or nothing. It carries mode, metadata and documents
+        along, and is independent from then on: it outlives its parent.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSessionStatistics(
+        self,
+        request: _session_service_pb2.GetSessionStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.GetSessionStatisticsResponse, _abc.Awaitable[_session_service_pb2.GetSessionStatisticsResponse]]:
+        """GetSessionStatistics says what a session has consumed so far."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

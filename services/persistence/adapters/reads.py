@@ -10,12 +10,15 @@ from maieutic.v1.session_service_pb2 import (
     SESSION_ORDER_LAST_USED_FIRST,
     SESSION_ORDER_NEWEST_FIRST,
     SESSION_ORDER_OLDEST_FIRST,
+    ModelUsage,
     Session,
     SessionOrder,
+    SessionStatistics,
 )
 from services.persistence.adapters.sql import Connection, Database, Row, moment
 from services.persistence.model import in_acceptance_order
 from services.persistence.ports import ArchivedTurn, Page, Place, Snapshot
+from services.persistence.statistics import EndedTurn, statistics
 
 SESSION = "SELECT tenant, delete_time, record FROM sessions WHERE session_id = $1"
 
@@ -118,6 +121,20 @@ WHERE message_id = $2 AND session_id = $1 AND position IS NOT NULL
 
 ANNOTATIONS = "SELECT record FROM annotations WHERE session_id = $1"
 
+TURNS_COUNTED = """
+SELECT state, attempts, start_time, finish_time FROM turns
+WHERE session_id = $1 AND NOT turn_id = ANY($2)
+"""
+
+USAGE_BY_MODEL = """
+SELECT model, count(*) AS calls, sum(input_tokens) AS input, sum(output_tokens) AS output,
+    sum(cached_tokens) AS cached, sum(duration_ms) AS duration
+FROM usage
+WHERE session_id = $1 AND NOT turn_id = ANY($2)
+GROUP BY model
+ORDER BY model
+"""
+
 TURN = "SELECT job, finished, archive_time FROM turns WHERE turn_id = $1"
 
 
@@ -178,6 +195,16 @@ class Reader:
             rows = await connection.fetch(MESSAGE, session_id, message_id)
         return Message.FromString(rows[0]["record"]) if rows else None
 
+    async def statistics(
+        self, session_id: str, except_turn_ids: Sequence[str]
+    ) -> SessionStatistics:
+        """Return what a session's turns consumed."""
+        left_out = list(except_turn_ids)
+        async with self._database.reading() as connection:
+            turns = await connection.fetch(TURNS_COUNTED, session_id, left_out)
+            usage = await connection.fetch(USAGE_BY_MODEL, session_id, left_out)
+        return statistics(map(_counted, turns), map(_usage, usage))
+
     async def get_turn(self, turn_id: str, session_id: str) -> ArchivedTurn:
         """Return a turn, or what is known of its session."""
         async with self._database.reading() as connection:
@@ -192,6 +219,28 @@ class Reader:
             finished=TurnFinished.FromString(row["finished"]) if row["finished"] else None,
             archive_time=moment(row["archive_time"]) if row["archive_time"] else None,
         )
+
+
+def _counted(row: Row) -> EndedTurn:
+    start, finish = row["start_time"], row["finish_time"]
+    return EndedTurn(
+        state=row["state"],
+        attempts=row["attempts"],
+        start_time=moment(start) if start else None,
+        finish_time=moment(finish) if finish else None,
+    )
+
+
+def _usage(row: Row) -> ModelUsage:
+    used = ModelUsage(
+        model=row["model"],
+        call_count=row["calls"],
+        input_tokens=int(row["input"]),
+        output_tokens=int(row["output"]),
+        cached_tokens=int(row["cached"]),
+    )
+    used.duration.FromMilliseconds(int(row["duration"]))
+    return used
 
 
 def _cut(rows: Sequence[Row]) -> bool:

@@ -305,6 +305,110 @@ class GetArchivedMessageResponse(_message.Message):
 Global___GetArchivedMessageResponse: _TypeAlias = GetArchivedMessageResponse  # noqa: Y015
 
 @_typing.final
+class CreateBranchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    WINDOW_POSITION_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    window_position: _builtins.int
+    """From this position on, the window is all there is: other messages that the
+    archive has there were rolled back.
+    """
+    @_builtins.property
+    def branch(self) -> _session_service_pb2.Session:
+        """The branch, with its parent and the parent's message."""
+
+    @_builtins.property
+    def window(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
+        """The parent's last messages; the archive may not have all of them yet."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        branch: _session_service_pb2.Session | None = ...,
+        window: _abc.Iterable[_message_pb2.Message] | None = ...,
+        window_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "tenant", b"tenant", "window", b"window", "window_position", b"window_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateBranchRequest: _TypeAlias = CreateBranchRequest  # noqa: Y015
+
+@_typing.final
+class CreateBranchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """False if it was there, or is deleted by now."""
+    def __init__(
+        self,
+        *,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateBranchResponse: _TypeAlias = CreateBranchResponse  # noqa: Y015
+
+@_typing.final
+class GetArchivedStatisticsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    EXCEPT_TURN_IDS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    @_builtins.property
+    def except_turn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Turns to leave out: the caller knows of them itself."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        except_turn_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["except_turn_ids", b"except_turn_ids", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArchivedStatisticsRequest: _TypeAlias = GetArchivedStatisticsRequest  # noqa: Y015
+
+@_typing.final
+class GetArchivedStatisticsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statistics(self) -> _session_service_pb2.SessionStatistics:
+        """Without messages and documents."""
+
+    def __init__(
+        self,
+        *,
+        statistics: _session_service_pb2.SessionStatistics | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArchivedStatisticsResponse: _TypeAlias = GetArchivedStatisticsResponse  # noqa: Y015
+
+@_typing.final
 class GetArchivedTurnRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -61,6 +61,16 @@ class ArchiveServiceStub(object):
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageRequest.SerializeToString,
                 response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageResponse.FromString,
                 _registered_method=True)
+        self.CreateBranch = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/CreateBranch',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CreateBranchRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CreateBranchResponse.FromString,
+                _registered_method=True)
+        self.GetArchivedStatistics = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/GetArchivedStatistics',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedStatisticsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedStatisticsResponse.FromString,
+                _registered_method=True)
         self.GetArchivedTurn = channel.unary_unary(
                 '/maieutic.archive.v1.ArchiveService/GetArchivedTurn',
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedTurnRequest.SerializeToString,
@@ -136,6 +146,22 @@ class ArchiveServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateBranch(self, request, context):
+        """CreateBranch stores a branch of a session with its messages, in one step.
+        Creating it again changes nothing. NOT_FOUND if the parent is deleted or
+        does not have the message.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetArchivedStatistics(self, request, context):
+        """GetArchivedStatistics says what the archived turns of a session consumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetArchivedTurn(self, request, context):
         """GetArchivedTurn returns a turn's row. An unknown turn gives an empty answer.
         """
@@ -206,6 +232,16 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.GetArchivedMessage,
                     request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageRequest.FromString,
                     response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageResponse.SerializeToString,
+            ),
+            'CreateBranch': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateBranch,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CreateBranchRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CreateBranchResponse.SerializeToString,
+            ),
+            'GetArchivedStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArchivedStatistics,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedStatisticsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedStatisticsResponse.SerializeToString,
             ),
             'GetArchivedTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.GetArchivedTurn,
@@ -375,6 +411,60 @@ class ArchiveService(object):
             '/maieutic.archive.v1.ArchiveService/GetArchivedMessage',
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageRequest.SerializeToString,
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateBranch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/CreateBranch',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CreateBranchRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.CreateBranchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArchivedStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/GetArchivedStatistics',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedStatisticsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetArchivedStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,13 @@ class ArchiveServiceStub:
     """GetArchivedMessage returns a message of a session. An unknown one gives an
     empty answer.
     """
+    CreateBranch: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.CreateBranchRequest, _archive_service_pb2.CreateBranchResponse]
+    """CreateBranch stores a branch of a session with its messages, in one step.
+    Creating it again changes nothing. NOT_FOUND if the parent is deleted or
+    does not have the message.
+    """
+    GetArchivedStatistics: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedStatisticsRequest, _archive_service_pb2.GetArchivedStatisticsResponse]
+    """GetArchivedStatistics says what the archived turns of a session consumed."""
     GetArchivedTurn: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedTurnRequest, _archive_service_pb2.GetArchivedTurnResponse]
     """GetArchivedTurn returns a turn's row. An unknown turn gives an empty answer."""
     RegisterDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.RegisterDocumentRequest, _archive_service_pb2.RegisterDocumentResponse]
@@ -89,6 +96,13 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     """GetArchivedMessage returns a message of a session. An unknown one gives an
     empty answer.
     """
+    CreateBranch: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.CreateBranchRequest, _archive_service_pb2.CreateBranchResponse]  # type: ignore[assignment]
+    """CreateBranch stores a branch of a session with its messages, in one step.
+    Creating it again changes nothing. NOT_FOUND if the parent is deleted or
+    does not have the message.
+    """
+    GetArchivedStatistics: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedStatisticsRequest, _archive_service_pb2.GetArchivedStatisticsResponse]  # type: ignore[assignment]
+    """GetArchivedStatistics says what the archived turns of a session consumed."""
     GetArchivedTurn: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedTurnRequest, _archive_service_pb2.GetArchivedTurnResponse]  # type: ignore[assignment]
     """GetArchivedTurn returns a turn's row. An unknown turn gives an empty answer."""
     RegisterDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.RegisterDocumentRequest, _archive_service_pb2.RegisterDocumentResponse]  # type: ignore[assignment]
@@ -154,6 +168,25 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetArchivedMessage returns a message of a session. An unknown one gives an
         empty answer.
         """
+
+    @_abc_1.abstractmethod
+    def CreateBranch(
+        self,
+        request: _archive_service_pb2.CreateBranchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.CreateBranchResponse, _abc.Awaitable[_archive_service_pb2.CreateBranchResponse]]:
+        """CreateBranch stores a branch of a session with its messages, in one step.
+        Creating it again changes nothing. NOT_FOUND if the parent is deleted or
+        does not have the message.
+        """
+
+    @_abc_1.abstractmethod
+    def GetArchivedStatistics(
+        self,
+        request: _archive_service_pb2.GetArchivedStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.GetArchivedStatisticsResponse, _abc.Awaitable[_archive_service_pb2.GetArchivedStatisticsResponse]]:
+        """GetArchivedStatistics says what the archived turns of a session consumed."""
 
     @_abc_1.abstractmethod
     def GetArchivedTurn(

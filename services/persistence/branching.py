@@ -1,0 +1,48 @@
+"""What a branch is made of. Pure."""
+
+from collections.abc import Iterable, Sequence
+
+from maieutic.bus.v1.bus_pb2 import SessionChanged
+from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2 import Session
+from services.persistence.facts import SESSION_CHANGED, read_fact
+from services.persistence.model import Fact
+
+
+def carried(
+    branch: Session, archived: Iterable[Message], window: Sequence[Message], window_position: int
+) -> Sequence[Message]:
+    """Return the branch's messages: copies of the parent's up to the one it was branched at.
+
+    From *window_position* on the window is all there is. None at all if the parent does not have
+    that message. A copy has an id of its own, so that the parent's deletion does not touch it, and
+    no turn: that is the parent's.
+    """
+    older = [message for message in archived if message.position < window_position]
+    known = {message.message_id: message for message in (*older, *window)}
+    point = known.get(branch.parent_message_id)
+    if point is None:
+        return ()
+    ordered = sorted(known.values(), key=lambda message: (message.position, message.message_id))
+    parts = [message for message in ordered if 0 < message.position <= point.position]
+    return [_copy(branch, message, number) for number, message in enumerate(parts, start=1)]
+
+
+def _copy(branch: Session, message: Message, number: int) -> Message:
+    copy = Message()
+    copy.CopyFrom(message)
+    copy.origin_message_id = message.message_id
+    copy.message_id = f"{branch.session_id}.{number}"
+    copy.session_id = branch.session_id
+    copy.position = number
+    copy.turn_id = ""
+    return copy
+
+
+def fact_of(tenant: str, branch: Session, messages: Sequence[Message]) -> Fact:
+    """Return the branch as a session that has these messages."""
+    made = Session()
+    made.CopyFrom(branch)
+    made.message_count = len(messages)
+    changed = SessionChanged(tenant=tenant, session=made)
+    return read_fact(SESSION_CHANGED, changed.SerializeToString())

@@ -1,0 +1,103 @@
+"""Branches: sessions that begin with another one's messages."""
+
+from maieutic.session.v1.record_pb2 import SessionRecord
+from maieutic.v1 import session_service_pb2 as pb
+from services.session.archive import Archive
+from services.session.errors import RequestIdTaken, SessionDeleted, session_not_found
+from services.session.ids import Ids, checked
+from services.session.limits import SessionLimits
+from services.session.live import LiveSessions, owned
+from services.session.model import Caller, Draft, timestamp, window_messages, window_position
+from services.session.ports import Reads, SessionStore
+
+
+class Branching:
+    """Makes branches. Raises the errors of `errors`, NotFound and Unavailable.
+
+    A branch comes into being in the archive, in one transaction: there the parent's messages are,
+    also those that have left its window. The window goes along, since the archive may lag. From
+    there the branch is brought into the live store as any session is. So there is no moment in
+    which a part of it exists, whatever dies, and nothing of the parent is needed any more.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: SessionStore,
+        live: LiveSessions,
+        archive: Archive,
+        ids: Ids,
+        limits: SessionLimits,
+    ) -> None:
+        self._store = store
+        self._live = live
+        self._archive = archive
+        self._ids = ids
+        self._limits = limits
+
+    async def branch(self, caller: Caller, request: pb.BranchSessionRequest) -> pb.Session:
+        """Make the branch, or return the one that this request id made."""
+        checked("session_id", request.session_id)
+        branch_id = self._ids.branch(request.session_id, request.request_id)
+        # First, since the branch may have outlived its parent.
+        known, _ = await self._live.transact(branch_id, lambda draft: draft.session)
+        if known is not None:
+            return _made_before(known, caller, request)
+        _, parent = await self._live.transact(
+            request.session_id,
+            lambda draft: owned(draft.session, draft.session_id, caller.tenant, caller.user),
+            Reads(window=True),
+        )
+        await self._limits.require_room(caller)
+        await self._store.list_add(caller.key, branch_id, parent.now_ms)
+        created = await self._archive.create_branch(
+            caller.tenant,
+            branch_of(parent, request, branch_id),
+            window_messages(parent),
+            window_position(parent),
+        )
+        return await self._brought_here(caller, branch_id, request, created=created)
+
+    async def _brought_here(
+        self, caller: Caller, branch_id: str, request: pb.BranchSessionRequest, *, created: bool
+    ) -> pb.Session:
+        def decide(draft: Draft) -> pb.Session:
+            session = _made_before(draft.session, caller, request)
+            if created:
+                # Made just now: no outcome of an earlier life can be on its way to the archive.
+                draft.record.restored = False
+            return session
+
+        session, _ = await self._live.transact(branch_id, decide)
+        return session
+
+
+def branch_of(parent: Draft, request: pb.BranchSessionRequest, branch_id: str) -> pb.Session:
+    """Return the branch as it begins; how many messages it has is known to the archive."""
+    session = parent.record.session
+    return pb.Session(
+        session_id=branch_id,
+        user_id=session.user_id,
+        title=request.title or session.title,
+        mode=session.mode,
+        metadata=session.metadata,
+        document_ids=session.document_ids,
+        revision=parent.now_ms,
+        create_time=timestamp(parent.now_ms),
+        last_used_time=timestamp(parent.now_ms),
+        parent_session_id=session.session_id,
+        parent_message_id=request.message_id,
+    )
+
+
+def _made_before(
+    record: SessionRecord | None, caller: Caller, request: pb.BranchSessionRequest
+) -> pb.Session:
+    # Its id says nothing of who asks.
+    if record is None or (record.tenant, record.session.user_id) != (caller.tenant, caller.user):
+        raise session_not_found(request.session_id)
+    if record.tombstone:
+        raise SessionDeleted
+    if record.session.parent_message_id != request.message_id:
+        raise RequestIdTaken
+    return record.session

@@ -1,0 +1,73 @@
+"""Statistics of a session: each turn counts once, archived or not."""
+
+from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.session.v1 import turn_work_service_pb2 as work
+from maieutic.v1 import session_service_pb2 as pb, turn_service_pb2 as turns
+from tests.session.stack import Stack
+
+
+def _counts(found: pb.SessionStatistics) -> dict[str, int]:
+    return {
+        turns.TurnState.Name(counted.state).removeprefix("TURN_STATE_"): counted.count
+        for counted in found.turns
+    }
+
+
+async def _answer(stack: Stack, job: RunTurn) -> work.CompleteTurnResponse:
+    held = await stack.worker().claimed(job)
+    request = work.CompleteTurnRequest(
+        turn_id=job.turn_id, fence=held.claim.fence, claim_id=held.claim_id, text="So."
+    )
+    request.usage.add(model="m1", input_tokens=10, output_tokens=3, cached_tokens=1)
+    request.usage.add(model="m2", input_tokens=5)
+    response: work.CompleteTurnResponse = await stack.first.work.CompleteTurn(request)
+    await stack.archiver.publish(stack.bus, response.finished)
+    return response
+
+
+async def test_a_turn_counts_once_while_it_runs_ends_and_is_archived(any_stack: Stack) -> None:
+    stack, user = any_stack, any_stack.user()
+    session_id = (await user.create(document_ids=["d" * 20, "e" * 20])).session_id
+    empty = await user.statistics(session_id)
+    assert (empty.message_count, empty.document_count, _counts(empty)) == (0, 2, {})
+    turn = await user.begin(session_id)
+    job = await stack.jobs.next(turn.turn_id)
+    assert _counts(await user.statistics(session_id)) == {"QUEUED": 1}
+    held = await stack.claim(turn.turn_id)
+    assert _counts(await user.statistics(session_id)) == {"RUNNING": 1}
+    await held.fail(retryable=True)
+    with stack.archiver.paused():
+        await _answer(stack, job)
+        ended = await user.statistics(session_id)
+        assert (_counts(ended), ended.retry_count, ended.message_count) == ({"COMPLETED": 1}, 1, 2)
+        assert [(u.model, u.call_count, u.input_tokens) for u in ended.usage] == [
+            ("m1", 1, 10),
+            ("m2", 1, 5),
+        ]
+        assert ended.total_duration == ended.longest_duration
+    await stack.archived(turn.turn_id)
+    archived = await user.statistics(session_id)
+    assert (_counts(archived), archived.retry_count) == ({"COMPLETED": 1}, 1)
+    assert [(u.model, u.call_count, u.input_tokens) for u in archived.usage] == [
+        ("m1", 1, 10),
+        ("m2", 1, 5),
+    ]
+
+
+async def test_archived_and_live_turns_are_added_up(stack: Stack) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    first = await user.begin(session_id)
+    await _answer(stack, await stack.jobs.next(first.turn_id))
+    await stack.archived(first.turn_id)
+    with stack.archiver.paused():
+        second = await user.begin(session_id)
+        await _answer(stack, await stack.jobs.next(second.turn_id))
+        third = await user.begin(session_id)
+        await user.cancel(third.turn_id)
+        found = await user.statistics(session_id)
+    assert _counts(found) == {"COMPLETED": 2, "CANCELLED": 1}
+    assert [(u.model, u.call_count, u.input_tokens) for u in found.usage] == [
+        ("m1", 2, 20),
+        ("m2", 2, 10),
+    ]
