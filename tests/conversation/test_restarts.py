@@ -70,10 +70,41 @@ async def test_a_session_that_left_the_live_store_is_read_from_the_archive() -> 
         session = await client.sessions.create(title="left")
         await told(client, session.session_id, "My cat is called Miso.")
         before = await texts(client, session.session_id)
+        said = [message async for message in client.sessions.messages(session)]
+        note = await client.notes.add(session, "ask about the dog, too")
+        bookmark = await client.bookmarks.add(session, said[-1].message_id, label="the cat")
         await wait_until(lambda: has_left(running, session.session_id), PATIENCE, every=0.1)
+        assert [kept async for kept in client.notes.list(session)] == [note]
+        assert [kept async for kept in client.bookmarks.list(session)] == [bookmark]
         assert await texts(client, session.session_id) == before
         assert before[0] == "My cat is called Miso."
         assert "Miso" in await told(client, session.session_id, "What is my cat called?")
+
+
+async def test_a_kill_just_after_an_answer_loses_no_edit_note_or_branch() -> None:
+    async with backend() as running:
+        async with running.client() as client:
+            session = await client.sessions.get_or_create(title="before")
+            await told(client, session.session_id, "My cat is called Miso.")
+            said = [message async for message in client.sessions.messages(session)]
+            branch = await client.sessions.branch(session, said[0].message_id, request_id="b")
+            await client.notes.add(session, "kept", request_id="n")
+            await client.sessions.update(session, title="after", request_id="u")
+            await running.kill9()
+        await running.start()
+        async with running.client() as client:
+            assert (await client.sessions.get_or_create()).session_id == session.session_id
+            assert (await client.sessions.get(session)).title == "after"
+            # Each request again, as a caller does that has heard no answer.
+            await client.notes.add(session, "kept", request_id="n")
+            await client.sessions.update(session, title="after", request_id="u")
+            again = await client.sessions.branch(session, said[0].message_id, request_id="b")
+            assert again.session_id == branch.session_id
+            assert [note.text async for note in client.notes.list(session)] == ["kept"]
+            await client.sessions.delete(session)
+            assert "Miso" in await told(client, branch.session_id, "What is my cat called?")
+            statistics = await client.sessions.statistics(branch)
+            assert (statistics.message_count, sum(t.count for t in statistics.turns)) == (4, 1)
 
 
 async def test_a_second_process_in_the_same_home_is_refused_and_harms_nothing() -> None:
