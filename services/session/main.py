@@ -92,7 +92,6 @@ class _Parts:
         publisher: Publisher,
     ) -> None:
         timing = settings.timing()
-        ids = Ids(settings.id_key.encode())
         live = LiveSessions(store, archive, timing)
         losses = Losses(store.content_id)
         self.sweeper = Sweeper(
@@ -103,33 +102,14 @@ class _Parts:
             timing=timing,
             interval=settings.sweep_interval,
         )
-        limits = SessionLimits(store, archive, settings.most())
-        self._conversations = Conversations(
-            store=store,
-            live=live,
-            archive=archive,
-            publisher=publisher,
-            ids=ids,
-            limits=limits,
-        )
-        self._branching = Branching(store=store, live=live, archive=archive, ids=ids, limits=limits)
-        self._statistics = Statistics(store=store, live=live, archive=archive)
-        self._list = SessionList(store, archive)
-        self._notebook = Notebook(
-            store=store,
-            live=live,
-            archive=archive,
-            publisher=publisher,
-            ids=ids,
-            most=settings.most(),
-        )
+        self._sessions = _sessions(settings, store, live, archive, publisher)
         self._turns = Turns(
             store=store,
             live=live,
             archive=archive,
             publisher=publisher,
             losses=losses,
-            ids=ids,
+            ids=Ids(settings.id_key.encode()),
             timing=timing,
             limits=Limits(
                 max_attempts=settings.max_attempts,
@@ -146,17 +126,33 @@ class _Parts:
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
         """Add the three services to the server."""
-        sessions = SessionServicer(
-            conversations=self._conversations,
-            session_list=self._list,
-            notebook=self._notebook,
-            branching=self._branching,
-            statistics=self._statistics,
-        )
-        add_SessionServiceServicer_to_server(sessions, server)
+        add_SessionServiceServicer_to_server(self._sessions, server)
         add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
         add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work, self._archiving), server)
         return SERVICES
+
+
+def _sessions(
+    settings: SessionSettings,
+    store: SessionStore,
+    live: LiveSessions,
+    archive: Archive,
+    publisher: Publisher,
+) -> SessionServicer:
+    """Wire what callers do with sessions."""
+    ids, most = Ids(settings.id_key.encode()), settings.most()
+    limits = SessionLimits(store, archive, most)
+    return SessionServicer(
+        conversations=Conversations(
+            store=store, live=live, archive=archive, publisher=publisher, ids=ids, limits=limits
+        ),
+        session_list=SessionList(store, archive),
+        notebook=Notebook(
+            store=store, live=live, archive=archive, publisher=publisher, ids=ids, most=most
+        ),
+        branching=Branching(store=store, live=live, archive=archive, ids=ids, limits=limits),
+        statistics=Statistics(store=store, live=live, archive=archive),
+    )
 
 
 async def main(settings: SessionSettings) -> None:
