@@ -9,7 +9,7 @@ from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session, SessionOrder, SessionStatistics
-from services.runtime.errors import from_rpc
+from services.runtime.errors import Unimplemented, from_rpc
 from services.session.model import WINDOW_MESSAGES, timestamp
 
 T = TypeVar("T")
@@ -76,7 +76,12 @@ class Archive:
     async def count_sessions(self, tenant: str, user: str) -> int:
         """Return how many sessions of a user the archive has."""
         request = pb.CountArchivedSessionsRequest(tenant=tenant, user_id=user)
-        return (await _answer(self._stub.CountArchivedSessions(request))).count
+        try:
+            return (await _answer(self._stub.CountArchivedSessions(request))).count
+        except Unimplemented:
+            # An archive of the version before, during an upgrade: a limit that is not enforced for
+            # a moment does less harm than sessions that cannot be created.
+            return 0
 
     async def messages(
         self, session_id: str, before: int, limit: int

@@ -45,6 +45,8 @@ class ColdArchive(ArchiveServiceServicer):
     branched: dict[str, Sequence[Message]] = field(default_factory=dict)
     """The messages that branches began with."""
     away: bool = False
+    old: bool = False
+    """Whether it is of the version before, which counts no sessions."""
     most: int = 1000
     """No answer has more messages or sessions, as if they were too large for more."""
     reads: int = 0
@@ -134,6 +136,9 @@ class ColdArchive(ArchiveServiceServicer):
 
     async def CountArchivedSessions(self, request: Any, context: Any) -> Any:
         self._answering()
+        if self.old:
+            message = "this archive does not know the method"
+            raise Unimplemented(message)
         count = sum(
             (changed.tenant, changed.session.user_id) == (request.tenant, request.user_id)
             and session_id not in self.deleted

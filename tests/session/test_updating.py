@@ -323,3 +323,10 @@ async def test_a_session_that_the_archive_has_before_the_store_hears_of_it_count
             stack.archive.change(SessionChanged(tenant=user.tenant, session=made))
             await user.create()
             assert reason(await failure(user.create())) == "LIMIT_REACHED"
+
+
+async def test_sessions_are_created_beside_an_archive_of_the_version_before(stack: Stack) -> None:
+    stack.archive.old = True
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    assert await user.all_sessions(5) == [session_id]
