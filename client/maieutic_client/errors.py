@@ -78,7 +78,7 @@ class FailedPrecondition(MaieuticError):
 
 
 class SessionBusy(FailedPrecondition):
-    """Another turn is running in the session: wait for it, or cancel it."""
+    """Another turn is running in the session: wait for it, cancel it, or name a busy policy."""
 
 
 class Aborted(MaieuticError):

@@ -31,7 +31,8 @@ class Turns:
         """Begin a turn and stream it; nothing is sent before the stream is read.
 
         *time_budget* is how long the turn may run, *timeout* the seconds that this caller watches
-        it. The same *request_id* attaches to the turn that the first call began.
+        it. The same *request_id* attaches to the turn that the first call began. *busy_policy* says
+        what happens while another turn runs in the session; without it SessionBusy is raised.
         """
         request = pb.StreamTurnRequest(
             session_id=session_id_of(session),

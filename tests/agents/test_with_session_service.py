@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from maieutic.v1.turn_service_pb2 import TURN_STATE_CANCELLED, TURN_STATE_COMPLETED, TurnFrame
+from maieutic.v1.turn_service_pb2 import (
+    BUSY_POLICY_INTERRUPT,
+    TURN_STATE_CANCELLED,
+    TURN_STATE_COMPLETED,
+    TURN_STATE_INTERRUPTED,
+    TurnFrame,
+)
 from services.agents.adapters.scripted import Script, ScriptedModel
 from services.agents.main import agents_service
 from services.agents.settings import AgentsSettings
@@ -152,3 +158,22 @@ async def test_a_job_that_comes_again_costs_no_second_call(conversation: Convers
     await conversation.deliver(turn_id)
     await conversation.stack.archived(turn_id)
     assert conversation.model.calls[turn_id] == 1
+
+
+async def test_a_turn_that_is_interrupted_leaves_its_model_call(
+    conversation: Conversation, model: ScriptedModel
+) -> None:
+    model.default = Script(text=" ".join(["word"] * 1000), delay=0.02)
+    turn_id = await conversation.ask()
+    await conversation.streaming(turn_id)
+    user, session_id = conversation.user, conversation.session_id
+    next_one = await user.begin(session_id, policy=BUSY_POLICY_INTERRUPT)
+    await wait_until(lambda: turn_id in model.cancelled)
+    model.default = Script(text="Done.")
+    await conversation.deliver(next_one.turn_id)
+    assert (await user.ended(next_one.turn_id)).outcome.text == "Done."
+    frames = await user.frames(turn_id)
+    assert frames[-1].outcome.state == TURN_STATE_INTERRUPTED
+    assert shown(frames) == frames[-1].outcome.text
+    assert [frame.HasField("outcome") for frame in frames].count(True) == 1
+    assert model.calls[turn_id] == 1

@@ -107,6 +107,15 @@ async def test_a_question_is_answered_on_standard_output_with_its_citations(cli:
     assert "answers drawn from the conversation alone" in ended.err
 
 
+async def test_a_busy_conversation_refuses_a_question_unless_told_otherwise(cli: Cli) -> None:
+    refused = await cli.run("chat", "busy")
+    assert refused.status == 1
+    assert "another turn is running" in refused.err
+    for policy in ("enqueue", "interrupt", "rollback"):
+        ended = await cli.run("chat", "busy", "--if-busy", policy)
+        assert (ended.status, ended.out) == (0, "busy \n[1] facts.md: as it is written\n\n")
+
+
 async def test_every_line_of_standard_input_is_a_question(cli: Cli) -> None:
     ended = await cli.run("chat", typed="first\n\nsecond\n")
     assert ended.status == 0, ended.err

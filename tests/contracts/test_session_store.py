@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from uuid import uuid4
 
@@ -13,14 +13,30 @@ from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged
 from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
-from maieutic.v1.turn_service_pb2 import TurnFrame
+from maieutic.v1.turn_service_pb2 import (
+    BUSY_POLICY_ENQUEUE,
+    BUSY_POLICY_INTERRUPT,
+    TURN_STATE_COMPLETED,
+    TurnFrame,
+)
 from services.runtime import deadline
 from services.runtime.errors import DataLoss
 from services.session.adapters import keys
+from services.session.adapters.codec import encode
 from services.session.adapters.redis import RedisSessionStore
+from services.session.beginning import begin
+from services.session.ending import Ending, end
 from services.session.errors import ConflictExhausted, StoreUnavailable, session_not_found
 from services.session.ids import Ids, shard_of
-from services.session.model import QUEUED, STUB, Draft, EventId, Timing
+from services.session.model import (
+    QUEUED,
+    STUB,
+    TERMINAL,
+    Draft,
+    EventId,
+    Timing,
+    user_message,
+)
 from services.session.ports import Append, AppendOutcome, Reads
 from tests.backends.redis import RedisServer, valkey
 from tests.proxy import Direction, Proxy, proxy
@@ -716,3 +732,130 @@ async def test_a_tombstone_stays_for_a_day_and_takes_all_parts_along(
     left = (keys.messages_key(session_id), keys.turn_key(turn_id), keys.events_key(turn_id))
     assert await redis.exists(*left) == 0
     assert await redis.zscore(keys.due_key(shard_of(turn_id)), turn_id) is None
+
+
+def put_line(session_id: str, running: str, waiting: Sequence[str]) -> Callable[[Draft], None]:
+    """Decide to make a session with a running turn and a line."""
+
+    def decide(draft: Draft) -> None:
+        make(session_id)(draft)
+        for turn_id in (running, *waiting):
+            put_turn(turn_id, session_id)(draft)
+        draft.record.session.active_turn_id = running
+        draft.record.waiting_turn_ids.extend(waiting)
+
+    return decide
+
+
+async def test_the_line_is_read_with_its_session_and_the_running_turn_on_request(
+    store: RedisSessionStore,
+) -> None:
+    session_id = new_session()
+    running, *waiting = (new_turn(session_id) for _ in range(4))
+    await store.transact(session_id, put_line(session_id, running, waiting))
+    _, draft = await store.transact(session_id, lambda _: None)
+    assert set(draft.turns) == set(waiting)
+    _, draft = await store.transact(session_id, lambda _: None, Reads(running=True))
+    assert set(draft.turns) == {running, *waiting}
+
+
+@pytest.mark.parametrize("whose", ["running", "waiting"])
+async def test_a_turn_of_the_line_that_changes_after_the_reads_is_a_conflict(
+    store: RedisSessionStore, redis: Redis, whose: str
+) -> None:
+    session_id = new_session()
+    running, waiting = new_turn(session_id), new_turn(session_id)
+    await store.transact(session_id, put_line(session_id, running, [waiting]))
+    seen: list[int] = []
+
+    async def changed(draft: Draft) -> None:
+        turn_id = running if whose == "running" else waiting
+        seen.append(draft.turns[turn_id].fence)
+        if len(seen) == 1:
+            other = TurnRecord.FromString(draft.turns[turn_id].SerializeToString())
+            other.fence = 77
+            await redis.set(keys.turn_key(turn_id), encode(other))
+
+    await store.transact(session_id, count("mine"), Reads(running=True), changed)
+    assert seen == [5, 77]
+
+
+async def test_a_waiting_turn_that_was_lost_alone_is_left_out_of_the_line(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    running, first, second = (new_turn(session_id) for _ in range(3))
+    await store.transact(session_id, put_line(session_id, running, [first, second]))
+    await redis.delete(keys.turn_key(first))
+    _, draft = await store.transact(session_id, lambda _: None)
+    assert list(draft.record.waiting_turn_ids) == [second]
+
+
+class ExecThief:
+    """Chooses a share of the transactions, whose replies are then lost."""
+
+    def __init__(self, chance: random.Random, share: float) -> None:
+        self._chance = chance
+        self._share = share
+        self.swallowed = 0
+
+    def __call__(self, chunk: bytes) -> bool:
+        lost = b"EXEC" in chunk and self._chance.random() < self._share
+        self.swallowed += lost
+        return lost
+
+
+async def test_a_line_is_served_in_order_and_once_though_replies_to_exec_are_lost(
+    server: RedisServer,
+) -> None:
+    session_id, thief = new_session(), ExecThief(random.Random(11), 0.2)
+    ids, timing = Ids(b"k"), Timing()
+    served: list[TurnRecord] = []
+    policies = (BUSY_POLICY_ENQUEUE, BUSY_POLICY_ENQUEUE, BUSY_POLICY_INTERRUPT)
+
+    def job(number: int) -> RunTurn:
+        turn_id = ids.turn(session_id, str(number))
+        message = user_message(turn_id, session_id, f"{number}?")
+        return RunTurn(
+            turn_id=turn_id, message=message, max_attempts=3, busy_policy=policies[number % 3]
+        )
+
+    async with proxy(server.port) as link:
+        url = f"redis://127.0.0.1:{link.port}/0"
+        async with opened(url, 30) as one, opened(url, 30) as two:
+            await one.transact(session_id, make(session_id))
+            link.swallow_replies(thief)
+
+            async def ask(number: int) -> None:
+                new, reads = job(number), Reads(turns=[job(number).turn_id], running=True)
+
+                def decide(draft: Draft) -> None:
+                    begin(draft, new, timing, most_waiting=100)
+
+                await (one, two)[number % 2].transact(session_id, decide, reads)
+
+            def end_running(draft: Draft) -> None:
+                if turn_id := draft.record.session.active_turn_id:
+                    ending = Ending(state=TURN_STATE_COMPLETED, text="So.")
+                    end(draft, draft.turns[turn_id], ending, timing)
+
+            async def serve() -> None:
+                while len(served) < 30:
+                    await two.transact(session_id, end_running, Reads(running=True))
+                    terminal = await two.turns([job(number).turn_id for number in range(30)])
+                    served[:] = [t for t in terminal if t is not None and t.phase == TERMINAL]
+                    await asyncio.sleep(0)
+
+            await asyncio.gather(serve(), *map(ask, range(30)))
+            link.swallow_replies(lambda _: False)
+            record, messages = await one.session(session_id), await one.window(session_id)
+    assert thief.swallowed > 5
+    assert record is not None
+    assert not record.waiting_turn_ids
+    assert [message.position for message in messages] == list(range(1, len(messages) + 1))
+    asked = [message.message_id for message in messages if message.message_id.endswith(".u")]
+    assert len(set(asked)) == len(asked)
+    # Only those whose turn was taken over while they waited never asked.
+    ended = {turn.job.turn_id: turn.finished.outcome.state for turn in served}
+    assert len(ended) == 30
+    assert {f"{t}.u" for t, s in ended.items() if s == TURN_STATE_COMPLETED} <= set(asked)

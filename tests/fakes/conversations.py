@@ -336,7 +336,8 @@ class FakeTurns(TurnServiceServicer):
         state = self._state
         state.session(request.session_id)
         state.once(request, "turn", request.session_id)
-        if request.text == "busy":
+        policy = request.busy_policy or turn_pb.BUSY_POLICY_REJECT
+        if request.text == "busy" and policy == turn_pb.BUSY_POLICY_REJECT:
             raise FailedPrecondition("another turn is running", reason="SESSION_BUSY")
         turn = turn_pb.Turn(
             turn_id=stable_id(request.session_id, request.request_id),

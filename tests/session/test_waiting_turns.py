@@ -55,8 +55,8 @@ async def enqueued(user: User, session_id: str, texts: Sequence[str]) -> list[st
     return [(await user.begin(session_id, text, policy=ENQUEUE)).turn_id for text in texts]
 
 
-async def texts(user: User, session_id: str) -> list[str]:
-    messages = await user.all_messages(session_id, size=2)
+async def texts(user: User, session_id: str, size: int = 2) -> list[str]:
+    messages = await user.all_messages(session_id, size)
     assert [message.position for message in messages] == list(range(1, len(messages) + 1))
     return [message.text for message in messages]
 
@@ -166,6 +166,27 @@ async def test_a_rolled_back_turn_leaves_nothing_in_window_and_history(any_stack
     assert (await user.get(session_id)).message_count == 2
     await any_stack.forget(session_id)
     assert await texts(user, session_id) == ["b?", "B!"]
+
+
+async def test_a_rolled_back_question_that_the_archive_still_shows_is_not_listed(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    told = []
+    for number in range(11):  # more than the window holds, so that a list needs the archive
+        turn = await user.begin(session_id, f"{number}?")
+        await stack.answer(turn.turn_id, f"{number}!")
+        await stack.archived(turn.turn_id)
+        told += [f"{number}?", f"{number}!"]
+    undone = await user.begin(session_id, "undone?")
+    await wait_until(lambda: undone.turn_id in stack.archive.accepted, SOON)
+    with stack.archiver.paused():
+        await user.begin(session_id, "b?", policy=ROLLBACK)
+        in_archive = [message.text for message in stack.archive.messages(session_id)]
+        assert in_archive == [*told, "undone?"]
+        for size in (2, 50):
+            assert await texts(user, session_id, size) == [*told, "b?"]
 
 
 async def test_of_callers_that_interrupt_at_the_same_time_the_last_one_starts(

@@ -18,6 +18,12 @@ from maieutic_client.session_ids import session_id_of
 from maieutic_client.stream import TurnStream
 
 MODES = {"direct": pb.SESSION_MODE_DIRECT, "socratic": pb.SESSION_MODE_SOCRATIC}
+BUSY = {
+    "reject": turn_pb.BUSY_POLICY_REJECT,
+    "enqueue": turn_pb.BUSY_POLICY_ENQUEUE,
+    "interrupt": turn_pb.BUSY_POLICY_INTERRUPT,
+    "rollback": turn_pb.BUSY_POLICY_ROLLBACK,
+}
 MOST_DOCUMENTS = 100
 TITLE_CHARACTERS = 60
 QUOTE_CHARACTERS = 160
@@ -42,6 +48,13 @@ QUIT = "/quit"
     metavar="ID",
     help="Draw answers from this document; may be repeated. Without it: from all of yours.",
 )
+@click.option(
+    "--if-busy",
+    type=click.Choice(list(BUSY)),
+    default="reject",
+    show_default=True,
+    help="What to do while another question of this conversation is being answered.",
+)
 @click.option("--no-documents", is_flag=True, help="Draw answers from the conversation alone.")
 @target_options
 def chat(
@@ -51,6 +64,7 @@ def chat(
     session_id: str | None,
     mode: str,
     document_ids: tuple[str, ...],
+    if_busy: str,
     no_documents: bool,
 ) -> None:
     """Ask QUESTION and leave, or, without one, talk: one question a line.
@@ -69,7 +83,7 @@ def chat(
                 session = await _begun(client, question, MODES[mode], ids)
             _introduce(screen, session)
             questions = _asked(screen) if question is None else _one(question)
-            status = await _talk(client, screen, session, questions)
+            status = await _talk(client, screen, session, questions, BUSY[if_busy])
             return Exit.DONE if question is None and _interactive(screen) else status
 
     run(work())
@@ -98,11 +112,15 @@ def _introduce(screen: Screen, session: pb.Session) -> None:
 
 
 async def _talk(
-    client: Maieutic, screen: Screen, session: pb.Session, questions: AsyncIterator[str]
+    client: Maieutic,
+    screen: Screen,
+    session: pb.Session,
+    questions: AsyncIterator[str],
+    busy_policy: turn_pb.BusyPolicy.ValueType,
 ) -> int:
     status = Exit.DONE
     async for question in questions:
-        stream = client.turns.stream(session, question)
+        stream = client.turns.stream(session, question, busy_policy=busy_policy)
         with _interrupt_cancels(client, stream):
             outcome = await _shown(screen, stream)
         status = Exit.DONE if outcome.state == turn_pb.TURN_STATE_COMPLETED else Exit.FAILED
@@ -113,6 +131,8 @@ async def _shown(screen: Screen, stream: TurnStream) -> turn_pb.TurnOutcome:
     """Show the answer as it comes; text that turns out void is replaced by what holds."""
     shown = ""
     async for frame in stream:
+        if place := frame.accepted.turn.waiting_position:
+            screen.aside(f"waiting for the turns before, place {place} in line")
         if frame.HasField("notice") and screen.rich and not shown:
             screen.aside(frame.notice.text or frame.notice.code.lower())
         if not stream.text.startswith(shown):
