@@ -68,15 +68,22 @@ def script(*, first_latency: float = 0.0, chunks: int = 20) -> str:
     return json.dumps({"script": {"text": TEXT, "chunks": chunks, "first_latency": first_latency}})
 
 
-async def steady(client: Maieutic, *, clients: int, turns: int, question: str) -> Run:
-    """Let each client ask one question after the other in a session of its own."""
-    sessions = await asyncio.gather(*(client.sessions.create() for _ in range(clients)))
+async def steady(
+    client: Maieutic, *, clients: int, turns: int, question: str, spread: float = 0.0
+) -> Run:
+    """Let each client ask one question after the other in a session of its own.
 
-    async def ask_all(session_id: str) -> list[Sample]:
+    They begin evenly over *spread* seconds: callers who know nothing of each other do not ask in
+    the same instant.
+    """
+    sessions = await new_sessions(client, clients)
+
+    async def ask_all(place: int, session_id: str) -> list[Sample]:
+        await asyncio.sleep(spread * place / clients)
         return [await _ask(client, session_id, question) for _ in range(turns // clients)]
 
     started = time.monotonic()
-    parts = await asyncio.gather(*(ask_all(session.session_id) for session in sessions))
+    parts = await asyncio.gather(*(ask_all(*each) for each in enumerate(sessions)))
     return Run(samples=[s for part in parts for s in part], wall=time.monotonic() - started)
 
 

@@ -141,7 +141,9 @@ class _Bench:
         question = script(first_latency=PACED_SECONDS)
         turns = max(8, round(80 * self._plan.share))
         runs = await self._rounds(
-            lambda: steady(self._client, clients=8, turns=turns, question=question)
+            lambda: steady(
+                self._client, clients=8, turns=turns, question=question, spread=PACED_SECONDS
+            )
         )
         own = PACED_SECONDS * 1000
         return {

@@ -90,6 +90,8 @@ def _outcome(call: Call, error: BaseException | None) -> grpc.StatusCode:
 def _set_code(context: Context) -> grpc.StatusCode:
     """Return the code that a handler set or aborted with; grpcio gives it as number or as code."""
     code: Any = context.code()
+    if not code:  # nothing was set, which is how nearly all calls end
+        return grpc.StatusCode.OK
     if isinstance(code, grpc.StatusCode):
         return code
     return next((known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.OK)
