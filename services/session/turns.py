@@ -238,11 +238,10 @@ class Turns:
     async def cancel(self, caller: Caller, request: pb.CancelTurnRequest) -> pb.Turn:
         """Stop the turn, in two steps; if it has ended, its outcome stands."""
         turn_id = checked("turn_id", request.turn_id)
-        known = await self._store.turn(turn_id)
-        if known is None or known.phase == STUB:
+        if (job := await self._unfinished(turn_id)) is None:
             return await self.get(caller, turn_id)
-        _own(known.job, caller)
-        session_id = known.job.message.session_id
+        _own(job, caller)
+        session_id = job.message.session_id
         turn, draft = await self._live.transact(
             session_id,
             lambda draft: cancel(draft, turn_id, request.request_id, self._timing),
@@ -252,6 +251,15 @@ class Turns:
         if turn is not None and turn.phase == CANCELLING:
             await self._finish_stop(session_id, turn_id)
         return await self.get(caller, turn_id)
+
+    async def _unfinished(self, turn_id: str) -> RunTurn | None:
+        """Return the job of a turn that is here, or comes back with its session."""
+        known = await self._store.turn(turn_id)
+        if known is not None:
+            return None if known.phase == STUB else known.job
+        row = await self._archive.turn(turn_id, "")
+        over = row.session_deleted or row.HasField("finished") or not row.HasField("job")
+        return None if over else row.job
 
     async def _finish_stop(
         self, session_id: str, turn_id: str, next_turn_id: str = ""

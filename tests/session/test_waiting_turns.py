@@ -286,6 +286,22 @@ async def test_lost_replies_to_exec_promote_nobody_twice_and_forget_nobody(
                 assert kinds(await user.frames(turn_id)).count("outcome") == 1
 
 
+async def test_turns_that_an_emptied_store_lost_are_cancelled_all_the_same(
+    any_stack: Stack,
+) -> None:
+    user, session_id, held = await running(any_stack)
+    b, c = await enqueued(user, session_id, ["b?", "c?"])
+    await wait_until(lambda: {b, c} <= any_stack.archive.accepted.keys(), SOON)
+    await any_stack.redis.flushdb()
+    for turn_id in (b, held.turn_id):
+        await user.cancel(turn_id)
+        assert (await user.ended(turn_id)).state == TURN_STATE_CANCELLED
+        await any_stack.archived(turn_id)
+    await any_stack.answer(c, "C!")
+    await any_stack.archived(c)
+    assert (await texts(user, session_id))[-2:] == ["c?", "C!"]
+
+
 async def test_an_emptied_store_gets_its_line_back_in_order(any_store_url: str) -> None:
     async with session_stack(any_store_url) as stack:
         user, session_id, held = await running(stack)
