@@ -1,7 +1,7 @@
 """Connections to the store: requests go out at once, replies come back in their order.
 
 The client library spends a timer on each reply, a lock on each checkout and a task on each return
-of a connection, which together cost several times what the commands do (see docs/adr/0007). Here a
+of a connection, which together cost several times what the commands do (docs/adr/0003). Here a
 request is one write and one future, and a single timer guards all that is under way.
 """
 
