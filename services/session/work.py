@@ -75,7 +75,7 @@ class Work:
         self._publisher.after(draft)
         if response.HasField("claim"):
             # The lease is fresh: the first heartbeats have nothing to write.
-            self._renewed[job.turn_id, response.claim.fence] = time.monotonic()
+            self._note_renewal(job.turn_id, response.claim.fence)
         return response
 
     def _rebuilding(self, job: RunTurn) -> Callable[[Draft], Awaitable[None]]:
@@ -131,15 +131,19 @@ class Work:
                 lambda draft: heartbeat(draft, hold, self._timing),
                 Reads(turns=[beat.turn_id]),
             )
-            self._renewed[beat.turn_id, beat.fence] = time.monotonic()
+            self._note_renewal(beat.turn_id, beat.fence)
 
         await for_each(beats, one)
         self._forget_old_renewals()
 
+    def _note_renewal(self, turn_id: str, fence: int) -> None:
+        self._renewed.pop((turn_id, fence), None)
+        self._renewed[turn_id, fence] = time.monotonic()  # the last in the order of the dict
+
     def _forget_old_renewals(self) -> None:
         limit = time.monotonic() - self._timing.lease / 1000
-        for key in [key for key, at in self._renewed.items() if at < limit]:
-            del self._renewed[key]
+        while self._renewed and next(iter(self._renewed.values())) < limit:
+            del self._renewed[next(iter(self._renewed))]
 
     async def complete(self, request: pb.CompleteTurnRequest) -> pb.CompleteTurnResponse:
         """Commit the answer."""

@@ -2,7 +2,7 @@
 
 The client library spends a timer on each reply, a lock on each checkout and a task on each return
 of a connection, which together cost several times what the commands do (docs/adr/0003). Here a
-request is one write and one future, and a single timer guards all that is under way.
+request is one future, what is asked at once is one write, and one timer guards all that waits.
 """
 
 import asyncio
@@ -53,6 +53,7 @@ class Link(asyncio.Protocol):
         self._timeout = timeout
         self._on_message = on_message
         self._requests: deque[_Request] = deque()
+        self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._problem = "not connected yet"
@@ -72,8 +73,9 @@ class Link(asyncio.Protocol):
     def request(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         """Send the commands; the answer has their replies, with errors as exceptions among them.
 
-        Raises ConnectionError if the link is lost already, and nothing was sent. The answer may
-        fail with ConnectionError or TimeoutError: then nobody knows what was carried out.
+        What is asked in one round of the event loop goes out in one write. Raises ConnectionError
+        if the link is lost already, and nothing was sent. The answer may fail with ConnectionError
+        or TimeoutError: then nobody knows what was carried out.
         """
         if self._transport is None:
             raise ConnectionError(self._problem)
@@ -83,8 +85,15 @@ class Link(asyncio.Protocol):
         self._requests.append(_Request(len(commands), [], answer, due))
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._look_for_overdue)
-        self._transport.write(packed)
+        if not self._unsent:
+            self._loop.call_soon(self._send)
+        self._unsent.append(packed)
         return answer
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._transport is not None:
+            self._transport.write(b"".join(unsent))
 
     def tell(self, commands: Sequence[Command]) -> None:
         """Send commands whose replies do not matter, if the link still stands."""
