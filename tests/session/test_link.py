@@ -35,6 +35,40 @@ async def test_many_callers_share_a_link_and_each_gets_its_own_replies(
         assert await links.shared() is link
 
 
+class Wire(asyncio.Transport):
+    """Keeps what is written, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def abort(self) -> None:
+        self.writes.append(b"abort")
+
+
+async def test_what_is_asked_at_once_is_one_write() -> None:
+    wire, link = Wire(), Link(timeout=5)
+    link.connection_made(wire)
+    answers = [link.request([("ECHO", word)]) for word in ("one", "two")]
+    await asyncio.sleep(0)
+    assert [b"one" in write and b"two" in write for write in wire.writes] == [True]
+    link.data_received(b"+one\r\n+two\r\n")
+    assert await asyncio.gather(*answers) == [[b"one"], [b"two"]]
+
+
+async def test_what_was_not_sent_when_the_link_was_closed_fails_and_is_never_sent() -> None:
+    wire, link = Wire(), Link(timeout=5)
+    link.connection_made(wire)
+    answer = link.request([("SET", "k", "v")])
+    link.close()
+    with pytest.raises(ConnectionError):
+        await answer
+    assert wire.writes == [b"abort"]
+
+
 async def test_a_cancelled_caller_does_not_disturb_the_next_one(
     valkey_server: RedisServer,
 ) -> None:
