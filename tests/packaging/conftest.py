@@ -6,16 +6,13 @@ import pytest
 
 from tests.packaging.deployed import Render, render
 from tools.deployment_secrets import make_secrets
-from tools.helm import NoHelm, helm
+from tools.helm import helm
 
 
 @pytest.fixture(scope="session")
 def rendering() -> Render:
     """Renders the chart with the given arguments of helm."""
-    try:
-        program = helm()
-    except NoHelm as problem:
-        pytest.skip(str(problem))
+    program = helm()
     return lambda *arguments: render(program, *arguments)
 
 
