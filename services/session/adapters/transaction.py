@@ -14,12 +14,12 @@ from redis.exceptions import (
     ConnectionError,  # noqa: A004 - redis-py's own name
     ExecAbortError,
     MovedError,
-    ResponseError,
     TimeoutError,  # noqa: A004 - redis-py's own name
     TryAgainError,
 )
 
 from services.session.adapters.link import Command, Links
+from services.session.adapters.replies import is_wrong_type
 
 
 class Conflict(Exception):
@@ -79,11 +79,6 @@ class Transaction:
         if self._watching:
             self._link.tell([("UNWATCH",)])
         self._links.take_back(self._link)
-
-
-def is_wrong_type(reply: Any) -> bool:
-    """Whether the reply says that the key holds something that nobody here wrote."""
-    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
 
 
 def _committed(replies: list[Any]) -> list[Any]:

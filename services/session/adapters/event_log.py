@@ -1,0 +1,69 @@
+"""The turns' event logs: one stream each, whose entry ids are fence and sequence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from maieutic.v1.turn_service_pb2 import TurnFrame
+from services.session.adapters import keys
+from services.session.adapters.pipeline import Pipeline
+from services.session.adapters.replies import event_id
+from services.session.errors import StoreUnavailable
+from services.session.model import EventId
+from services.session.ports import Append, AppendOutcome
+
+
+class EventLogs(Pipeline):
+    """Appends that Redis itself fences, and reads from any place."""
+
+    async def append(self, appends: Sequence[Append]) -> list[str]:
+        commands: list[tuple[str | bytes, ...]] = []
+        for append in appends:
+            fence, seq = append.first
+            key = keys.events_key(append.turn_id)
+            commands.append(("MULTI",))
+            commands += [
+                ("XADD", key, "NOMKSTREAM", f"{fence}-{seq + n}", "f", frame.SerializeToString())
+                for n, frame in enumerate(append.frames)
+            ]
+            commands += [("PUBLISH", keys.wake_channel(append.turn_id), b""), ("EXEC",)]
+        replies = iter(await self._pipeline(commands, errors=True))
+        outcomes = []
+        for append in appends:
+            own = [next(replies) for _ in range(len(append.frames) + 3)]
+            outcomes.append(await self._appended(append, own[-1]))
+        return outcomes
+
+    async def _appended(self, append: Append, reply: Any) -> str:
+        if isinstance(reply, Exception):
+            raise StoreUnavailable(str(reply)) from reply
+        added = reply[0]
+        if added is None:
+            return AppendOutcome.MISSING
+        if not isinstance(added, Exception):
+            return AppendOutcome.APPLIED
+        (last,) = await self._pipeline(
+            [("XREVRANGE", keys.events_key(append.turn_id), "+", "-", "COUNT", "1")]
+        )
+        if not last:
+            return AppendOutcome.MISSING
+        tail, (fence, seq) = event_id(last[0][0]), append.first
+        ours = EventId(fence, seq + len(append.frames) - 1)
+        return AppendOutcome.APPLIED if tail == ours else AppendOutcome.FENCED
+
+    async def events(
+        self, turn_id: str, after: EventId | None, limit: int
+    ) -> list[tuple[EventId, TurnFrame]] | None:
+        key = keys.events_key(turn_id)
+        start = f"({after.fence}-{after.seq}" if after else "-"
+        exists, entries = await self._pipeline(
+            [("EXISTS", key), ("XRANGE", key, start, "+", "COUNT", str(limit))]
+        )
+        if not exists:
+            return None
+        return [
+            (
+                event_id(entry),
+                TurnFrame.FromString(fields[b"f"] if isinstance(fields, dict) else fields[1]),
+            )
+            for entry, fields in entries
+        ]
