@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,11 +15,18 @@ class RedisServer:
     """One server that speaks the Redis protocol, on TCP and on a unix socket."""
 
     def __init__(
-        self, binary: str, folder: Path, *, append_only: bool = False, fsync: str = "always"
+        self,
+        binary: str,
+        folder: Path,
+        *,
+        append_only: bool = False,
+        fsync: str = "always",
+        options: Sequence[str | Path] = (),
     ) -> None:
         """Keep the data in `folder`; `append_only` makes every answered write outlive a kill.
 
         With `fsync` "everysec" that holds for a kill of the server, and not for one of the machine.
+        `options` are more words for its command line.
         """
         self._port = free_port()
         self._socket = folder / "s"
@@ -30,6 +37,7 @@ class RedisServer:
                 *("--unixsocket", self._socket, "--dir", folder, "--save", ""),
                 *("--appendonly", "yes" if append_only else "no", "--appendfsync", fsync),
                 *("--maxmemory-policy", "noeviction"),
+                *options,
             ],
             log=folder / "server.log",
         )
@@ -107,11 +115,17 @@ async def redis_server(
     *, append_only: bool = False, fsync: str = "always"
 ) -> AsyncIterator[RedisServer]:
     """Run the machine's own redis-server. Raises BackendError when there is none."""
+    binary = redis_binary()
+    async with _server(binary, "redis", append_only=append_only, fsync=fsync) as server:
+        yield server
+
+
+def redis_binary() -> str:
+    """Return the path of the machine's own redis-server. Raises BackendError when there is none."""
     binary = shutil.which("redis-server")
     if binary is None:
         raise BackendError("redis-server is not installed; see `make test`")
-    async with _server(binary, "redis", append_only=append_only, fsync=fsync) as server:
-        yield server
+    return binary
 
 
 @asynccontextmanager

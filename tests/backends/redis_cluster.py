@@ -1,0 +1,150 @@
+"""A private Redis Cluster on the loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from tests.backends.process import free_port, scratch_folder
+from tests.backends.redis import RedisServer, redis_binary
+from tests.waiting import wait_until
+
+READY_SECONDS = 30.0
+
+
+class RedisCluster:
+    """Primaries with equal shares of the slots, and the replicas of each."""
+
+    def __init__(self, servers: Sequence[RedisServer]) -> None:
+        self.servers = servers
+
+    @property
+    def url(self) -> str:
+        """The address that names every node."""
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        return f"redis+cluster://{hosts}"
+
+    async def primary_of(self, key: str) -> RedisServer:
+        """Return the server that now serves the key."""
+        return await self.primary_of_slot(key_slot(key.encode()))
+
+    async def primary_of_slot(self, slot: int) -> RedisServer:
+        """Return the server that a node which is up takes for the slot's."""
+        living = next(server for server in self.servers if server.running)
+        for first, last, (_, port, *_), *_ in await asked(living.port, "CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return self._at(port)
+        raise LookupError(slot)
+
+    async def replica_of(self, primary: RedisServer) -> RedisServer:
+        """Return a replica of the primary."""
+        for _, _, (_, port, *_), *replicas in await asked(primary.port, "CLUSTER", "SLOTS"):
+            if port == primary.port and replicas:
+                return self._at(replicas[0][1])
+        raise LookupError(primary.port)
+
+    async def flush(self) -> None:
+        """Remove all keys."""
+        for server in self.servers:
+            role, *_ = await asked(server.port, "ROLE")
+            if role == b"master":
+                await asked(server.port, "FLUSHALL")
+
+    async def ready(self) -> None:
+        """Wait until every node that is up takes the whole cluster for served."""
+
+        async def all_serve() -> bool:
+            living = [server for server in self.servers if server.running]
+            states = await asyncio.gather(*(asked(s.port, "CLUSTER", "INFO") for s in living))
+            return all(b"cluster_state:ok" in state for state in states)
+
+        await wait_until(all_serve, READY_SECONDS, every=0.05)
+
+    def _at(self, port: int) -> RedisServer:
+        return next(server for server in self.servers if server.port == port)
+
+
+@asynccontextmanager
+async def redis_cluster(
+    *, primaries: int = 3, replicas: int = 0, node_timeout: float = 1.0, binary: str = ""
+) -> AsyncIterator[RedisCluster]:
+    """Run a cluster; each primary has that many replicas.
+
+    A node counts as lost after *node_timeout* seconds. *binary* is redis-server, if not given.
+    """
+    count = primaries * (1 + replicas)
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(scratch_folder("cluster"))
+        servers = [
+            _node(binary or redis_binary(), folder / str(number), node_timeout)
+            for number in range(count)
+        ]
+        for server in servers:
+            stack.push_async_callback(server.kill9)
+        await asyncio.gather(*(server.start() for server in servers))
+        cluster = RedisCluster(servers)
+        await _join(servers, primaries)
+        await cluster.ready()
+        await _replicas_known(servers, replicas)
+        yield cluster
+
+
+def _node(binary: str, folder: Path, node_timeout: float) -> RedisServer:
+    folder.mkdir()
+    options = (
+        *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+        *("--cluster-node-timeout", str(round(node_timeout * 1000))),
+        # A replica of the loopback is never so far behind that it must not take over.
+        *("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"),
+        # Only after a ping of its primary is a replica told to clients.
+        *("--repl-ping-replica-period", "1"),
+    )
+    return RedisServer(binary, folder, options=options)
+
+
+async def _join(servers: Sequence[RedisServer], primaries: int) -> None:
+    ids = [(await asked(server.port, "CLUSTER", "MYID")).decode() for server in servers]
+    for number, server in enumerate(servers[:primaries]):
+        first = REDIS_CLUSTER_HASH_SLOTS * number // primaries
+        last = REDIS_CLUSTER_HASH_SLOTS * (number + 1) // primaries - 1
+        await asked(server.port, "CLUSTER", "ADDSLOTSRANGE", first, last)
+        await asked(server.port, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+    for server in servers[1:]:
+        bus = (await asked(server.port, "CONFIG", "GET", "cluster-port"))[1]
+        await asked(servers[0].port, "CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+    for number, server in enumerate(servers[primaries:]):
+        await _replicate(server, ids[number % primaries])
+
+
+async def _replicate(server: RedisServer, primary_id: str) -> None:
+    async def known() -> bool:
+        return primary_id.encode() in await asked(server.port, "CLUSTER", "NODES")
+
+    async def linked() -> bool:
+        return b"master_link_status:up" in await asked(server.port, "INFO", "replication")
+
+    await wait_until(known, READY_SECONDS)
+    await asked(server.port, "CLUSTER", "REPLICATE", primary_id)
+    await wait_until(linked, READY_SECONDS)
+
+
+async def _replicas_known(servers: Sequence[RedisServer], each: int) -> None:
+    """Wait until every node would name every replica to a client."""
+
+    async def by_all() -> bool:
+        views = await asyncio.gather(*(asked(s.port, "CLUSTER", "SLOTS") for s in servers))
+        return all(len(row) == 3 + each for view in views for row in view)
+
+    await wait_until(by_all, READY_SECONDS, every=0.05)
+
+
+async def asked(port: int, *command: str | bytes | int) -> Any:
+    """Return the own reply of the server on the port, as it came."""
+    async with Redis(host="127.0.0.1", port=port, protocol=2) as client:
+        connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        await connection.send_command(*command)
+        return await connection.read_response()

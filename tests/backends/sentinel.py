@@ -1,0 +1,113 @@
+"""A private Redis whose primary Sentinels look after."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from tests.backends.process import Process, accepts, free_port, scratch_folder
+from tests.backends.redis import RedisServer, redis_binary
+from tests.backends.redis_cluster import asked
+from tests.waiting import wait_until
+
+SERVICE = "sessions"
+READY_SECONDS = 30.0
+
+
+class Sentinel:
+    """One process that watches the primary and votes on who follows it."""
+
+    def __init__(
+        self, folder: Path, primary: RedisServer, *, quorum: int, down_after: float
+    ) -> None:
+        self.port = free_port()
+        folder.mkdir()
+        file = folder / "sentinel.conf"
+        file.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {quorum}\n"
+            f"sentinel down-after-milliseconds {SERVICE} {round(down_after * 1000)}\n"
+            f"sentinel failover-timeout {SERVICE} 3000\n"
+        )
+        self._process = Process([redis_binary(), file, "--sentinel"], log=folder / "sentinel.log")
+
+    async def start(self) -> None:
+        """Start and return once it answers."""
+        await self._process.started(lambda: accepts(self.port, b"PING\r\n", b"+PONG"))
+
+    async def kill9(self) -> None:
+        """End it without warning."""
+        await self._process.kill()
+
+
+class WatchedRedis:
+    """A primary, its replicas and the Sentinels."""
+
+    def __init__(self, servers: Sequence[RedisServer], sentinels: Sequence[Sentinel]) -> None:
+        self.servers = servers
+        self.sentinels = sentinels
+
+    @property
+    def url(self) -> str:
+        """The address that names every Sentinel."""
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{hosts}/{SERVICE}/0"
+
+    async def primary(self) -> RedisServer:
+        """Return the server that the first Sentinel names."""
+        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        _, port = await asked(self.sentinels[0].port, *question)
+        return next(server for server in self.servers if server.port == int(port))
+
+    async def flush(self) -> None:
+        """Remove all keys."""
+        await asked((await self.primary()).port, "FLUSHALL")
+
+    async def ready(self) -> None:
+        """Wait until each Sentinel knows the others and every replica, so that one can follow."""
+        others = len(self.sentinels) - 1
+
+        async def all_known() -> bool:
+            for sentinel in self.sentinels:
+                told = await asked(sentinel.port, "SENTINEL", "MASTER", SERVICE)
+                facts = dict(zip(told[::2], told[1::2], strict=True))
+                known = int(facts[b"num-slaves"]), int(facts[b"num-other-sentinels"])
+                if known != (len(self.servers) - 1, others):
+                    return False
+            return True
+
+        await wait_until(all_known, READY_SECONDS, every=0.05)
+
+
+@asynccontextmanager
+async def watched_redis(
+    *, replicas: int = 1, sentinels: int = 3, down_after: float = 1.0, binary: str = ""
+) -> AsyncIterator[WatchedRedis]:
+    """Run a primary with replicas and Sentinels, of which a majority decides.
+
+    The primary counts as lost after *down_after* seconds. *binary* is redis-server, if not given.
+    """
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(scratch_folder("watched"))
+        servers: list[RedisServer] = []
+        for number in range(1 + replicas):
+            follow = ("--replicaof", f"127.0.0.1 {servers[0].port}") if servers else ()
+            home = folder / f"s{number}"
+            home.mkdir()
+            options = (*follow, "--repl-diskless-sync-delay", "0")
+            server = RedisServer(binary or redis_binary(), home, options=options)
+            stack.push_async_callback(server.kill9)
+            await server.start()
+            servers.append(server)
+        guards = [
+            Sentinel(
+                folder / f"g{number}", servers[0], quorum=sentinels // 2 + 1, down_after=down_after
+            )
+            for number in range(sentinels)
+        ]
+        for guard in guards:
+            stack.push_async_callback(guard.kill9)
+        await asyncio.gather(*(guard.start() for guard in guards))
+        watched = WatchedRedis(servers, guards)
+        await watched.ready()
+        yield watched
