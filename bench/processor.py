@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 import psutil
 
-from tests.stack import RealStack
-
 REST_SHARE = 0.2
 """Of one processor: more than all parts together use when there is nothing to do."""
 LOOK_SECONDS = 0.5
@@ -17,8 +15,9 @@ LONGEST_WAIT_SECONDS = 20.0
 class ProcessorTime:
     """CPU seconds used since the last look, by part; children count with their parent."""
 
-    def __init__(self, stack: RealStack) -> None:
-        self._roots = {**stack.processes(), "clients": os.getpid()}
+    def __init__(self, processes: Mapping[str, int]) -> None:
+        """Look at *processes*, ids by part, and at this one as the clients."""
+        self._roots = {**processes, "clients": os.getpid()}
         self._last = self._now()
 
     def restart(self) -> None:

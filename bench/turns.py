@@ -44,7 +44,7 @@ class Plan:
 async def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
     """Return all figures by name; *say* is told how far it is."""
     async with _deployment() as stack, stack.client() as client:
-        bench = _Bench(client, ProcessorTime(stack), plan)
+        bench = _Bench(client, ProcessorTime(stack.processes()), plan)
         figures: dict[str, float] = {}
         for phase in plan.phases:
             say(phase)

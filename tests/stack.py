@@ -78,6 +78,7 @@ class RealStack:
         database: Proxy,
         settings: Mapping[str, Mapping[str, str]],
         *,
+        services: Sequence[str] = SERVICES,
         database_name: str = "",
     ) -> None:
         """Keep files in *folder*; *bus* and *database* are the links to the shared servers."""
@@ -88,6 +89,7 @@ class RealStack:
         """The link to PostgreSQL."""
         self._folder = folder
         self._settings = settings
+        self._services = services
         self._keys = KeyRing.generate(SERVICES)
         self._id_key = secrets.token_hex(16)
         self._ports = {(name, replica): free_port() for name in SERVICES for replica in REPLICAS}
@@ -110,6 +112,11 @@ class RealStack:
         return servers | {
             name: p.pid for (name, replica), p in self._running.items() if replica == 1
         }
+
+    @property
+    def signing_keys(self) -> Mapping[str, str]:
+        """The private keys of the services, in PEM: to call as one of them."""
+        return self._keys.private
 
     def address(self, service: str) -> str:
         """Where clients find all replicas of a service."""
@@ -171,7 +178,7 @@ class RealStack:
             if replica != REPLICAS[0] or (service, replica) in self._altered:
                 await self.kill9(service, replica=replica)
         self._altered.clear()
-        absent = [name for name in SERVICES if (name, REPLICAS[0]) not in self._running]
+        absent = [name for name in self._services if (name, REPLICAS[0]) not in self._running]
         await asyncio.gather(*(self.start(name) for name in absent))
 
     async def replace(self, service: str, **settings: str) -> None:
@@ -240,12 +247,14 @@ async def real_stack(
     *,
     redis: RedisServer | None = None,
     settings: Mapping[str, Mapping[str, str]] = TIMING,
+    services: Sequence[str] = SERVICES,
     database_name: str = "",
 ) -> AsyncIterator[RealStack]:
     """Run every service in a process of its own, on a fresh database and empty queues.
 
     Without *redis* the stack gets a redis-server of its own, which keeps every answered write.
-    *settings* are each service's own, over its usual environment. *database_name* is that of the
+    *settings* are each service's own, over its usual environment; *services* those that run.
+    *database_name* is that of the
     archive's database, which is made.
     """
     async with AsyncExitStack() as stack:
@@ -255,7 +264,15 @@ async def real_stack(
         backends = Backends(rabbit=rabbit, postgres=postgres, redis=redis)
         bus = {name: await stack.enter_async_context(proxy(rabbit.port)) for name in ON_THE_BUS}
         database = await stack.enter_async_context(proxy(postgres.port))
-        running = RealStack(folder, backends, bus, database, settings, database_name=database_name)
+        running = RealStack(
+            folder,
+            backends,
+            bus,
+            database,
+            settings,
+            services=services,
+            database_name=database_name,
+        )
         await running.create_database()
         await without_queues(rabbit)
         stack.push_async_callback(running.end)

