@@ -1,6 +1,5 @@
 """Branches: sessions that begin with another one's messages."""
 
-from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import session_service_pb2 as pb
 from services.session.archive import Archive
 from services.session.errors import RequestIdTaken, SessionDeleted, session_not_found
@@ -8,6 +7,7 @@ from services.session.ids import Ids, checked
 from services.session.limits import SessionLimits
 from services.session.live import LiveSessions, owned
 from services.session.model import Caller, Draft, timestamp, window_messages, window_position
+from services.session.operations import done_before, done_now, request_hash
 from services.session.ports import Reads, SessionStore
 
 
@@ -39,16 +39,22 @@ class Branching:
         """Make the branch, or return the one that this request id made."""
         checked("session_id", request.session_id)
         branch_id = self._ids.branch(request.session_id, request.request_id)
+        reads = Reads(operation=request.request_id)
+
+        def known(draft: Draft) -> pb.Session | None:
+            return _made_before(draft, caller, request) if draft.session is not None else None
+
         # First, since the branch may have outlived its parent.
-        known, _ = await self._live.transact(branch_id, lambda draft: draft.session)
-        if known is not None:
-            return _made_before(known, caller, request)
+        if (branch := (await self._live.transact(branch_id, known, reads))[0]) is not None:
+            return branch
         _, parent = await self._live.transact(
             request.session_id,
             lambda draft: owned(draft.session, draft.session_id, caller.tenant, caller.user),
             Reads(window=True),
         )
         await self._limits.require_room(caller)
+        # Before the branch is there, so that no other request under this id ever finds it.
+        await self._store.transact(branch_id, lambda draft: _claim_id(draft, request), reads)
         await self._store.list_add(caller.key, branch_id, parent.now_ms)
         created = await self._archive.create_branch(
             caller.tenant,
@@ -62,13 +68,14 @@ class Branching:
         self, caller: Caller, branch_id: str, request: pb.BranchSessionRequest, *, created: bool
     ) -> pb.Session:
         def decide(draft: Draft) -> pb.Session:
-            session = _made_before(draft.session, caller, request)
+            session = _made_before(draft, caller, request)
             if created:
                 # Made just now: no outcome of an earlier life can be on its way to the archive.
                 draft.record.restored = False
             return session
 
-        session, _ = await self._live.transact(branch_id, decide)
+        reads = Reads(operation=request.request_id)
+        session, _ = await self._live.transact(branch_id, decide, reads)
         return session
 
 
@@ -90,14 +97,20 @@ def branch_of(parent: Draft, request: pb.BranchSessionRequest, branch_id: str) -
     )
 
 
-def _made_before(
-    record: SessionRecord | None, caller: Caller, request: pb.BranchSessionRequest
-) -> pb.Session:
+def _claim_id(draft: Draft, request: pb.BranchSessionRequest) -> None:
+    digest = request_hash(request)
+    if not done_before(draft, digest):
+        done_now(draft, request.request_id, digest)
+
+
+def _made_before(draft: Draft, caller: Caller, request: pb.BranchSessionRequest) -> pb.Session:
     # Its id says nothing of who asks.
+    record = draft.session
     if record is None or (record.tenant, record.session.user_id) != (caller.tenant, caller.user):
         raise session_not_found(request.session_id)
     if record.tombstone:
         raise SessionDeleted
-    if record.session.parent_message_id != request.message_id:
+    done_before(draft, request_hash(request))
+    if record.session.parent_message_id != request.message_id:  # the marker lasts for a day
         raise RequestIdTaken
     return record.session

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from maieutic.bus.v1.bus_pb2 import SessionDeleted
 from maieutic.session.v1.record_pb2 import SessionRecord
@@ -18,10 +19,13 @@ from services.session.limits import SessionLimits
 from services.session.listing import DEFAULT_PAGE, show_expiry
 from services.session.live import LiveSessions, owned
 from services.session.model import Caller, Draft, next_stamp, rolled_back, timestamp
+from services.session.operations import done_before, done_now, request_hash
 from services.session.paging import page_of_messages, parse_position
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
-from services.session.updating import check_mask, end, is_past, update, use
+from services.session.updating import check_mask, end, is_past, touch, update
+
+Change = TypeVar("Change", pb.UpdateSessionRequest, pb.EndSessionRequest, pb.TouchSessionRequest)
 
 
 class _Past(Exception):
@@ -56,11 +60,13 @@ class Conversations:
 
         def decide(draft: Draft) -> pb.Session:
             if draft.session is not None:
-                return _created_before(draft.session, digest)
-            return _make(draft, caller, request, digest)
+                return _created_before(draft, digest)
+            session = _make(draft, caller, request, digest)
+            done_now(draft, request.request_id, digest)
+            return session
 
         session, draft = await self._live.transact(
-            session_id, decide, prepare=self._making_room(caller)
+            session_id, decide, Reads(operation=request.request_id), self._making_room(caller)
         )
         if not draft.session_changed:
             await self._show_expiry(session)
@@ -156,47 +162,47 @@ class Conversations:
         """Change the fields that the request names."""
         check_mask(request)
         self._limits.check_metadata(request.metadata)
-        reads = Reads(operation=request.request_id)
-        return await self._changed(
-            caller, request.session_id, lambda draft: update(draft, request), reads
-        )
+        return await self._changed(caller, request, update)
 
-    async def end(self, caller: Caller, session_id: str) -> pb.Session:
+    async def end(self, caller: Caller, request: pb.EndSessionRequest) -> pb.Session:
         """Let no more turns begin in the session; ending again changes nothing."""
-        return await self._changed(caller, session_id, end)
+        return await self._changed(caller, request, end)
 
-    async def touch(self, caller: Caller, session_id: str) -> pb.Session:
+    async def touch(self, caller: Caller, request: pb.TouchSessionRequest) -> pb.Session:
         """Put the session's expiry off."""
-        return await self._changed(caller, session_id, use)
+        return await self._changed(caller, request, touch)
 
     async def _changed(
         self,
         caller: Caller,
-        session_id: str,
-        change: Callable[[Draft], pb.Session],
-        reads: Reads = Reads(),  # noqa: B008 - frozen
+        request: Change,
+        change: Callable[[Draft, Change], pb.Session],
     ) -> pb.Session:
-        checked("session_id", session_id)
+        session_id = checked("session_id", request.session_id)
 
         def decide(draft: Draft) -> pb.Session:
             owned(draft.session, session_id, caller.tenant, caller.user)
-            return change(draft)
+            return change(draft, request)
 
+        reads = Reads(operation=request.request_id)
         session, draft = await self._live.transact(session_id, decide, reads)
         self._publisher.after(draft)
         return session
 
-    async def delete(self, caller: Caller, session_id: str) -> None:
+    async def delete(self, caller: Caller, request: pb.DeleteSessionRequest) -> None:
         """Delete the session everywhere; deleting again succeeds."""
-        checked("session_id", session_id)
+        session_id = checked("session_id", request.session_id)
 
         def decide(draft: Draft) -> None:
             if draft.session is not None and draft.session.tombstone:
                 _same_owner(draft.session, session_id, caller)
                 return
-            _bury(draft, owned(draft.session, session_id, caller.tenant, caller.user))
+            record = owned(draft.session, session_id, caller.tenant, caller.user)
+            done_before(draft, request_hash(request))  # refuses the id of another request
+            _bury(draft, record)
 
-        _, draft = await self._live.transact(session_id, decide)
+        reads = Reads(operation=request.request_id)
+        _, draft = await self._live.transact(session_id, decide, reads)
         await self._store.list_remove(caller.key, [session_id])
         self._publisher.after(draft)
 
@@ -238,12 +244,15 @@ def _request_hash(request: pb.CreateSessionRequest) -> bytes:
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
 
 
-def _created_before(record: SessionRecord, digest: bytes) -> pb.Session:
+def _created_before(draft: Draft, digest: bytes) -> pb.Session:
+    record = draft.record
     if record.tombstone:
         raise WasDeleted
-    # A session that came back from the archive has lost the hash: its id is proof enough.
-    if record.request_hash and record.request_hash != digest:
+    # A session that came back from the archive has lost the hash: the marker has it for a day,
+    # and later the session's id is proof enough.
+    if record.request_hash not in (b"", digest):
         raise RequestIdTaken
+    done_before(draft, digest)
     return record.session
 
 

@@ -130,7 +130,12 @@ class Draft:
     def writes(self) -> bool:
         """Whether there is anything to commit."""
         return bool(
-            self.session_changed or self.turns_changed or self.due or self.out or self.events
+            self.session_changed
+            or self.turns_changed
+            or self.due
+            or self.out
+            or self.events
+            or self.carried_out
         )
 
     @property

@@ -13,6 +13,7 @@ from services.session.limits import Most
 from services.session.listing import DEFAULT_PAGE
 from services.session.live import LiveSessions, owned
 from services.session.model import Caller, Draft, window_position
+from services.session.operations import once
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 
@@ -51,11 +52,14 @@ class Notebook:
             request.request_id,
         )
 
-    async def delete_note(self, caller: Caller, session_id: str, note_id: str) -> pb.Session:
+    async def delete_note(self, caller: Caller, request: pb.DeleteNoteRequest) -> pb.Session:
         """Delete the note; deleting again changes nothing."""
-        checked("note_id", note_id)
+        note_id = checked("note_id", request.note_id)
         _, session = await self._changed(
-            caller, session_id, lambda draft: notes.delete_note(draft, note_id)
+            caller,
+            request.session_id,
+            lambda draft: once(draft, request, lambda: notes.delete_note(draft, note_id)),
+            request.request_id,
         )
         return session
 
@@ -100,12 +104,15 @@ class Notebook:
         return found if found is not None and found.position < window_position(draft) else None
 
     async def delete_bookmark(
-        self, caller: Caller, session_id: str, bookmark_id: str
+        self, caller: Caller, request: pb.DeleteBookmarkRequest
     ) -> pb.Session:
         """Delete the bookmark; deleting again changes nothing."""
-        checked("bookmark_id", bookmark_id)
+        bookmark_id = checked("bookmark_id", request.bookmark_id)
         _, session = await self._changed(
-            caller, session_id, lambda draft: notes.delete_bookmark(draft, bookmark_id)
+            caller,
+            request.session_id,
+            lambda draft: once(draft, request, lambda: notes.delete_bookmark(draft, bookmark_id)),
+            request.request_id,
         )
         return session
 
@@ -123,7 +130,7 @@ class Notebook:
         return draft
 
     async def _changed(
-        self, caller: Caller, session_id: str, change: Callable[[Draft], T], operation: str = ""
+        self, caller: Caller, session_id: str, change: Callable[[Draft], T], operation: str
     ) -> tuple[T, pb.Session]:
         checked("session_id", session_id)
         result, draft = await self._transact(caller, session_id, change, operation)

@@ -33,7 +33,7 @@ def add_note(draft: Draft, request: pb.AddNoteRequest, note_id: str, most: Most)
     if len(kept) >= most.notes_per_session:
         raise LimitReached("notes_per_session", most.notes_per_session, "notes in one session")
     kept.append(note)
-    draft.annotate()
+    _changed(draft)
     done_now(draft, request.request_id, digest)
     return note
 
@@ -46,8 +46,7 @@ def delete_note(draft: Draft, note_id: str) -> None:
         return
     draft.kept_annotations.ClearField("notes")
     draft.kept_annotations.notes.extend(left)
-    draft.annotate()
-    draft.tell_session()
+    _changed(draft)
 
 
 def add_bookmark(
@@ -78,7 +77,7 @@ def add_bookmark(
         limit = most.bookmarks_per_session
         raise LimitReached("bookmarks_per_session", limit, "bookmarks in one session")
     kept.append(bookmark)
-    draft.annotate()
+    _changed(draft)
     done_now(draft, request.request_id, digest)
     return bookmark
 
@@ -91,6 +90,10 @@ def delete_bookmark(draft: Draft, bookmark_id: str) -> None:
         return
     draft.kept_annotations.ClearField("bookmarks")
     draft.kept_annotations.bookmarks.extend(left)
+    _changed(draft)
+
+
+def _changed(draft: Draft) -> None:
     draft.annotate()
     draft.tell_session()
 

@@ -169,7 +169,7 @@ class Publisher:
             await self._publish("results", "turn.finished", body, message_id)
 
     async def _pump(self, shard: int) -> bool:
-        """Publish a shard's facts in their order; each leaves the stream once it is confirmed."""
+        """Publish a shard's facts in their order; they leave the stream once they are confirmed."""
         async with self._pumps.setdefault(shard, asyncio.Lock()):
             del self._pumps_waiting[shard]
             try:
@@ -185,13 +185,15 @@ class Publisher:
             return True
 
     async def _all_published(self, shard: int, facts: Sequence[tuple[bytes, str, bytes]]) -> bool:
+        confirmed = []
         for entry, key, body in facts:
             with telemetry.continuing(_trace_of(key, body)):
                 published = await self._publish("results", key, body, f"{shard}:{entry.decode()}")
             if not published:
-                return False
-            await self._store.out_drop(shard, [entry])
-        return True
+                break
+            confirmed.append(entry)
+        await self._store.out_drop(shard, confirmed)
+        return len(confirmed) == len(facts)
 
     async def _publish(self, exchange: str, key: str, body: bytes, message_id: str) -> bool:
         message = OutgoingMessage(

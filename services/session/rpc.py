@@ -90,19 +90,19 @@ class SessionServicer(SessionServiceServicer):
     async def EndSession(
         self, request: session_pb.EndSessionRequest, context: Context
     ) -> session_pb.EndSessionResponse:
-        session = await self._conversations.end(_caller(), request.session_id)
+        session = await self._conversations.end(_caller(), request)
         return session_pb.EndSessionResponse(session=session)
 
     async def TouchSession(
         self, request: session_pb.TouchSessionRequest, context: Context
     ) -> session_pb.TouchSessionResponse:
-        session = await self._conversations.touch(_caller(), request.session_id)
+        session = await self._conversations.touch(_caller(), request)
         return session_pb.TouchSessionResponse(session=session)
 
     async def DeleteSession(
         self, request: session_pb.DeleteSessionRequest, context: Context
     ) -> session_pb.DeleteSessionResponse:
-        await self._conversations.delete(_caller(), request.session_id)
+        await self._conversations.delete(_caller(), request)
         return session_pb.DeleteSessionResponse()
 
     async def ListMessages(
@@ -128,7 +128,7 @@ class SessionServicer(SessionServiceServicer):
     async def DeleteNote(
         self, request: session_pb.DeleteNoteRequest, context: Context
     ) -> session_pb.DeleteNoteResponse:
-        session = await self._notebook.delete_note(_caller(), request.session_id, request.note_id)
+        session = await self._notebook.delete_note(_caller(), request)
         return session_pb.DeleteNoteResponse(session=session)
 
     async def AddBookmark(
@@ -146,9 +146,7 @@ class SessionServicer(SessionServiceServicer):
     async def DeleteBookmark(
         self, request: session_pb.DeleteBookmarkRequest, context: Context
     ) -> session_pb.DeleteBookmarkResponse:
-        session = await self._notebook.delete_bookmark(
-            _caller(), request.session_id, request.bookmark_id
-        )
+        session = await self._notebook.delete_bookmark(_caller(), request)
         return session_pb.DeleteBookmarkResponse(session=session)
 
     async def BranchSession(

@@ -212,11 +212,11 @@ def _queue_again(draft: Draft, turn: record.TurnRecord, retry_after_ms: int) -> 
     draft.put_turn(turn)
 
 
-def cancel(draft: Draft, turn_id: str, request_id: str, timing: Timing) -> record.TurnRecord | None:
-    """Stop the turn (step 1), or leave it as it has ended. None if it is not here."""
+def cancel(draft: Draft, turn_id: str, request_id: str, timing: Timing) -> None:
+    """Stop the turn (step 1), or leave it as it has ended, or as it is missing."""
     turn = draft.turns.get(turn_id)
     if turn is None:
-        return None
+        return
     intent = record.TurnIntent(
         state=TURN_STATE_CANCELLED,
         reason="CANCELLED_BY_CALLER",
@@ -227,7 +227,6 @@ def cancel(draft: Draft, turn_id: str, request_id: str, timing: Timing) -> recor
         end_waiting(draft, turn, intent, timing)
     elif turn.phase in (QUEUED, LEASED):
         stop(draft, turn, intent, timing)
-    return turn
 
 
 def completed(request: work.CompleteTurnRequest) -> Ending:

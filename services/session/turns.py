@@ -41,6 +41,7 @@ from services.session.model import (
     place_in_line,
     user_message,
 )
+from services.session.operations import once
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.restoring import rebuild
@@ -242,15 +243,22 @@ class Turns:
             return await self.get(caller, turn_id)
         _own(job, caller)
         session_id = job.message.session_id
-        turn, draft = await self._live.transact(
-            session_id,
-            lambda draft: cancel(draft, turn_id, request.request_id, self._timing),
-            Reads(turns=[turn_id]),
-        )
+
+        def decide(draft: Draft) -> TurnRecord | None:
+            turn = draft.turns.get(turn_id)
+            if turn is not None:  # one that comes back later is to be stopped by the next try
+                once(draft, request, lambda: self._cancel(draft, request))
+            return turn
+
+        reads = Reads(turns=[turn_id], operation=request.request_id)
+        turn, draft = await self._live.transact(session_id, decide, reads)
         self._publisher.after(draft)
         if turn is not None and turn.phase == CANCELLING:
             await self._finish_stop(session_id, turn_id)
         return await self.get(caller, turn_id)
+
+    def _cancel(self, draft: Draft, request: pb.CancelTurnRequest) -> None:
+        cancel(draft, request.turn_id, request.request_id, self._timing)
 
     async def _unfinished(self, turn_id: str) -> RunTurn | None:
         """Return the job of a turn that is here, or comes back with its session."""

@@ -8,7 +8,7 @@ from services.runtime.errors import InvalidArgument
 from services.session.errors import DocumentSetFixed, RevisionMismatch, SessionEnded
 from services.session.ids import document_set_id
 from services.session.model import Draft, timestamp
-from services.session.operations import done_before, done_now, request_hash
+from services.session.operations import once
 
 FIELDS = ("title", "mode", "metadata", "document_ids")
 
@@ -26,9 +26,12 @@ def update(draft: Draft, request: pb.UpdateSessionRequest) -> pb.Session:
 
     Raises RevisionMismatch, DocumentSetFixed and RequestIdTaken.
     """
-    session, digest = draft.record.session, request_hash(request)
-    if done_before(draft, digest):
-        return session
+    once(draft, request, lambda: _update(draft, request))
+    return draft.record.session
+
+
+def _update(draft: Draft, request: pb.UpdateSessionRequest) -> None:
+    session = draft.record.session
     if request.expected_revision not in (0, session.revision):
         raise RevisionMismatch(session.session_id, request.expected_revision, session.revision)
     named = set(request.update_mask.paths)
@@ -41,9 +44,7 @@ def update(draft: Draft, request: pb.UpdateSessionRequest) -> pb.Session:
         session.metadata.update(request.metadata)
     if "document_ids" in named:
         _set_documents(session, request.document_ids)
-    draft.touch()
-    done_now(draft, request.request_id, digest)
-    return session
+    _use(draft)
 
 
 def _set_documents(session: pb.Session, document_ids: Sequence[str]) -> None:
@@ -53,21 +54,28 @@ def _set_documents(session: pb.Session, document_ids: Sequence[str]) -> None:
     session.document_ids.extend(document_ids)
 
 
-def end(draft: Draft) -> pb.Session:
-    """Let no more turns begin; what was begun goes on."""
+def end(draft: Draft, request: pb.EndSessionRequest) -> pb.Session:
+    """Let no more turns begin; what was begun goes on. Raises RequestIdTaken."""
+    once(draft, request, lambda: _end(draft))
+    return draft.record.session
+
+
+def _end(draft: Draft) -> None:
     session = draft.record.session
     if not session.HasField("end_time"):
         session.end_time.CopyFrom(timestamp(draft.now_ms))
-        draft.touch()
-        draft.tell_session()
-    return session
+        _use(draft)
 
 
-def use(draft: Draft) -> pb.Session:
-    """Note that the session was used now, so that it expires later."""
+def touch(draft: Draft, request: pb.TouchSessionRequest) -> pb.Session:
+    """Note that the session was used now, so that it expires later. Raises RequestIdTaken."""
+    once(draft, request, lambda: _use(draft))
+    return draft.record.session
+
+
+def _use(draft: Draft) -> None:
     draft.touch()
     draft.tell_session()
-    return draft.record.session
 
 
 def require_open(record: SessionRecord) -> None:

@@ -45,6 +45,8 @@ class ColdArchive(ArchiveServiceServicer):
     branched: dict[str, Sequence[Message]] = field(default_factory=dict)
     """The messages that branches began with."""
     away: bool = False
+    full: bool = False
+    """Reads are answered, a branch cannot be stored."""
     old: bool = False
     """Whether it is of the version before, which counts no sessions."""
     most: int = 1000
@@ -164,6 +166,9 @@ class ColdArchive(ArchiveServiceServicer):
 
     async def CreateBranch(self, request: Any, context: Any) -> Any:
         self._answering()
+        if self.full:
+            message = "the archive cannot write"
+            raise Unavailable(message, retry_after=1.0)
         branch = request.branch
         if branch.parent_session_id in self.deleted:
             raise NotFound("session", branch.parent_session_id)

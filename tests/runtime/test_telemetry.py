@@ -95,8 +95,25 @@ async def test_a_bug_fails_both_spans_without_the_exception_s_text() -> None:
 
 
 async def test_a_deadline_that_passes_is_on_both_spans() -> None:
-    spans = await spans_of_one_call(sleep, timeout=0.1)
+    reached = asyncio.Event()
 
+    async def sleep_on(request: Text, context: Any) -> Text:
+        """Be left by the caller, and go on until the time is over here, too.
+
+        That may be later: how long a call is on its way is added to its deadline.
+        """
+        reached.set()
+        try:
+            return await sleep(request, context)
+        finally:
+            await asyncio.sleep(context.time_remaining())
+
+    async with recording() as recorded, answering(Unary=sleep_on) as (stub, _):
+        while not reached.is_set():  # a call whose time was over on its way leaves no span there
+            await failure_of(stub.unary(Text(), timeout=0.1))
+        await wait_until(lambda: len(recorded.spans()) == 2)
+
+    spans = recorded.spans()
     for one in (spans[f"SERVER {UNARY}"], spans[f"CLIENT {UNARY}"]):
         assert one.attributes is not None
         assert one.attributes[names.RPC_STATUS] == "DEADLINE_EXCEEDED"
@@ -120,9 +137,9 @@ async def sleep(request: Text, context: Any) -> Text:
     return request
 
 
-async def spans_of_one_call(handler: Any, timeout: float = 5.0) -> dict[str, ReadableSpan]:  # noqa: ASYNC109 - the call's
+async def spans_of_one_call(handler: Any) -> dict[str, ReadableSpan]:
     async with recording() as recorded, answering(Unary=handler) as (stub, _):
-        await failure_of(stub.unary(Text(), timeout=timeout))
+        await failure_of(stub.unary(Text()))
         await wait_until(lambda: len(recorded.spans()) == 2)
     return recorded.spans()
 

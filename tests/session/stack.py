@@ -231,12 +231,12 @@ class User:
             return (await replica.sessions.UpdateSession(request)).session
 
     async def end(self, session_id: str) -> sessions.Session:
-        request = sessions.EndSessionRequest(session_id=session_id, request_id="end")
+        request = sessions.EndSessionRequest(session_id=session_id, request_id=uuid4().hex)
         with self.acting() as replica:
             return (await replica.sessions.EndSession(request)).session
 
     async def touch(self, session_id: str) -> sessions.Session:
-        request = sessions.TouchSessionRequest(session_id=session_id, request_id="touch")
+        request = sessions.TouchSessionRequest(session_id=session_id, request_id=uuid4().hex)
         with self.acting() as replica:
             return (await replica.sessions.TouchSession(request)).session
 
@@ -258,7 +258,7 @@ class User:
 
     async def delete(self, session_id: str) -> None:
         with self.acting() as replica:
-            request = sessions.DeleteSessionRequest(session_id=session_id, request_id="delete")
+            request = sessions.DeleteSessionRequest(session_id=session_id, request_id=uuid4().hex)
             await replica.sessions.DeleteSession(request)
 
     async def messages(
@@ -313,7 +313,7 @@ class User:
 
     async def delete_note(self, session_id: str, note_id: str) -> None:
         request = sessions.DeleteNoteRequest(
-            session_id=session_id, note_id=note_id, request_id="delete"
+            session_id=session_id, note_id=note_id, request_id=uuid4().hex
         )
         with self.acting() as replica:
             await replica.sessions.DeleteNote(request)
@@ -342,7 +342,7 @@ class User:
 
     async def delete_bookmark(self, session_id: str, bookmark_id: str) -> None:
         request = sessions.DeleteBookmarkRequest(
-            session_id=session_id, bookmark_id=bookmark_id, request_id="delete"
+            session_id=session_id, bookmark_id=bookmark_id, request_id=uuid4().hex
         )
         with self.acting() as replica:
             await replica.sessions.DeleteBookmark(request)
@@ -387,7 +387,7 @@ class User:
             return (await replica.turns.GetTurn(turns.GetTurnRequest(turn_id=turn_id))).turn
 
     async def cancel(self, turn_id: str) -> turns.Turn:
-        request = turns.CancelTurnRequest(turn_id=turn_id, request_id="cancel")
+        request = turns.CancelTurnRequest(turn_id=turn_id, request_id=uuid4().hex)
         with self.acting() as replica:
             return (await replica.turns.CancelTurn(request)).turn
 

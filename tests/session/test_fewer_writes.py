@@ -1,11 +1,18 @@
 """What needs no write of its own, because something else says it or will say it."""
 
+from typing import Any
+
 from maieutic.session.v1 import turn_work_service_pb2 as pb
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
+from services.runtime.bus import OutgoingMessage
+from services.runtime.memory import MemoryBus
+from services.runtime.topology import maieutic_topology
 from services.session.adapters import keys
 from services.session.adapters.codec import decode
+from services.session.ids import shard_of
 from services.session.model import STUB
-from tests.session.stack import SOON, Stack
+from tests.session.buses import LossyBus
+from tests.session.stack import SOON, Stack, session_stack
 from tests.waiting import wait_until
 
 
@@ -72,6 +79,52 @@ async def test_the_confirm_of_a_job_says_nothing_about_a_later_attempt(stack: St
     assert not (await turn_record(stack, turn.turn_id)).job_confirmed
     assert await stack.due(turn.turn_id) == due
     await stack.jobs.next(turn.turn_id, nth=2)
+
+
+async def test_facts_that_were_confirmed_leave_their_stream_together(store_url: str) -> None:
+    memory = MemoryBus(maieutic_topology())
+    bus = LossyBus(memory)
+    bus.lose_exchange("results")
+    async with session_stack(store_url, memory=memory, bus=bus) as stack:
+        user = stack.user()
+        session_id = (await user.create()).session_id
+        for number in range(20):
+            await user.update(session_id, title=str(number))
+        await stack.redis.config_resetstat()
+        bus.loses = lambda _: False
+
+        async def told() -> bool:
+            return not await stack.redis.xlen(keys.out_key(shard_of(session_id)))
+
+        await wait_until(told, SOON)
+        dropped: Any = await stack.redis.info("commandstats")
+        assert dropped["cmdstat_xdel"]["calls"] == 1
+        await wait_until(lambda: stack.archive.sessions[session_id].session.title == "19", SOON)
+
+
+async def test_facts_before_one_that_was_lost_are_not_told_again(store_url: str) -> None:
+    memory = MemoryBus(maieutic_topology())
+    bus = LossyBus(memory)
+    bus.lose_exchange("results")
+    async with session_stack(store_url, memory=memory, bus=bus) as stack:
+        user = stack.user()
+        session_id = (await user.create(title="0")).session_id
+        await user.update(session_id, title="1")
+        seen: list[str] = []
+
+        def loses_the_second(message: OutgoingMessage) -> bool:
+            seen.append(message.message_id)
+            return len(seen) == 2
+
+        bus.loses = loses_the_second
+
+        def archived() -> bool:
+            kept = stack.archive.sessions.get(session_id)
+            return kept is not None and kept.session.title == "1"
+
+        await wait_until(archived, SOON)
+        assert len(seen) == 3
+        assert len(set(seen)) == 2
 
 
 async def test_a_fresh_lease_is_not_renewed_and_an_older_one_is(stack: Stack) -> None:

@@ -26,13 +26,14 @@ async def read_draft(transaction: Transaction, session_id: str, reads: Reads) ->
         commands += [("XREVRANGE", keys.events_key(t), "+", "-", "COUNT", "1") for t in reads.turns]
     if reads.window:
         commands.append(("HGETALL", keys.messages_key(session_id)))
-    # What follows is written with the session's record only, whose watch is enough.
-    marker = keys.operation_key(session_id, reads.operation)
+    watched, marker = [record, *turn_keys], keys.operation_key(session_id, reads.operation)
     if reads.annotations:
+        # Written with the session's record only, whose watch is enough.
         commands.append(("GET", keys.annotations_key(session_id)))
     if reads.operation:
         commands.append(("GET", marker))
-    replies = await transaction.read([record, *turn_keys], commands)
+        watched.append(marker)
+    replies = await transaction.read(watched, commands)
     operation = replies.pop() if reads.operation else None
     annotations = replies.pop() if reads.annotations else None
     count = len(reads.turns)

@@ -1,0 +1,194 @@
+"""The same request id and request: the first outcome. The same id and another request: refused."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from maieutic.v1 import session_service_pb2 as sessions, turn_service_pb2 as turns
+from services.session.adapters import keys
+from tests.backends.redis import RedisServer
+from tests.session.stack import SOON, Stack, User, failure, reason, session_stack
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+METHODS: Mapping[str, Any] = MappingProxyType(
+    {
+        method.name: GetMessageClass(method.input_type)
+        for file in (sessions, turns)
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if "request_id" in method.input_type.fields_by_name
+    }
+)
+"""Every call that changes something, with its request; `GetOrCreateSession` has no request id."""
+OF_ONE_SESSION = frozenset(METHODS) - {"CreateSession", "BranchSession", "BeginTurn", "StreamTurn"}
+"""Their ids are of one session. What the others make has its own id, made of the request's."""
+SCOPE = frozenset({"request_id", "session_id"})
+
+
+@dataclass(kw_only=True)
+class Place:
+    """A session with things in it, and somebody whose it is."""
+
+    stack: Stack
+    user: User
+    session_id: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
+    """For each field of a request a value, and another one that is as good."""
+
+    async def call(self, request: Message) -> Any:
+        """Send the request; of a stream the first frame's turn is the answer."""
+        name = type(request).__name__.removesuffix("Request")
+        with self.user.acting() as replica:
+            stub = replica.turns if "Turn" in name else replica.sessions
+            call = getattr(stub, name)(request)
+        if name != "StreamTurn":
+            return await call
+        accepted = (await call.read()).frame.accepted
+        call.cancel()
+        return turns.BeginTurnResponse(turn=accepted.turn)
+
+    def request(self, method: str, request_id: str, **values: Any) -> Message:
+        made: Message = METHODS[method](request_id=request_id)
+        names = made.DESCRIPTOR.fields_by_name
+        for name, value in {**self.values, **values}.items():
+            if name in names:
+                made.MergeFrom(METHODS[method](**{name: value}))
+        return made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(valkey_server: RedisServer) -> AsyncIterator[Stack]:
+    async with session_stack(valkey_server.url, lease=30.0) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def place(shared: Stack) -> Place:
+    """A fresh session with a question and an answer, notes, bookmarks, and a turn that runs."""
+    user = shared.user()
+    session_id = (await user.create(title="Stars")).session_id
+    asked = await user.begin(session_id, "Why?")
+    await shared.answer(asked.turn_id, "Because.")
+    messages = [m.message_id for m in await user.all_messages(session_id)]
+    notes = [(await user.add_note(session_id, text)).note_id for text in ("one", "two")]
+    marks = [(await user.add_bookmark(session_id, m)).bookmark_id for m in messages]
+    place = Place(stack=shared, user=user, session_id=session_id)
+    pairs = {
+        "title": ("Suns", "Moons"),
+        "mode": (sessions.SESSION_MODE_DIRECT, sessions.SESSION_MODE_SOCRATIC),
+        "metadata": ({"a": "b"}, {"a": "c"}),
+        "document_ids": (["d" * 20], ["e" * 20]),
+        "update_mask": ({"paths": ["title"]}, {"paths": ["mode"]}),
+        "expected_revision": (0, 1),
+        "text": ("Really?", "Truly?"),
+        "busy_policy": (turns.BUSY_POLICY_ENQUEUE, turns.BUSY_POLICY_INTERRUPT),
+        "time_budget": ({"seconds": 60}, {"seconds": 61}),
+        "note_id": tuple(notes),
+        "bookmark_id": tuple(marks),
+        "message_id": tuple(messages),
+        "label": ("here", "there"),
+    }
+    place.values = {"session_id": session_id} | {name: pair[0] for name, pair in pairs.items()}
+    place.others = {name: pair[1] for name, pair in pairs.items()}
+    return place
+
+
+async def _with_turns(place: Place) -> None:
+    """Let a turn run and another one wait, for what is asked of turns."""
+    enqueue = turns.BUSY_POLICY_ENQUEUE
+    begun = [await place.user.begin(place.session_id, policy=enqueue) for _ in range(2)]
+    place.values["turn_id"], place.others["turn_id"] = (turn.turn_id for turn in begun)
+
+
+def _fields(method: str) -> list[str]:
+    return [f.name for f in METHODS[method].DESCRIPTOR.fields if f.name not in SCOPE]
+
+
+async def _refused(place: Place, request: Message) -> None:
+    error = await failure(place.call(request))
+    assert error.code() == grpc.StatusCode.ALREADY_EXISTS, (request, error)
+    assert reason(error) == "REQUEST_ID_TAKEN"
+
+
+def _same(answer: Any) -> Any:
+    """What of an answer does not change by itself."""
+    if hasattr(answer, "turn"):
+        return answer.turn.turn_id, answer.turn.text
+    answer.session.ClearField("expire_time")
+    return answer
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+async def test_the_same_request_is_carried_out_once_and_another_one_is_refused(
+    place: Place, method: str
+) -> None:
+    if "Cancel" in method:
+        await _with_turns(place)
+    request = place.request(method, uuid4().hex)
+    first = await place.call(request)
+    again = await place.call(request)
+    if method != "DeleteSession":
+        assert _same(first) == _same(again)
+    for name in _fields(method):
+        other = {name: place.others[name]}
+        await _refused(place, place.request(method, request.request_id, **other))  # type: ignore[attr-defined] # it has one
+
+
+@pytest.mark.parametrize("method", sorted(OF_ONE_SESSION))
+async def test_the_id_of_another_kind_of_request_is_refused(place: Place, method: str) -> None:
+    if "Cancel" in method:
+        await _with_turns(place)
+    request_id = uuid4().hex
+    first = "TouchSession" if method != "TouchSession" else "EndSession"
+    await place.call(place.request(first, request_id))
+    before = await place.user.get(place.session_id)
+    await _refused(place, place.request(method, request_id))
+    assert (await place.user.get(place.session_id)).revision == before.revision
+
+
+@pytest.mark.parametrize("method", ["CreateSession", "BranchSession", "UpdateSession", "AddNote"])
+async def test_the_id_is_known_after_the_session_has_left_the_live_store(
+    place: Place, method: str
+) -> None:
+    request_id = uuid4().hex
+    made = await place.call(place.request(method, request_id))
+    session_id = made.session.session_id
+
+    async def settled() -> bool:
+        return (await place.user.get(session_id)).HasField("expire_time")
+
+    await wait_until(settled, SOON)
+    await place.stack.forget(session_id)
+    name = _fields(method)[0]
+    await _refused(place, place.request(method, request_id, **{name: place.others[name]}))
+    again = await place.call(place.request(method, request_id))
+    assert again.session.session_id == session_id
+
+
+async def test_an_id_whose_branch_was_not_made_yet_is_kept_for_its_request(place: Place) -> None:
+    """A first try that dies in the middle leaves no room for another request."""
+    request = place.request("BranchSession", uuid4().hex)
+    place.stack.archive.full = True
+    assert (await failure(place.call(request))).code() == grpc.StatusCode.UNAVAILABLE
+    place.stack.archive.full = False
+    await _refused(place, place.request("BranchSession", request.request_id, title="Moons"))  # type: ignore[attr-defined] # it has one
+    made = await place.call(request)
+    assert made.session.title == "Suns"
+
+
+async def test_a_marker_lasts_for_a_day(place: Place) -> None:
+    request_id = uuid4().hex
+    await place.call(place.request("TouchSession", request_id))
+    left = await place.stack.redis.pttl(keys.operation_key(place.session_id, request_id))
+    assert 86_300_000 < left <= 86_400_000
