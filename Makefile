@@ -29,9 +29,9 @@ serve: $(SERVER) ## Start everything in one process and serve on 127.0.0.1:50051
 chat: $(SERVER) ## Talk to a server that `make serve` started
 	@$(BIN)/maieutic chat
 
-test: $(DEV) ## Run all tests on real private servers; ARGS="..." goes to pytest
+test: $(DEV) ## Run all tests on real private servers; ARGS="-n 0 -s ..." goes to pytest
 	@scripts/ensure_backends
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadscope $(ARGS)
 
 lint: $(DEV) $(COMPILER) ## Check style, types, imports, protos and generated code
 	@scripts/lint

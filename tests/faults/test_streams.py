@@ -75,9 +75,9 @@ async def test_a_stream_goes_on_at_another_gateway_when_its_own_is_killed(
 ) -> None:
     answer = " ".join(map(str, range(30)))
     question = scripted(text=answer, delay=TICK)
+    await stack.start("gateway", replica=2)  # the client is connected to the first
     async with client.turns.stream(session.session_id, question, timeout=PATIENCE) as stream:
         frames = [await until_event(stream, "accepted"), await until_event(stream, "delta")]
-        await stack.start("gateway", replica=2)
         await stack.kill9("gateway")
         frames += [frame async for frame in stream]
     assert stream.connects == 2
