@@ -136,10 +136,23 @@ CONFLICTS = "maieutic.session.conflicts"
 CONFLICT_CAUSE = "maieutic.session.conflict.cause"
 TURN_STATE = "maieutic.turn.state"
 TURN_REASON = "maieutic.turn.reason"
+STORE_OPERATION = "operation"
+STORE_ERROR_TYPE = "error_type"
+STORE_ERRORS = Metric(
+    name="session.store.errors",
+    unit="{error}",
+    help="What went wrong with the live store, by what it was asked for and by type",
+)
+STORE_DURATION = Metric(
+    name="maieutic.session.store.duration",
+    unit="s",
+    help="Duration of the live store's steps, waits and retries included, by operation",
+    buckets=FAST_SECONDS,
+)
 STORE_CONFLICTS = Metric(
     name="maieutic.session.store.conflicts",
     unit="{conflict}",
-    help="Transactions started again: what they read was changed, or a link was lost",
+    help="Transactions tried again, by operation and cause: a conflict, or a link was lost",
 )
 TURNS_ENDED = Metric(
     name="maieutic.turns.ended", unit="{turn}", help="Turns that have an outcome, by it"

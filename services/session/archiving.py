@@ -8,6 +8,7 @@ from maieutic.session.v1 import turn_work_service_pb2 as pb
 from maieutic.session.v1.record_pb2 import SessionRecord
 from services.session.at_once import for_each
 from services.session.ending import archived
+from services.session.ids import check_jobs, checked_all
 from services.session.model import WAITING, Draft, Timing
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
@@ -33,6 +34,9 @@ class Archiving:
 
     async def mark(self, request: pb.MarkArchivedRequest) -> None:
         """Take the archive's word for turns, sessions and acceptances."""
+        check_jobs("turns.job", (row.job for row in request.turns))
+        checked_all("sessions.session_id", (session.session_id for session in request.sessions))
+        checked_all("accepted_turn_ids", request.accepted_turn_ids)
         sessions = _by_session(request)
         await for_each(await self._to_write(sessions), self._write)
         await self._acceptance_archived(list(request.accepted_turn_ids))

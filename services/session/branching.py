@@ -3,7 +3,7 @@
 from maieutic.v1 import session_service_pb2 as pb
 from services.session.archive import Archive
 from services.session.errors import RequestIdTaken, SessionDeleted, session_not_found
-from services.session.ids import Ids, checked
+from services.session.ids import Ids, checked, checked_message
 from services.session.limits import SessionLimits
 from services.session.live import LiveSessions, owned
 from services.session.model import Caller, Draft, timestamp, window_messages, window_position
@@ -38,6 +38,7 @@ class Branching:
     async def branch(self, caller: Caller, request: pb.BranchSessionRequest) -> pb.Session:
         """Make the branch, or return the one that this request id made."""
         checked("session_id", request.session_id)
+        checked_message(request.message_id)
         branch_id = self._ids.branch(request.session_id, request.request_id)
         reads = Reads(operation=request.request_id)
 

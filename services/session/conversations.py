@@ -160,6 +160,7 @@ class Conversations:
 
     async def update(self, caller: Caller, request: pb.UpdateSessionRequest) -> pb.Session:
         """Change the fields that the request names."""
+        checked("session_id", request.session_id)
         check_mask(request)
         self._limits.check_metadata(request.metadata)
         return await self._changed(caller, request, update)

@@ -1,11 +1,14 @@
 """What can go wrong with a session, each with a reason that programs can act on."""
 
+from enum import StrEnum
+
 from google.rpc.error_details_pb2 import QuotaFailure
 
 from maieutic.v1.session_service_pb2 import RevisionMismatch as MismatchDetail
 from services.runtime.errors import (
     Aborted,
     AlreadyExists,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -13,6 +16,21 @@ from services.runtime.errors import (
     ResourceExhausted,
     Unavailable,
 )
+
+
+class ErrorType(StrEnum):
+    """What went wrong with the session store, as its metric and the log say it."""
+
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    CONFLICT_EXHAUSTED = "conflict_exhausted"
+    SERIALIZATION = "serialization"
+    PERMISSION = "permission"
+    NOT_FOUND = "not_found"
+    INVALID_ID = "invalid_id"
+    POOL_EXHAUSTED = "pool_exhausted"
+    MEMORY = "memory"
+    UNKNOWN = "unknown"
 
 
 def session_not_found(session_id: str) -> NotFound:
@@ -128,17 +146,67 @@ class RequestIdTaken(AlreadyExists):
 class ConflictExhausted(Aborted):
     """Other writers won every round until the caller's deadline."""
 
+    error_type = ErrorType.CONFLICT_EXHAUSTED
+
     def __init__(self, session_id: str, rounds: int) -> None:
         message = f"session {session_id} changed {rounds} times while it was being written: retry"
         super().__init__(message, reason="CONFLICT_EXHAUSTED", retry_after=0.1)
 
 
 class StoreUnavailable(Unavailable):
-    """The live store does not answer, or takes too long."""
+    """The live store does not answer, takes too long, or refuses what it is asked for.
 
-    def __init__(self, problem: str) -> None:
-        message = f"the session store is not available ({problem}): retry"
-        super().__init__(message, reason="SESSION_STORE_UNAVAILABLE", retry_after=1.0)
+    It may pass, if need be with an operator's help: whoever has work in hand keeps it and comes
+    again. `error_type` is one of timeout, connection, permission, pool_exhausted and unknown.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        error_type: ErrorType = ErrorType.UNKNOWN,
+        advice: str = "retry",
+        retry_after: float = 1.0,
+    ) -> None:
+        super().__init__(
+            f"the session store is not available ({problem}): {advice}",
+            reason="SESSION_STORE_UNAVAILABLE",
+            retry_after=retry_after,
+        )
+        self.error_type = error_type
+
+
+class StoreFull(ResourceExhausted):
+    """The live store has no memory left for a write: nothing was written."""
+
+    error_type = ErrorType.MEMORY
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the session store's memory is full: retry later; an operator raises its maxmemory, or "
+            "lets idle sessions go sooner with MAIEUTIC_IDLE",
+            reason="SESSION_STORE_FULL",
+            retry_after=5.0,
+        )
+
+
+class RecordDamaged(DataLoss):
+    """A stored record cannot be read, and there is no copy of it. It was put into quarantine."""
+
+    error_type = ErrorType.SERIALIZATION
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the stored record is damaged, and the archive has no copy: it is put aside for 30 "
+            "days, and an operator may look at it",
+            reason="RECORD_DAMAGED",
+        )
+
+
+class InvalidId(InvalidArgument):
+    """An id that this service cannot have given: nothing was looked for."""
+
+    error_type = ErrorType.INVALID_ID
 
 
 class TurnNotBack(Unavailable):

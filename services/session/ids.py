@@ -7,12 +7,14 @@ import re
 import zlib
 from collections.abc import Iterable
 
-from services.runtime.errors import InvalidArgument
+from maieutic.bus.v1.bus_pb2 import RunTurn
+from services.session.errors import InvalidId
 
 SHARDS = 256
 FAMILY_LENGTH = 24
 _PART_BYTES = 18
 _ID = re.compile(r"[A-Za-z0-9_-]{32,128}")
+_MESSAGE_ID = re.compile(r"[A-Za-z0-9_.-]{32,160}")
 
 
 class Ids:
@@ -73,8 +75,31 @@ def shard_of(any_id: str) -> int:
 
 
 def checked(field: str, value: str) -> str:
-    """Return *value* if it has the form of an id; raises InvalidArgument naming *field*."""
+    """Return *value* if it has the form of an id; raises InvalidId naming *field*."""
     if _ID.fullmatch(value) is None:
         problem = "must be an id as this service gave it: 32 to 128 of A-Z a-z 0-9 _ -"
-        raise InvalidArgument(field, problem)
+        raise InvalidId(field, problem)
+    return value
+
+
+def checked_all(field: str, values: Iterable[str]) -> None:
+    """Raise InvalidId naming *field* unless each value has the form of an id."""
+    for value in values:
+        checked(field, value)
+
+
+def check_jobs(field: str, jobs: Iterable[RunTurn]) -> None:
+    """Raise InvalidId, naming it within *field*, unless each job's ids have the form of ids."""
+    for job in jobs:
+        checked(f"{field}.turn_id", job.turn_id)
+        checked(f"{field}.message.session_id", job.message.session_id)
+        if job.predecessor_turn_id:
+            checked(f"{field}.predecessor_turn_id", job.predecessor_turn_id)
+
+
+def checked_message(value: str) -> str:
+    """Return *value* if it has the form of a message's id; raises InvalidId."""
+    if _MESSAGE_ID.fullmatch(value) is None:
+        problem = "must be a message's id as ListMessages gives it: A-Z a-z 0-9 _ - ."
+        raise InvalidId("message_id", problem)
     return value

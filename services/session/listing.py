@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import session_service_pb2 as pb
 from services.session.archive import Archive
+from services.session.ids import checked
 from services.session.model import Caller, timestamp
 from services.session.paging import (
     LAST_USED_FIRST,
@@ -46,6 +47,8 @@ class SessionList:
 
         A filter that few sessions fit ends a page early, after a bounded look at the list.
         """
+        if parent := request.filter.parent_session_id:
+            checked("filter.parent_session_id", parent)
         order = _ORDERS[request.order or pb.SESSION_ORDER_NEWEST_FIRST]
         limit, fits = request.page_size or DEFAULT_PAGE, fitting(request.filter)
         at_once = LOOKED_AT_ONCE if request.HasField("filter") else limit

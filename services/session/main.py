@@ -12,6 +12,7 @@ from maieutic.v1.turn_service_pb2_grpc import add_TurnServiceServicer_to_server
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer, Verifier
+from services.runtime.interceptors import AroundCalls
 from services.runtime.lifecycle import run
 from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.server import RunningServer, serving
@@ -23,6 +24,7 @@ from services.session.adapters.wake import RedisWakes
 from services.session.archive import Archive
 from services.session.archiving import Archiving
 from services.session.branching import Branching
+from services.session.calls import observed
 from services.session.conversations import Conversations
 from services.session.ids import Ids
 from services.session.limits import SessionLimits
@@ -71,7 +73,10 @@ async def session_service(
         Publisher(bus, store, timing) as publisher,
     ):
         parts = _Parts(settings, store, wakes, Archive(channel), publisher)
-        async with serving(settings.server, parts.register, verifier=verifier) as running:
+        around = [AroundCalls(observed)]
+        async with serving(
+            settings.server, parts.register, verifier=verifier, interceptors=around
+        ) as running:
             sweeping = asyncio.create_task(parts.sweeper.run())
             try:
                 yield running

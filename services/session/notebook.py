@@ -8,7 +8,7 @@ from maieutic.v1.message_pb2 import Message
 from services.session import notes
 from services.session.archive import Archive
 from services.session.errors import message_not_found
-from services.session.ids import Ids, checked
+from services.session.ids import Ids, checked, checked_message
 from services.session.limits import Most
 from services.session.listing import DEFAULT_PAGE
 from services.session.live import LiveSessions, owned
@@ -75,6 +75,8 @@ class Notebook:
         self, caller: Caller, request: pb.AddBookmarkRequest
     ) -> tuple[pb.Bookmark, pb.Session]:
         """Add a bookmark of a message of the session, once for each request id."""
+        checked("session_id", request.session_id)
+        checked_message(request.message_id)
         bookmark_id = self._ids.bookmark(request.session_id, request.request_id)
         known: Message | None = None
 
@@ -92,7 +94,6 @@ class Notebook:
             bookmark = notes.add_bookmark(draft, request, bookmark_id, known, self._most)
             return bookmark, draft.record.session
 
-        checked("session_id", request.session_id)
         reads = Reads(annotations=True, window=True, operation=request.request_id)
         result, draft = await self._live.transact(request.session_id, decide, reads, prepare)
         self._publisher.after(draft)

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from maieutic.v1.turn_service_pb2 import Turn, TurnAccepted, TurnFrame
 from services.session.errors import TurnNotBack
+from services.session.ids import checked
 from services.session.model import TERMINAL_SEQ, Caller, EventId
+from services.session.observing import StoreOperation, operating
 from services.session.ports import SessionStore
 from services.session.turns import Turns
 from services.session.views import cursor_of, parse_cursor, terminal_frames
@@ -36,7 +38,7 @@ class Watching:
 
     async def watch(self, caller: Caller, turn_id: str, cursor: str) -> AsyncIterator[TurnFrame]:
         """Yield the frames after *cursor*; the last one is the outcome. Raises BadCursor."""
-        after = parse_cursor(turn_id, cursor)
+        after = parse_cursor(checked("turn_id", turn_id), cursor)
         turn = await self._turns.get(caller, turn_id)
         async for frame in self._frames(caller, turn, after):
             yield frame
@@ -55,7 +57,8 @@ class Watching:
         async with self._wakes.listen(turn.turn_id) as wake:
             while True:
                 wake.clear()
-                page = await self._store.events(turn.turn_id, after, FRAMES_AT_ONCE)
+                with operating(StoreOperation.EVENTS):
+                    page = await self._store.events(turn.turn_id, after, FRAMES_AT_ONCE)
                 for at, frame in page or ():
                     frame.cursor, after = cursor_of(turn.turn_id, at), at
                     yield frame

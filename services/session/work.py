@@ -9,7 +9,7 @@ from maieutic.session.v1 import turn_work_service_pb2 as pb
 from maieutic.session.v1.record_pb2 import TurnRecord
 from services.session.archive import Archive
 from services.session.at_once import for_each
-from services.session.ids import checked
+from services.session.ids import check_jobs, checked, checked_all
 from services.session.live import LiveSessions
 from services.session.model import LEASED, Draft, EventId, Timing
 from services.session.ports import Append, AppendOutcome, Reads, SessionStore
@@ -54,8 +54,7 @@ class Work:
     async def claim(self, request: pb.ClaimTurnRequest) -> pb.ClaimTurnResponse:
         """Give the turn to the worker, rebuilding it from its job if the store has lost it."""
         job = request.job
-        checked("job.turn_id", job.turn_id)
-        checked("job.message.session_id", job.message.session_id)
+        check_jobs("job", [job])
         claimant = Claimant(
             worker_id=request.worker_id,
             claim_id=request.claim_id,
@@ -89,6 +88,8 @@ class Work:
 
     async def record(self, request: pb.RecordTurnEventsRequest) -> pb.RecordTurnEventsResponse:
         """Append a batch and renew leases; says which turns the worker has lost."""
+        checked_all("events.turn_id", (events.turn_id for events in request.events))
+        checked_all("heartbeats.turn_id", (beat.turn_id for beat in request.heartbeats))
         appends = [
             Append(turn_id=e.turn_id, first=EventId(e.fence, e.first_seq), frames=e.frames)
             for e in request.events
@@ -185,11 +186,12 @@ class Work:
         return pb.ReleaseTurnResponse(status=status)
 
     async def _session_of(self, turn_id: str) -> str | None:
-        turn = await self._store.turn(turn_id)
+        turn = await self._store.turn(checked("turn_id", turn_id))
         return turn.job.message.session_id if turn else None
 
     async def ensure(self, jobs: Sequence[RunTurn]) -> list[str]:
         """Bring back the turns that the store has lost; returns their ids."""
+        check_jobs("jobs", jobs)
         present = await self._store.turns([job.turn_id for job in jobs])
         rebuilt = []
         for job, turn in zip(jobs, present, strict=True):

@@ -26,7 +26,12 @@ from services.session.adapters.codec import encode
 from services.session.adapters.redis import RedisSessionStore
 from services.session.beginning import begin
 from services.session.ending import Ending, end
-from services.session.errors import ConflictExhausted, StoreUnavailable, session_not_found
+from services.session.errors import (
+    ConflictExhausted,
+    StoreFull,
+    StoreUnavailable,
+    session_not_found,
+)
 from services.session.ids import Ids, shard_of
 from services.session.model import (
     QUEUED,
@@ -260,12 +265,12 @@ async def test_what_a_decision_raises_writes_nothing_and_leaves_the_connection_i
     assert await store.session(session_id) is None
 
 
-async def test_a_server_that_refuses_writes_is_unavailable_and_nothing_is_written() -> None:
+async def test_a_server_without_memory_refuses_writes_and_nothing_is_written() -> None:
     async with valkey() as full, opened(full.url) as store, Redis.from_url(full.url) as redis:
         session_id = new_session()
         await store.transact(session_id, make(session_id))
         await redis.config_set("maxmemory", "1")
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreFull):
             await store.transact(session_id, count("mine"))
         assert (await store.pressure()).memory_share > 1
         await redis.config_set("maxmemory", "0")

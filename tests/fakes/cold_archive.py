@@ -1,5 +1,6 @@
 """A small archive that works: it keeps what it is told, and can be taken away."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class ColdArchive(ArchiveServiceServicer):
     most: int = 1000
     """No answer has more messages or sessions, as if they were too large for more."""
     reads: int = 0
+    counts: asyncio.Event = field(default_factory=asyncio.Event)
+    """While it is not set, counting sessions takes for ever."""
+
+    def __post_init__(self) -> None:
+        self.counts.set()
 
     def keep(self, row: TurnFinished) -> TurnFinished:
         """Keep the first outcome of a turn and return the one that stands."""
@@ -138,6 +144,7 @@ class ColdArchive(ArchiveServiceServicer):
 
     async def CountArchivedSessions(self, request: Any, context: Any) -> Any:
         self._answering()
+        await self.counts.wait()
         if self.old:
             message = "this archive does not know the method"
             raise Unimplemented(message)

@@ -5,7 +5,12 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError  # noqa: A004
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,  # noqa: A004
+    MaxConnectionsError,
+    TimeoutError,  # noqa: A004
+)
 
 from services.session.adapters.keys import wake_channel
 from services.session.adapters.link import Link, Links
@@ -122,7 +127,7 @@ async def test_what_waits_on_a_lost_link_fails_at_once(valkey_server: RedisServe
 async def test_no_more_links_are_lent_than_allowed(valkey_server: RedisServer) -> None:
     async with links_to(valkey_server, timeout=0.2, connections=1) as links:
         link = await links.lend()
-        with pytest.raises(OSError):  # noqa: PT011 - Python's own timeout, which is one
+        with pytest.raises(MaxConnectionsError):
             await links.lend()
         waiting = asyncio.create_task(links.lend())
         await asyncio.sleep(0)

@@ -13,7 +13,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
-OURS = ("maieutic_", "rpc_", "messaging_", "gen_ai_")
+OURS = ("maieutic_", "session_", "rpc_", "messaging_", "gen_ai_")
 EXPECTED = {
     "gateway": (names.RPC_SERVER_DURATION, names.RPC_CLIENT_DURATION, names.RPC_SERVER_ACTIVE),
     "session": (

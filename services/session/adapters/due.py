@@ -4,9 +4,9 @@ from redis.exceptions import RedisError
 
 from services.session.adapters import keys
 from services.session.adapters.pipeline import Pipeline
+from services.session.adapters.refusals import refusal
 from services.session.adapters.replies import milliseconds, scored
 from services.session.adapters.transaction import CommitUnknown, Conflict, Transaction
-from services.session.errors import StoreUnavailable
 from services.session.ids import SHARDS, shard_of
 
 
@@ -48,7 +48,7 @@ class DueTurns(Pipeline):
         except (Conflict, CommitUnknown):
             return  # somebody brings it back just now, or it is forgotten the next time
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(str(error) or type(error).__name__) from error
+            raise refusal(error) from error
 
 
 def _put_off(score: int, now_ms: int, hold_ms: int) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 from maieutic.v1.turn_service_pb2 import TurnFrame
 from services.session.adapters import keys
 from services.session.adapters.pipeline import Pipeline
+from services.session.adapters.refusals import refusal
 from services.session.adapters.replies import event_id
-from services.session.errors import StoreUnavailable
 from services.session.model import EventId
 from services.session.ports import Append, AppendOutcome
 
@@ -35,7 +35,7 @@ class EventLogs(Pipeline):
 
     async def _appended(self, append: Append, reply: Any) -> str:
         if isinstance(reply, Exception):
-            raise StoreUnavailable(str(reply)) from reply
+            raise refusal(reply) from reply
         added = reply[0]
         if added is None:
             return AppendOutcome.MISSING

@@ -6,6 +6,7 @@ request is one future, what is asked at once is one write, and one timer guards 
 """
 
 import asyncio
+import builtins
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -18,6 +19,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import (
     ConnectionError,  # noqa: A004 - redis-py's own name
     InvalidResponse,
+    MaxConnectionsError,
     RedisError,
     TimeoutError,  # noqa: A004 - redis-py's own name
 )
@@ -193,11 +195,7 @@ class Links:
 
     async def lend(self) -> Link:
         """Return a link that nobody else has until `take_back`. Raises RedisError or OSError."""
-        if self._places.locked():
-            async with asyncio.timeout(self._timeout):
-                await self._places.acquire()
-        else:
-            await self._places.acquire()
+        await self._place()
         while self._idle:
             if (link := self._idle.pop()).alive:
                 return link
@@ -206,6 +204,17 @@ class Links:
         except BaseException:
             self._places.release()
             raise
+
+    async def _place(self) -> None:
+        if not self._places.locked():
+            await self._places.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._places.acquire()
+        except builtins.TimeoutError as error:
+            message = f"none was given back within {self._timeout} s"
+            raise MaxConnectionsError(message) from error
 
     def take_back(self, link: Link) -> None:
         """Let others have a link that was lent."""

@@ -6,7 +6,8 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from services.session.adapters.link import Command, Links
-from services.session.errors import StoreUnavailable
+from services.session.adapters.refusals import refusal
+from services.session.observing import timed
 
 
 class Pipeline:
@@ -20,11 +21,12 @@ class Pipeline:
         if not commands:
             return []
         try:
-            link = await self._links.shared()
-            replies = await link.request(commands)
+            with timed():
+                link = await self._links.shared()
+                replies = await link.request(commands)
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(str(error) or type(error).__name__) from error
+            raise refusal(error) from error
         for reply in replies:
             if isinstance(reply, Exception) and not (errors and isinstance(reply, ResponseError)):
-                raise StoreUnavailable(str(reply)) from reply
+                raise refusal(reply) from reply
         return replies

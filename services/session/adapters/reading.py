@@ -10,7 +10,9 @@ from services.session.adapters import keys
 from services.session.adapters.codec import Corrupt
 from services.session.adapters.replies import decoded, is_wrong_type, milliseconds, pairs, tails
 from services.session.adapters.transaction import Transaction
+from services.session.errors import ErrorType
 from services.session.model import Draft
+from services.session.observing import seen
 from services.session.ports import Reads
 
 _QUARANTINE_MS = 30 * 86_400_000
@@ -65,8 +67,9 @@ async def _decode_window(transaction: Transaction, draft: Draft, reply: Any) -> 
     if draft.session is None:
         return
     if is_wrong_type(reply):
-        await _put_aside(transaction, keys.messages_key(draft.session_id), draft)
-        raise Corrupt(str(reply))
+        error = Corrupt(str(reply))
+        await _put_aside(transaction, keys.messages_key(draft.session_id), draft, error)
+        raise error
     raws = pairs(reply)
     for entry in draft.session.window:
         raw = raws.get(entry.message_id.encode())
@@ -119,11 +122,12 @@ async def _kept(
         return None
     try:
         return decoded(kind, raw)
-    except Corrupt:
-        await _put_aside(transaction, key, draft)
+    except Corrupt as error:
+        await _put_aside(transaction, key, draft, error)
         raise
 
 
-async def _put_aside(transaction: Transaction, key: str, draft: Draft) -> None:
+async def _put_aside(transaction: Transaction, key: str, draft: Draft, error: Corrupt) -> None:
+    seen(ErrorType.SERIALIZATION, str(error))
     aside = keys.quarantine_key(key, draft.now_ms)
     await transaction.commit([("RENAME", key, aside), ("PEXPIRE", aside, str(_QUARANTINE_MS))])

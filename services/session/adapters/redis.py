@@ -11,16 +11,12 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from opentelemetry.trace import Span, SpanKind
-from redis.exceptions import (
-    ConnectionError,  # noqa: A004 - redis-py's own name
-    RedisError,
-    TimeoutError,  # noqa: A004 - redis-py's own name
-)
+from redis.exceptions import RedisError
 
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from services.runtime import deadline, names, telemetry
-from services.runtime.errors import DataLoss, NotFound
+from services.runtime.errors import NotFound
 from services.session.adapters import keys
 from services.session.adapters.codec import Corrupt
 from services.session.adapters.due import DueTurns
@@ -29,12 +25,20 @@ from services.session.adapters.link import Links
 from services.session.adapters.outbox import Outbox
 from services.session.adapters.owners import OwnerLists
 from services.session.adapters.reading import read_draft
+from services.session.adapters.refusals import passes, refusal
 from services.session.adapters.replies import decoded_or_none, is_wrong_type, pairs
 from services.session.adapters.transaction import CommitUnknown, Conflict, Transaction
 from services.session.adapters.writes import commands_of
-from services.session.errors import ConflictExhausted, StoreUnavailable
+from services.session.errors import (
+    ConflictExhausted,
+    ErrorType,
+    RecordDamaged,
+    StoreFull,
+    StoreUnavailable,
+)
 from services.session.measuring import committed
 from services.session.model import Draft, Timing
+from services.session.observing import operation_labels, seen, timed
 from services.session.ports import Pressure, Reads
 
 T = TypeVar("T")
@@ -43,6 +47,7 @@ _LONGEST_PAUSE = 0.1
 _SHORTEST_PAUSE = 0.002
 _REFRESH_MARGIN_MS = 60_000
 _SPAN = MappingProxyType({names.DB_SYSTEM: "redis", names.DB_OPERATION: "MULTI"})
+_FAILURES = (StoreUnavailable, StoreFull, ConflictExhausted, RecordDamaged)
 _CAUSES = MappingProxyType({Conflict: "changed", CommitUnknown: "unknown"})
 """Why a transaction starts again; anything else is a lost connection."""
 
@@ -82,12 +87,12 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
         reads: Reads = Reads(),  # noqa: B008 - frozen
         prepare: Callable[[Draft], Awaitable[None]] | None = None,
     ) -> tuple[T, Draft]:
-        with telemetry.span(
-            names.TRANSACT,
-            kind=SpanKind.CLIENT,
-            attributes=_SPAN,
-            failures=(StoreUnavailable, ConflictExhausted, DataLoss),
-        ) as span:
+        with (
+            timed(),
+            telemetry.span(
+                names.TRANSACT, kind=SpanKind.CLIENT, attributes=_SPAN, failures=_FAILURES
+            ) as span,
+        ):
             return await self._until_committed(session_id, decide, reads, prepare, span)
 
     async def _until_committed(
@@ -109,17 +114,14 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
                     lost = True
                 except NotFound as error:
                     if lost:
-                        message = "the stored record is damaged, and the archive has no copy"
-                        raise DataLoss(message) from error
+                        raise RecordDamaged from error
                     raise
-                except (Conflict, CommitUnknown, ConnectionError, TimeoutError, OSError) as error:
+                except (Conflict, CommitUnknown, RedisError, OSError) as error:
                     rounds += 1
                     span.set_attribute(names.CONFLICTS, rounds)
-                    _count_conflict(error)
-                    if time.monotonic() >= until:
+                    if time.monotonic() >= until or not _may_pass(error):
                         raise _gave_up(error, session_id, rounds) from error
-                except RedisError as error:
-                    raise StoreUnavailable(str(error)) from error
+                    _count_conflict(error)
                 pause = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** min(rounds, 6))
                 await asyncio.sleep(random.random() * pause)  # noqa: S311 - jitter
 
@@ -206,10 +208,16 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
 
 def _count_conflict(error: Exception) -> None:
     cause = _CAUSES.get(type(error), "lost")
-    telemetry.current().counter(names.STORE_CONFLICTS).add(1, {names.CONFLICT_CAUSE: cause})
+    labels = {**operation_labels(), names.CONFLICT_CAUSE: cause}
+    telemetry.current().counter(names.STORE_CONFLICTS).add(1, labels)
 
 
-def _gave_up(error: BaseException, session_id: str, rounds: int) -> Exception:
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, Conflict | CommitUnknown) or passes(error)
+
+
+def _gave_up(error: Exception, session_id: str, rounds: int) -> Exception:
     if isinstance(error, Conflict):
+        seen(ErrorType.CONFLICT_EXHAUSTED, f"{rounds} conflicts")
         return ConflictExhausted(session_id, rounds)
-    return StoreUnavailable(str(error) or type(error).__name__)
+    return refusal(error.lost if isinstance(error, CommitUnknown) else error)

@@ -6,7 +6,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from services.session.adapters.codec import Corrupt, decode
-from services.session.errors import StoreUnavailable
+from services.session.adapters.refusals import refusal
 from services.session.model import EventId
 
 
@@ -64,5 +64,5 @@ def decoded(kind: type[Any], raw: Any) -> Any:
     if is_wrong_type(raw):
         raise Corrupt(str(raw))
     if isinstance(raw, Exception):
-        raise StoreUnavailable(str(raw)) from raw
+        raise refusal(raw) from raw
     return decode(kind, raw)

@@ -29,6 +29,11 @@ class Conflict(Exception):
 class CommitUnknown(Exception):
     """The connection broke after EXEC was sent: it may or may not have been carried out."""
 
+    def __init__(self, lost: ConnectionError | TimeoutError) -> None:
+        super().__init__(str(lost))
+        self.lost = lost
+        """How it broke."""
+
 
 class Transaction:
     """Watch and read, then commit, on a link that is lent for it."""
@@ -66,7 +71,7 @@ class Transaction:
         try:
             replies = await answer
         except (ConnectionError, TimeoutError) as error:
-            raise CommitUnknown(str(error)) from error
+            raise CommitUnknown(error) from error
         self._watching = False
         return _committed(replies)
 

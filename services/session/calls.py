@@ -1,0 +1,60 @@
+"""Around every call of the session service: which operation it is, and whose ids were wrong."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+
+from services.runtime.errors import NotFound
+from services.runtime.interceptors import Call
+from services.session.errors import ErrorType, InvalidId
+from services.session.observing import StoreOperation, operating, seen
+
+OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
+    {
+        "CreateSession": StoreOperation.CREATE,
+        "GetOrCreateSession": StoreOperation.CREATE,
+        "BranchSession": StoreOperation.CREATE,
+        "GetSession": StoreOperation.GET,
+        "GetSessionStatistics": StoreOperation.GET,
+        "UpdateSession": StoreOperation.UPDATE,
+        "EndSession": StoreOperation.UPDATE,
+        "AddNote": StoreOperation.UPDATE,
+        "DeleteNote": StoreOperation.UPDATE,
+        "AddBookmark": StoreOperation.UPDATE,
+        "DeleteBookmark": StoreOperation.UPDATE,
+        "TouchSession": StoreOperation.REFRESH,
+        "DeleteSession": StoreOperation.DELETE,
+        "ListSessions": StoreOperation.LIST,
+        "ListMessages": StoreOperation.LIST,
+        "ListNotes": StoreOperation.LIST,
+        "ListBookmarks": StoreOperation.LIST,
+        "StreamTurn": StoreOperation.TURN,
+        "BeginTurn": StoreOperation.TURN,
+        "GetTurn": StoreOperation.TURN,
+        "CancelTurn": StoreOperation.TURN,
+        "WatchTurn": StoreOperation.EVENTS,
+        "ClaimTurn": StoreOperation.TURN,
+        "RecordTurnEvents": StoreOperation.EVENTS,
+        "CompleteTurn": StoreOperation.TURN,
+        "FailTurn": StoreOperation.TURN,
+        "ReleaseTurn": StoreOperation.TURN,
+        "MarkArchived": StoreOperation.TURN,
+        "EnsureTurns": StoreOperation.TURN,
+    }
+)
+"""What each method asks the store for."""
+
+
+@asynccontextmanager
+async def observed(call: Call) -> AsyncIterator[None]:
+    """Let the call's work in the store count as its operation, and see what it does not find."""
+    if call.infrastructure:
+        yield
+        return
+    with operating(OPERATIONS[call.method.rpartition("/")[2]]):
+        try:
+            yield
+        except (NotFound, InvalidId) as error:
+            invalid = isinstance(error, InvalidId)
+            seen(ErrorType.INVALID_ID if invalid else ErrorType.NOT_FOUND)
+            raise
