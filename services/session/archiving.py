@@ -100,12 +100,14 @@ def _by_session(request: pb.MarkArchivedRequest) -> list[_Archived]:
 def _is_news(record: SessionRecord | None, said: _Archived) -> bool:
     """Whether the session is to learn of the revisions.
 
-    While a turn is active the session does not expire, and the turn's end will give it a later
-    revision, which the archive then confirms: that one counts. Of its notes the turn's end says
-    nothing.
+    A session that has changed since is told to the archive again, and while a turn is active its
+    end will give it a later revision: what is confirmed then counts. Until the first confirm the
+    session counts as unknown to the archive. Of its notes the turn's end says nothing.
     """
     if record is None or record.tombstone:
         return False
     if record.archived_annotations_revision < said.annotations_revision:
         return True
-    return not record.session.active_turn_id and record.archived_revision < said.revision
+    current = said.revision >= record.session.revision or not record.archived_revision
+    idle = not record.session.active_turn_id
+    return idle and current and record.archived_revision < said.revision

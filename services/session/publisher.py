@@ -8,24 +8,23 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from maieutic.bus.v1.bus_pb2 import RunTurn, TurnAccepted, TurnFinished
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, TurnFinished
 from maieutic.session.v1.record_pb2 import TurnRecord
 from services.runtime import telemetry
 from services.runtime.bus import Bus, BusError, OutgoingMessage
 from services.runtime.errors import ServiceError
 from services.session.beginning import confirm_job
+from services.session.facts import FactPumps
 from services.session.ids import shard_of
 from services.session.model import QUEUED, Draft, RunJob, Timing
 from services.session.ports import Reads, SessionStore
 
 _log = logging.getLogger(__name__)
-
-_FACTS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +43,9 @@ class Publisher:
         self._store = store
         self._timing = timing
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._pumps: dict[int, asyncio.Lock] = {}
-        self._pumps_waiting: dict[int, asyncio.Task[bool]] = {}
+        self._facts = FactPumps(
+            store, publish=self._publish, start=self._start, gather_ms=timing.gather
+        )
         self._unconfirmed: dict[str, float] = {}
         self._to_note: dict[str, _Confirm] = {}
         self._failing_since: float | None = None
@@ -61,6 +61,7 @@ class Publisher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._facts.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -79,8 +80,8 @@ class Publisher:
     def after(self, draft: Draft, turn_id: str = "") -> asyncio.Task[bool] | None:
         """Publish what a committed draft calls for.
 
-        Returns the task that publishes the turn's job, or else, if there is any, the one that
-        publishes the draft's facts: it tells whether the broker has confirmed them.
+        Returns the task that publishes the turn's job, or else, if a turn's fact is among them, the
+        one that publishes the draft's facts: it tells whether the broker has confirmed them.
         """
         jobs: dict[str, asyncio.Task[bool]] = {}
         for effect in draft.effects:
@@ -91,14 +92,20 @@ class Publisher:
                 jobs[effect.job.turn_id] = self._start(self._job(effect, confirm))
             else:
                 self._start(self._finished(effect, trace))
-        facts = self.pump_soon(shard_of(draft.session_id)) if draft.out else None
-        return jobs.get(turn_id, facts)
+        return jobs.get(turn_id, self._tell(draft))
 
     def pump_soon(self, shard: int) -> asyncio.Task[bool]:
         """Publish a shard's facts in the background: a broker that is away holds nobody up."""
-        if shard not in self._pumps_waiting:  # that one will find these facts, too
-            self._pumps_waiting[shard] = self._start(self._pump(shard))
-        return self._pumps_waiting[shard]
+        return self._facts.soon(shard)
+
+    def _tell(self, draft: Draft) -> asyncio.Task[bool] | None:
+        """Publish a draft's facts; the next states of a session that changes often can wait."""
+        shard = shard_of(draft.session_id)
+        if not all(isinstance(fact, SessionChanged) for fact in draft.out):
+            return self._facts.soon(shard)
+        if draft.out:
+            self._facts.gathered(shard)
+        return None
 
     async def probe(self) -> None:
         """See whether a broker that failed is back: nothing else may be left to try it with."""
@@ -168,33 +175,6 @@ class Publisher:
         with telemetry.continuing(trace):
             await self._publish("results", "turn.finished", body, message_id)
 
-    async def _pump(self, shard: int) -> bool:
-        """Publish a shard's facts in their order; they leave the stream once they are confirmed."""
-        async with self._pumps.setdefault(shard, asyncio.Lock()):
-            del self._pumps_waiting[shard]
-            try:
-                full = True
-                while full:  # what comes after a page that was not full has a pump of its own
-                    facts = await self._store.out_read(shard, _FACTS_AT_ONCE)
-                    full = len(facts) == _FACTS_AT_ONCE
-                    if not await self._all_published(shard, facts):
-                        return False
-            except ServiceError as error:
-                _log.warning("facts stay in their stream for now: %s", error.reason)
-                return False
-            return True
-
-    async def _all_published(self, shard: int, facts: Sequence[tuple[bytes, str, bytes]]) -> bool:
-        confirmed = []
-        for entry, key, body in facts:
-            with telemetry.continuing(_trace_of(key, body)):
-                published = await self._publish("results", key, body, f"{shard}:{entry.decode()}")
-            if not published:
-                break
-            confirmed.append(entry)
-        await self._store.out_drop(shard, confirmed)
-        return len(confirmed) == len(facts)
-
     async def _publish(self, exchange: str, key: str, body: bytes, message_id: str) -> bool:
         message = OutgoingMessage(
             exchange=exchange, routing_key=key, body=body, message_id=message_id
@@ -212,8 +192,3 @@ class Publisher:
 def _is_news(turn: TurnRecord, confirm: _Confirm) -> bool:
     """Whether the turn still waits for that job: one that was claimed since waits for another."""
     return turn.phase == QUEUED and not turn.job_confirmed and turn.fence == confirm.fence
-
-
-def _trace_of(key: str, body: bytes) -> Mapping[str, str]:
-    """Return the trace that a fact belongs to, if it is about a turn."""
-    return TurnAccepted.FromString(body).job.trace_context if key == "turn.accepted" else {}

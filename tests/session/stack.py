@@ -62,6 +62,7 @@ class FastSettings(SessionSettings):
     max_attempts: int = 3
     queue_check: float = 0.5
     cancel_grace: float = 0.2
+    gather: float = 0.05
 
     def timing(self) -> Timing:
         timing = SessionSettings.timing(self)
@@ -69,6 +70,7 @@ class FastSettings(SessionSettings):
             timing,
             queue_check=round(self.queue_check * 1000),
             cancel_grace=round(self.cancel_grace * 1000),
+            gather=round(self.gather * 1000),
             longest_backoff=1_000,
         )
 

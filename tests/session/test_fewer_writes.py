@@ -109,7 +109,8 @@ async def test_facts_before_one_that_was_lost_are_not_told_again(store_url: str)
     async with session_stack(store_url, memory=memory, bus=bus) as stack:
         user = stack.user()
         session_id = (await user.create(title="0")).session_id
-        await user.update(session_id, title="1")
+        await user.add_note(session_id, "It was pure.")
+        await user.update(session_id, title="1")  # which says nothing of the note
         seen: list[str] = []
 
         def loses_the_second(message: OutgoingMessage) -> bool:
@@ -183,3 +184,23 @@ async def test_turns_of_one_session_are_marked_in_one_step(stack: Stack) -> None
     assert not after.unarchived_turn_ids
     assert after.archived_revision == rows[-1].session.revision
     assert [(await turn_record(stack, turn_id)).phase for turn_id in ids] == [STUB] * 3
+
+
+async def test_the_confirm_of_a_revision_that_has_passed_is_not_noted(stack: Stack) -> None:
+    user = stack.user()
+    with stack.archiver.paused():
+        session_id = (await user.create()).session_id
+        first = (await user.update(session_id, title="1")).revision
+        second = (await user.update(session_id, title="2")).revision
+        third = (await user.update(session_id, title="3")).revision
+
+        async def confirmed(revision: int) -> int:
+            request = pb.MarkArchivedRequest()
+            request.sessions.add(session_id=session_id, revision=revision)
+            await stack.first.archive.MarkArchived(request)
+            return (await session_record(stack, session_id)).archived_revision
+
+        # The first confirm says that the archive knows the session at all.
+        assert await confirmed(first) == first
+        assert await confirmed(second) == first
+        assert await confirmed(third) == third
