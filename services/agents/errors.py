@@ -4,6 +4,7 @@ ModelError
 ├─ ModelUnavailable   try again later
 ├─ ModelRefused       the model will not answer this
 └─ ModelRejected      the request can never succeed
+AnswerTooLarge        more was said than a turn may hold
 TurnStopped
 ├─ TurnOver           another claim or an outcome stands: nothing is left to do here
 ├─ SessionSilent      the session service has not answered for long: somebody else may run it
@@ -32,6 +33,16 @@ class ModelRefused(ModelError):
 
 class ModelRejected(ModelError):
     """The request is invalid for the model, or the account may not make it."""
+
+
+class AnswerTooLarge(Exception):
+    """The agent says more than an answer may hold; the message may be shown to people."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(
+            f"The answer grew over the limit answer_bytes, which is {most_bytes}: ask for a "
+            "shorter one, or for a part of it."
+        )
 
 
 class TurnStopped(Exception):

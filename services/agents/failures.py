@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from services.agents.errors import ModelError, ModelRefused, ModelRejected, ModelUnavailable
+from services.agents.errors import (
+    AnswerTooLarge,
+    ModelError,
+    ModelRefused,
+    ModelRejected,
+    ModelUnavailable,
+)
 from services.runtime.errors import (
     Aborted,
     Cancelled,
@@ -58,6 +64,8 @@ def failure_of(error: Exception) -> Failure:
     """Return how to tell of what an agent raised."""
     if isinstance(error, ModelError):
         return _of_model(error)
+    if isinstance(error, AnswerTooLarge):
+        return Failure(reason="ANSWER_TOO_LARGE", explanation=str(error), retryable=False)
     if isinstance(error, ServiceError):
         return _of_peer(error)
     # An unknown exception may be a bug that this input meets every time, or a passing one: it may

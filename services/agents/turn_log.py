@@ -10,7 +10,7 @@ class TurnLog:
 
     Frames wait in `pending`; `freeze` makes one batch of them, which is then sent, and after a
     break sent again, unchanged, until `acknowledge`. Only one batch is under way at a time.
-    Nothing is bounded here: an answer is bounded by the tokens that its model may use.
+    Nothing is bounded here: what is said in a turn is bounded before it comes.
     """
 
     def __init__(self, *, turn_id: str, claim_id: str, fence: int) -> None:

@@ -20,7 +20,13 @@ from maieutic.session.v1.turn_work_service_pb2 import (
 )
 from maieutic.v1.message_pb2 import AUTHOR_AGENT
 from maieutic.v1.session_service_pb2 import SessionMode
-from services.agents.errors import SessionSilent, TurnOver, TurnStopped, WorkerDraining
+from services.agents.errors import (
+    AnswerTooLarge,
+    SessionSilent,
+    TurnOver,
+    TurnStopped,
+    WorkerDraining,
+)
 from services.agents.failures import (
     NO_AGENT,
     TIME_BUDGET,
@@ -28,7 +34,7 @@ from services.agents.failures import (
     failure_of,
     wait_before_retry,
 )
-from services.agents.ports import Agent, AgentContext, Answer, Author, ModelMessage
+from services.agents.ports import Agent, AgentContext, AgentEvent, Answer, Author, ModelMessage
 from services.agents.recorder import RecordedTurn, Recorder
 from services.agents.turn_work import TurnWork
 from services.runtime import telemetry
@@ -38,6 +44,8 @@ from services.runtime.errors import ServiceError
 _LOG = logging.getLogger(__name__)
 
 LONGEST_PUBLISH_PAUSE = 2.0
+MOST_ANSWER_BYTES = 512 * 1024
+"""If the session service does not say how much an answer may hold; it never says more."""
 
 T = TypeVar("T")
 
@@ -194,7 +202,8 @@ class TurnRun:
         budget = asyncio.timeout(left)
         try:
             async with budget:
-                return await _said(agent, _context(self._job, claim), turn)
+                most = claim.answer_bytes or MOST_ANSWER_BYTES
+                return await _said(agent, _context(self._job, claim), turn, most)
         # The edge of the agents' code: whatever an agent raises ends this attempt, not the worker.
         except Exception as error:  # noqa: BLE001 - see above
             if isinstance(error, TimeoutError) and budget.expired():
@@ -241,14 +250,27 @@ class TurnRun:
             await asyncio.sleep(random.uniform(0, LONGEST_PUBLISH_PAUSE))  # noqa: S311 - no secret
 
 
-async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn) -> Answer:
-    """Record what the agent says, and return its answer."""
+async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn, most: int) -> Answer:
+    """Record what the agent says, and return its answer; raises AnswerTooLarge over *most* bytes.
+
+    More would not fit the messages in which it travels: it would come nowhere, and hold up the
+    stream that this turn shares with others.
+    """
+    said = 0
     async with aclosing(agent.run(context)) as events:
         async for event in events:
+            said = _size(event) if isinstance(event, Answer) else said + _size(event)
+            if said > most:
+                raise AnswerTooLarge(most)
             if isinstance(event, Answer):
                 return event
             turn.append(event)
     raise RuntimeError("the agent ended without an answer")
+
+
+def _size(event: AgentEvent) -> int:
+    cited = event.citations if isinstance(event, Answer) else ()
+    return len(event.text.encode()) + sum(citation.ByteSize() for citation in cited)
 
 
 def _context(job: RunTurn, claim: TurnClaim) -> AgentContext:

@@ -45,6 +45,7 @@ ABOUT_THE_ITEM = (
 
 T = TypeVar("T")
 Item: TypeAlias = TurnFinished | ArchivedSession | str
+Part = TypeVar("Part", bound=Item | RunTurn)
 
 
 class _Passing(Exception):
@@ -124,16 +125,17 @@ def _items(applied: Applied) -> Iterator[Item]:
     return chain(applied.finished, sessions, applied.accepted)
 
 
-def _parts(items: Iterable[Item]) -> Iterator[list[Item]]:
+def _parts(items: Iterable[Part]) -> Iterator[list[Part]]:
     """Cut into parts that fit into a request."""
-    part: list[Item] = []
+    part: list[Part] = []
     size = 0
     for item in items:
-        size += len(item) if isinstance(item, str) else item.ByteSize()
-        if part and size > REQUEST_BYTES:
+        own = len(item) if isinstance(item, str) else item.ByteSize()
+        if part and size + own > REQUEST_BYTES:
             yield part
             part, size = [], 0
         part.append(item)
+        size += own
     if part:
         yield part
 
@@ -146,7 +148,9 @@ def _whole_sessions(jobs: Sequence[RunTurn]) -> Iterator[list[RunTurn]]:
         if part and sum(job.ByteSize() for job in [*part, *run]) > REQUEST_BYTES:
             yield part
             part = []
-        part += run
+        # A session's line that is too large by itself goes in several: its order stays.
+        *full, part = _parts([*part, *run])
+        yield from full
     if part:
         yield part
 

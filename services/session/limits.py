@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from services.runtime.errors import InvalidArgument
 from services.session.archive import Archive
@@ -10,6 +11,19 @@ from services.session.model import Caller
 from services.session.ports import SessionStore
 
 _ASKED = 100
+
+HIGHEST: Mapping[str, int] = MappingProxyType(
+    {
+        "metadata_bytes": 256 * 1024,
+        "notes_per_session": 500,
+        "bookmarks_per_session": 500,
+        "waiting_turns": 32,
+        "message_bytes": 128 * 1024,
+        "answer_bytes": 512 * 1024,
+    }
+)
+"""What a limit may be set to. Within these whatever can be stored also fits the messages in which
+it travels, a session that is brought back from the archive with all it has included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +34,18 @@ class Most:
     metadata_bytes: int = 16_384
     notes_per_session: int = 200
     bookmarks_per_session: int = 200
+    message_bytes: int = HIGHEST["message_bytes"]
+
+
+def check_text(text: str, most: Most) -> None:
+    """Raise InvalidArgument if a user's message is too large."""
+    size = len(text.encode())
+    if size > most.message_bytes:
+        problem = (
+            f"has {size} bytes, the limit message_bytes is {most.message_bytes}: shorten it, or "
+            "add it as a document and ask about that"
+        )
+        raise InvalidArgument("text", problem)
 
 
 class SessionLimits:

@@ -121,12 +121,18 @@ class _Parts:
                 oldest_unconfirmed=settings.overload_after,
                 most_waiting=settings.waiting_turns,
             ),
+            most=settings.most(),
             memory_full=self.sweeper.memory_full,
         )
         self._watching = Watching(store=store, turns=self._turns, wakes=wakes)
         self._archiving = Archiving(store=store, publisher=publisher, timing=timing)
         self._work = Work(
-            store=store, live=live, archive=archive, publisher=publisher, timing=timing
+            store=store,
+            live=live,
+            archive=archive,
+            publisher=publisher,
+            timing=timing,
+            answer_bytes=settings.answer_bytes,
         )
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:

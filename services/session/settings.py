@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from services.runtime.channel import ChannelOptions
 from services.runtime.server import MEBIBYTE, ServerOptions
+from services.runtime.settings import PREFIX, BadSettings
 from services.runtime.telemetry import TelemetryOptions
-from services.session.limits import Most
+from services.session.limits import HIGHEST, Most
 from services.session.model import Timing
 
 
@@ -32,7 +33,7 @@ class SessionSettings:
     archive_address: str = "127.0.0.1:50054"
     """The persistence service: host:port or dns:///name:port."""
 
-    channel: ChannelOptions = field(default=ChannelOptions(max_message_bytes=16 * MEBIBYTE))
+    channel: ChannelOptions = field(default=ChannelOptions(max_message_bytes=32 * MEBIBYTE))
     """How the archive is called. What restores a session comes with its messages."""
 
     signing_key: str = field(default="", repr=False)
@@ -70,19 +71,32 @@ class SessionSettings:
     may pass it by as many."""
 
     metadata_bytes: int = 16_384
-    """Most bytes that the keys and values of a session's metadata may have together, in UTF-8."""
+    """Most bytes that the keys and values of a session's metadata may have together, in UTF-8; up
+    to 262144."""
 
     notes_per_session: int = 200
-    """Most notes that one session may have."""
+    """Most notes that one session may have, up to 500."""
 
     bookmarks_per_session: int = 200
-    """Most bookmarks that one session may have."""
+    """Most bookmarks that one session may have, up to 500."""
 
     waiting_turns: int = 16
-    """Most turns that may wait in one session behind the running one."""
+    """Most turns that may wait in one session behind the running one, up to 32."""
+
+    message_bytes: int = 131_072
+    """Most bytes of a user's message, in UTF-8; up to 131072."""
+
+    answer_bytes: int = 262_144
+    """Most bytes of an answer with its citations, up to 524288. A turn with more fails."""
 
     telemetry: TelemetryOptions = field(default=TelemetryOptions())
     """Where traces, metrics and logs go."""
+
+    def __post_init__(self) -> None:
+        for name, highest in HIGHEST.items():
+            if not 1 <= (given := getattr(self, name)) <= highest:
+                variable = f"{PREFIX}{name.upper()}"
+                raise BadSettings(f"{variable}: must be 1 to {highest}, is {given}")
 
     def most(self) -> Most:
         """Return the limits."""
@@ -91,6 +105,7 @@ class SessionSettings:
             metadata_bytes=self.metadata_bytes,
             notes_per_session=self.notes_per_session,
             bookmarks_per_session=self.bookmarks_per_session,
+            message_bytes=self.message_bytes,
         )
 
     def timing(self) -> Timing:

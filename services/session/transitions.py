@@ -25,8 +25,8 @@ from services.session.model import (
     Draft,
     EventId,
     Timing,
+    latest_messages,
     timestamp,
-    window_messages,
 )
 
 TRACED_ATTEMPTS = 5
@@ -107,7 +107,7 @@ def _granted(
         attempt=turn.attempt,
         max_attempts=turn.job.max_attempts,
         session=draft.record.session,
-        window=window_messages(draft),
+        window=latest_messages(draft),
         deadline=timestamp(_deadline_ms(turn)),
         earlier_traceparents=[
             one for one in turn.attempt_traceparents if one != claimant.traceparent
@@ -229,8 +229,20 @@ def cancel(draft: Draft, turn_id: str, request_id: str, timing: Timing) -> None:
         stop(draft, turn, intent, timing)
 
 
-def completed(request: work.CompleteTurnRequest) -> Ending:
-    """Return a worker's answer as an ending."""
+def completed(request: work.CompleteTurnRequest, most_bytes: int) -> Ending:
+    """Return a worker's answer as an ending; with more than *most_bytes* it is a failure."""
+    size = len(request.text.encode()) + sum(cited.ByteSize() for cited in request.citations)
+    if size > most_bytes:
+        explanation = (
+            f"the answer has {size} bytes, the limit answer_bytes is {most_bytes}: ask for a "
+            "shorter one, or for a part of it"
+        )
+        return Ending(
+            state=TURN_STATE_FAILED,
+            usage=request.usage,
+            reason="ANSWER_TOO_LARGE",
+            explanation=explanation,
+        )
     return Ending(
         state=TURN_STATE_COMPLETED,
         text=request.text,

@@ -26,6 +26,7 @@ from services.session.errors import (
     turn_not_found,
 )
 from services.session.ids import Ids, checked, shard_of
+from services.session.limits import Most, check_text
 from services.session.live import LiveSessions, owned
 from services.session.logs import read_log
 from services.session.losses import Losses
@@ -89,6 +90,7 @@ class Turns:
         ids: Ids,
         timing: Timing,
         limits: Limits,
+        most: Most,
         memory_full: Callable[[], bool],
     ) -> None:
         self._store = store
@@ -99,6 +101,7 @@ class Turns:
         self._ids = ids
         self._timing = timing
         self._limits = limits
+        self._most = most
         self._memory_full = memory_full
 
     async def begin(
@@ -111,6 +114,7 @@ class Turns:
         def decide(draft: Draft) -> TurnRecord:
             record = owned(draft.session, request.session_id, caller.tenant, caller.user)
             if job.turn_id not in draft.turns:  # one that is here is found in any case
+                check_text(request.text, self._most)
                 require_open(record)
                 self._admit()
             return begin(draft, job, self._timing, most_waiting=self._limits.most_waiting)

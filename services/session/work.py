@@ -43,12 +43,14 @@ class Work:
         archive: Archive,
         publisher: Publisher,
         timing: Timing,
+        answer_bytes: int,
     ) -> None:
         self._store = store
         self._live = live
         self._archive = archive
         self._publisher = publisher
         self._timing = timing
+        self._answer_bytes = answer_bytes
         self._renewed: dict[tuple[str, int], float] = {}
 
     async def claim(self, request: pb.ClaimTurnRequest) -> pb.ClaimTurnResponse:
@@ -73,6 +75,7 @@ class Work:
         draft.effects = [effect for effect in draft.effects if effect.job.turn_id != job.turn_id]
         self._publisher.after(draft)
         if response.HasField("claim"):
+            response.claim.answer_bytes = self._answer_bytes
             # The lease is fresh: the first heartbeats have nothing to write.
             self._note_renewal(job.turn_id, response.claim.fence)
         return response
@@ -147,8 +150,8 @@ class Work:
             del self._renewed[next(iter(self._renewed))]
 
     async def complete(self, request: pb.CompleteTurnRequest) -> pb.CompleteTurnResponse:
-        """Commit the answer."""
-        hold, ending = _hold(request), completed(request)
+        """Commit the answer; one that is too large ends the turn as failed."""
+        hold, ending = _hold(request), completed(request, self._answer_bytes)
         if (session_id := await self._session_of(request.turn_id)) is None:
             return pb.CompleteTurnResponse(status=pb.WRITE_STATUS_MISSING)
         response, draft = await self._live.transact(

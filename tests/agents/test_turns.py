@@ -1,6 +1,7 @@
 """A job's way through the workers, with a session service that is there."""
 
 import asyncio
+import json
 
 from maieutic.v1.message_pb2 import AUTHOR_USER, Message
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
@@ -202,6 +203,42 @@ async def test_a_search_that_is_not_possible_now_queues_the_turn_again() -> None
         turn_id = await place.ask("Where?")
         failure = await place.failure(turn_id)
         assert (failure.reason, failure.retryable) == ("SEARCH_UNAVAILABLE", True)
+
+
+async def test_an_answer_of_exactly_the_limit_is_committed() -> None:
+    store = LiveStore(answer_bytes=8)
+    async with office(ScriptedModel(Script(text="é é é")), store=store) as place:
+        await place.ask("Briefly?")
+        assert (await place.finished()).outcome.text == "é é é"
+
+
+async def test_an_answer_over_the_limit_fails_its_turn_and_holds_up_no_other() -> None:
+    store = LiveStore(answer_bytes=8)
+    async with office(ScriptedModel(Script(text="é é éa")), store=store) as place:
+        turn_id = await place.ask("Briefly?")
+        failure = await place.failure(turn_id)
+        assert (failure.reason, failure.retryable) == ("ANSWER_TOO_LARGE", False)
+        assert "answer_bytes, which is 8" in failure.explanation
+        assert len(store.turns[turn_id].text.encode()) <= 8
+        await place.ask(json.dumps({"script": {"text": "Yes."}}))
+        assert [(await place.finished()).outcome.text for _ in range(2)] == ["", "Yes."]
+
+
+async def test_one_piece_that_no_message_has_room_for_is_not_sent() -> None:
+    """A session service of the version before does not say how much an answer may hold."""
+    model = ScriptedModel(Script(text="a" * 5 * 1024 * 1024))
+    async with office(model) as place:
+        failure = await place.failure(await place.ask("All of it?"))
+        assert failure.reason == "ANSWER_TOO_LARGE"
+        assert place.store.streams == 1
+
+
+async def test_citations_count_as_a_part_of_the_answer() -> None:
+    store = LiveStore(answer_bytes=60)
+    async with office(OfflineModel(), store=store) as place:
+        store.document_ids.append(place.add_document("tides", "The moon makes the tides."))
+        failure = await place.failure(await place.ask("What makes the tides?"))
+        assert failure.reason == "ANSWER_TOO_LARGE"
 
 
 async def test_the_window_reaches_the_model() -> None:

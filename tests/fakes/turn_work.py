@@ -66,6 +66,8 @@ class LiveStore:
     """Messages before the one to answer, for every turn."""
     document_ids: list[str] = field(default_factory=list)
     lease: float = 10.0
+    answer_bytes: int = 0
+    """As the claim says; 0 as a service of the version before."""
     violations: list[str] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     claim_ids: list[str] = field(default_factory=list)
@@ -159,6 +161,7 @@ class FakeTurnWork(TurnWorkServiceServicer):
             fence=turn.fence,
             attempt=turn.attempt,
             max_attempts=turn.job.max_attempts,
+            answer_bytes=self._store.answer_bytes,
             session=turn.job.session,
             window=[*self._store.window, turn.job.message],
         )

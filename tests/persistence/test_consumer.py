@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from maieutic.bus.v1.bus_pb2 import TurnFinished
+from maieutic.bus.v1.bus_pb2 import TurnAccepted, TurnFinished
 from services.persistence.errors import ArchiveUnavailable
+from services.persistence.facts import read_fact
 from services.persistence.model import Applied, Fact
 from services.persistence.settings import BatchOptions, EnsureOptions
 from services.runtime.memory import MemoryBus
@@ -359,6 +360,21 @@ async def test_turns_without_an_outcome_are_asked_after_in_acceptance_order(
         await wait_until(lambda: len(marks.ensured) >= 3)
         assert marks.ensured[:3] == [story.job(number) for number in (1, 2, 3)]
         assert marks.lost == set()
+
+
+async def test_a_line_too_large_for_one_request_is_asked_after_in_several(
+    harness: ArchiveHarness,
+) -> None:
+    story, marks = Story("one"), Marks()
+    jobs = [story.job(number, text="long " * 100_000) for number in range(1, 10)]
+    assert sum(job.ByteSize() for job in jobs) > 4 * MEBIBYTE
+    ensure = EnsureOptions(after=0.0, interval=0.02, lease=60.0)
+    await harness.archive.apply(
+        [read_fact("turn.accepted", TurnAccepted(job=job).SerializeToString()) for job in jobs]
+    )
+    async with office(harness.archive, marks=marks, ensure=ensure):
+        await wait_until(lambda: len(marks.ensured) == 9)
+        assert marks.ensured == jobs
 
 
 async def test_asking_after_turns_survives_faults(harness: ArchiveHarness) -> None:

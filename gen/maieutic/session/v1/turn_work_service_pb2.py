@@ -30,55 +30,55 @@ from maieutic.v1 import session_service_pb2 as maieutic_dot_v1_dot_session__serv
 from maieutic.v1 import turn_service_pb2 as maieutic_dot_v1_dot_turn__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+maieutic/session/v1/turn_work_service.proto\x12\x13maieutic.session.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/bus/v1/bus.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\x1a\x1emaieutic/v1/turn_service.proto\"\x98\x01\n\x10\x43laimTurnRequest\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x19\n\x08\x63laim_id\x18\x02 \x01(\tR\x07\x63laimId\x12*\n\x03job\x18\x03 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12 \n\x0btraceparent\x18\x04 \x01(\tR\x0btraceparent\"\xfc\x01\n\x11\x43laimTurnResponse\x12\x36\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x1e.maieutic.session.v1.TurnClaimH\x00R\x05\x63laim\x12\x33\n\x04held\x18\x02 \x01(\x0b\x32\x1d.maieutic.session.v1.TurnHeldH\x00R\x04held\x12;\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedH\x00R\x08\x66inished\x12\x33\n\x04gone\x18\x04 \x01(\x0b\x32\x1d.maieutic.session.v1.TurnGoneH\x00R\x04goneB\x08\n\x06result\"\xd8\x02\n\tTurnClaim\x12\x14\n\x05\x66\x65nce\x18\x01 \x01(\x03R\x05\x66\x65nce\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12!\n\x0cmax_attempts\x18\x03 \x01(\x05R\x0bmaxAttempts\x12.\n\x07session\x18\x04 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12,\n\x06window\x18\x05 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12/\n\x05lease\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12\x36\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x64\x65\x61\x64line\x12\x31\n\x14\x65\x61rlier_traceparents\x18\x08 \x03(\tR\x13\x65\x61rlierTraceparents\"\n\n\x08TurnHeld\"\n\n\x08TurnGone\"\xb1\x01\n\x17RecordTurnEventsRequest\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\x03R\x07\x62\x61tchId\x12\x37\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1f.maieutic.session.v1.TurnEventsR\x06\x65vents\x12\x42\n\nheartbeats\x18\x03 \x03(\x0b\x32\".maieutic.session.v1.TurnHeartbeatR\nheartbeats\"\xa3\x01\n\nTurnEvents\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x1b\n\tfirst_seq\x18\x04 \x01(\x03R\x08\x66irstSeq\x12.\n\x06\x66rames\x18\x05 \x03(\x0b\x32\x16.maieutic.v1.TurnFrameR\x06\x66rames\"Y\n\rTurnHeartbeat\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\"\x87\x01\n\x18RecordTurnEventsResponse\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\x03R\x07\x62\x61tchId\x12&\n\x0f\x66\x65nced_turn_ids\x18\x02 \x03(\tR\rfencedTurnIds\x12(\n\x10missing_turn_ids\x18\x03 \x03(\tR\x0emissingTurnIds\"\xed\x01\n\x13\x43ompleteTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12\x33\n\tcitations\x18\x06 \x03(\x0b\x32\x15.maieutic.v1.CitationR\tcitations\x12(\n\x05usage\x18\x07 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\"\x8b\x01\n\x14\x43ompleteTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\"\xb4\x02\n\x0f\x46\x61ilTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12 \n\x0b\x65xplanation\x18\x06 \x01(\tR\x0b\x65xplanation\x12\x1c\n\tretryable\x18\x07 \x01(\x08R\tretryable\x12:\n\x0bretry_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\nretryAfter\x12(\n\x05usage\x18\t \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\"\x87\x01\n\x10\x46\x61ilTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\"\x9a\x01\n\x12ReleaseTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12:\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\nretryAfter\"O\n\x13ReleaseTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\"\xb8\x01\n\x13MarkArchivedRequest\x12\x33\n\x05turns\x18\x01 \x03(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x05turns\x12@\n\x08sessions\x18\x02 \x03(\x0b\x32$.maieutic.session.v1.ArchivedSessionR\x08sessions\x12*\n\x11\x61\x63\x63\x65pted_turn_ids\x18\x03 \x03(\tR\x0f\x61\x63\x63\x65ptedTurnIds\"\x7f\n\x0f\x41rchivedSession\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x1a\n\x08revision\x18\x02 \x01(\x03R\x08revision\x12\x31\n\x14\x61nnotations_revision\x18\x03 \x01(\x03R\x13\x61nnotationsRevision\"\x16\n\x14MarkArchivedResponse\"B\n\x12\x45nsureTurnsRequest\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x04jobs\"?\n\x13\x45nsureTurnsResponse\x12(\n\x10rebuilt_turn_ids\x18\x01 \x03(\tR\x0erebuiltTurnIds*x\n\x0bWriteStatus\x12\x1c\n\x18WRITE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14WRITE_STATUS_APPLIED\x10\x01\x12\x17\n\x13WRITE_STATUS_FENCED\x10\x02\x12\x18\n\x14WRITE_STATUS_MISSING\x10\x03\x32\xd7\x05\n\x0fTurnWorkService\x12\\\n\tClaimTurn\x12%.maieutic.session.v1.ClaimTurnRequest\x1a&.maieutic.session.v1.ClaimTurnResponse\"\x00\x12u\n\x10RecordTurnEvents\x12,.maieutic.session.v1.RecordTurnEventsRequest\x1a-.maieutic.session.v1.RecordTurnEventsResponse\"\x00(\x01\x30\x01\x12\x65\n\x0c\x43ompleteTurn\x12(.maieutic.session.v1.CompleteTurnRequest\x1a).maieutic.session.v1.CompleteTurnResponse\"\x00\x12Y\n\x08\x46\x61ilTurn\x12$.maieutic.session.v1.FailTurnRequest\x1a%.maieutic.session.v1.FailTurnResponse\"\x00\x12\x62\n\x0bReleaseTurn\x12\'.maieutic.session.v1.ReleaseTurnRequest\x1a(.maieutic.session.v1.ReleaseTurnResponse\"\x00\x12\x65\n\x0cMarkArchived\x12(.maieutic.session.v1.MarkArchivedRequest\x1a).maieutic.session.v1.MarkArchivedResponse\"\x00\x12\x62\n\x0b\x45nsureTurns\x12\'.maieutic.session.v1.EnsureTurnsRequest\x1a(.maieutic.session.v1.EnsureTurnsResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+maieutic/session/v1/turn_work_service.proto\x12\x13maieutic.session.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/bus/v1/bus.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\x1a\x1emaieutic/v1/turn_service.proto\"\x98\x01\n\x10\x43laimTurnRequest\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x19\n\x08\x63laim_id\x18\x02 \x01(\tR\x07\x63laimId\x12*\n\x03job\x18\x03 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12 \n\x0btraceparent\x18\x04 \x01(\tR\x0btraceparent\"\xfc\x01\n\x11\x43laimTurnResponse\x12\x36\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x1e.maieutic.session.v1.TurnClaimH\x00R\x05\x63laim\x12\x33\n\x04held\x18\x02 \x01(\x0b\x32\x1d.maieutic.session.v1.TurnHeldH\x00R\x04held\x12;\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedH\x00R\x08\x66inished\x12\x33\n\x04gone\x18\x04 \x01(\x0b\x32\x1d.maieutic.session.v1.TurnGoneH\x00R\x04goneB\x08\n\x06result\"\xfb\x02\n\tTurnClaim\x12\x14\n\x05\x66\x65nce\x18\x01 \x01(\x03R\x05\x66\x65nce\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12!\n\x0cmax_attempts\x18\x03 \x01(\x05R\x0bmaxAttempts\x12.\n\x07session\x18\x04 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12,\n\x06window\x18\x05 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12/\n\x05lease\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12\x36\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x64\x65\x61\x64line\x12\x31\n\x14\x65\x61rlier_traceparents\x18\x08 \x03(\tR\x13\x65\x61rlierTraceparents\x12!\n\x0c\x61nswer_bytes\x18\t \x01(\x05R\x0b\x61nswerBytes\"\n\n\x08TurnHeld\"\n\n\x08TurnGone\"\xb1\x01\n\x17RecordTurnEventsRequest\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\x03R\x07\x62\x61tchId\x12\x37\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1f.maieutic.session.v1.TurnEventsR\x06\x65vents\x12\x42\n\nheartbeats\x18\x03 \x03(\x0b\x32\".maieutic.session.v1.TurnHeartbeatR\nheartbeats\"\xa3\x01\n\nTurnEvents\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x1b\n\tfirst_seq\x18\x04 \x01(\x03R\x08\x66irstSeq\x12.\n\x06\x66rames\x18\x05 \x03(\x0b\x32\x16.maieutic.v1.TurnFrameR\x06\x66rames\"Y\n\rTurnHeartbeat\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\"\x87\x01\n\x18RecordTurnEventsResponse\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\x03R\x07\x62\x61tchId\x12&\n\x0f\x66\x65nced_turn_ids\x18\x02 \x03(\tR\rfencedTurnIds\x12(\n\x10missing_turn_ids\x18\x03 \x03(\tR\x0emissingTurnIds\"\xed\x01\n\x13\x43ompleteTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12\x33\n\tcitations\x18\x06 \x03(\x0b\x32\x15.maieutic.v1.CitationR\tcitations\x12(\n\x05usage\x18\x07 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\"\x8b\x01\n\x14\x43ompleteTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\"\xb4\x02\n\x0f\x46\x61ilTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12 \n\x0b\x65xplanation\x18\x06 \x01(\tR\x0b\x65xplanation\x12\x1c\n\tretryable\x18\x07 \x01(\x08R\tretryable\x12:\n\x0bretry_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\nretryAfter\x12(\n\x05usage\x18\t \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\"\x87\x01\n\x10\x46\x61ilTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\"\x9a\x01\n\x12ReleaseTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12:\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\nretryAfter\"O\n\x13ReleaseTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\"\xb8\x01\n\x13MarkArchivedRequest\x12\x33\n\x05turns\x18\x01 \x03(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x05turns\x12@\n\x08sessions\x18\x02 \x03(\x0b\x32$.maieutic.session.v1.ArchivedSessionR\x08sessions\x12*\n\x11\x61\x63\x63\x65pted_turn_ids\x18\x03 \x03(\tR\x0f\x61\x63\x63\x65ptedTurnIds\"\x7f\n\x0f\x41rchivedSession\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x1a\n\x08revision\x18\x02 \x01(\x03R\x08revision\x12\x31\n\x14\x61nnotations_revision\x18\x03 \x01(\x03R\x13\x61nnotationsRevision\"\x16\n\x14MarkArchivedResponse\"B\n\x12\x45nsureTurnsRequest\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x04jobs\"?\n\x13\x45nsureTurnsResponse\x12(\n\x10rebuilt_turn_ids\x18\x01 \x03(\tR\x0erebuiltTurnIds*x\n\x0bWriteStatus\x12\x1c\n\x18WRITE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14WRITE_STATUS_APPLIED\x10\x01\x12\x17\n\x13WRITE_STATUS_FENCED\x10\x02\x12\x18\n\x14WRITE_STATUS_MISSING\x10\x03\x32\xd7\x05\n\x0fTurnWorkService\x12\\\n\tClaimTurn\x12%.maieutic.session.v1.ClaimTurnRequest\x1a&.maieutic.session.v1.ClaimTurnResponse\"\x00\x12u\n\x10RecordTurnEvents\x12,.maieutic.session.v1.RecordTurnEventsRequest\x1a-.maieutic.session.v1.RecordTurnEventsResponse\"\x00(\x01\x30\x01\x12\x65\n\x0c\x43ompleteTurn\x12(.maieutic.session.v1.CompleteTurnRequest\x1a).maieutic.session.v1.CompleteTurnResponse\"\x00\x12Y\n\x08\x46\x61ilTurn\x12$.maieutic.session.v1.FailTurnRequest\x1a%.maieutic.session.v1.FailTurnResponse\"\x00\x12\x62\n\x0bReleaseTurn\x12\'.maieutic.session.v1.ReleaseTurnRequest\x1a(.maieutic.session.v1.ReleaseTurnResponse\"\x00\x12\x65\n\x0cMarkArchived\x12(.maieutic.session.v1.MarkArchivedRequest\x1a).maieutic.session.v1.MarkArchivedResponse\"\x00\x12\x62\n\x0b\x45nsureTurns\x12\'.maieutic.session.v1.EnsureTurnsRequest\x1a(.maieutic.session.v1.EnsureTurnsResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maieutic.session.v1.turn_work_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WRITESTATUS']._serialized_start=3152
-  _globals['_WRITESTATUS']._serialized_end=3272
+  _globals['_WRITESTATUS']._serialized_start=3187
+  _globals['_WRITESTATUS']._serialized_end=3307
   _globals['_CLAIMTURNREQUEST']._serialized_start=255
   _globals['_CLAIMTURNREQUEST']._serialized_end=407
   _globals['_CLAIMTURNRESPONSE']._serialized_start=410
   _globals['_CLAIMTURNRESPONSE']._serialized_end=662
   _globals['_TURNCLAIM']._serialized_start=665
-  _globals['_TURNCLAIM']._serialized_end=1009
-  _globals['_TURNHELD']._serialized_start=1011
-  _globals['_TURNHELD']._serialized_end=1021
-  _globals['_TURNGONE']._serialized_start=1023
-  _globals['_TURNGONE']._serialized_end=1033
-  _globals['_RECORDTURNEVENTSREQUEST']._serialized_start=1036
-  _globals['_RECORDTURNEVENTSREQUEST']._serialized_end=1213
-  _globals['_TURNEVENTS']._serialized_start=1216
-  _globals['_TURNEVENTS']._serialized_end=1379
-  _globals['_TURNHEARTBEAT']._serialized_start=1381
-  _globals['_TURNHEARTBEAT']._serialized_end=1470
-  _globals['_RECORDTURNEVENTSRESPONSE']._serialized_start=1473
-  _globals['_RECORDTURNEVENTSRESPONSE']._serialized_end=1608
-  _globals['_COMPLETETURNREQUEST']._serialized_start=1611
-  _globals['_COMPLETETURNREQUEST']._serialized_end=1848
-  _globals['_COMPLETETURNRESPONSE']._serialized_start=1851
-  _globals['_COMPLETETURNRESPONSE']._serialized_end=1990
-  _globals['_FAILTURNREQUEST']._serialized_start=1993
-  _globals['_FAILTURNREQUEST']._serialized_end=2301
-  _globals['_FAILTURNRESPONSE']._serialized_start=2304
-  _globals['_FAILTURNRESPONSE']._serialized_end=2439
-  _globals['_RELEASETURNREQUEST']._serialized_start=2442
-  _globals['_RELEASETURNREQUEST']._serialized_end=2596
-  _globals['_RELEASETURNRESPONSE']._serialized_start=2598
-  _globals['_RELEASETURNRESPONSE']._serialized_end=2677
-  _globals['_MARKARCHIVEDREQUEST']._serialized_start=2680
-  _globals['_MARKARCHIVEDREQUEST']._serialized_end=2864
-  _globals['_ARCHIVEDSESSION']._serialized_start=2866
-  _globals['_ARCHIVEDSESSION']._serialized_end=2993
-  _globals['_MARKARCHIVEDRESPONSE']._serialized_start=2995
-  _globals['_MARKARCHIVEDRESPONSE']._serialized_end=3017
-  _globals['_ENSURETURNSREQUEST']._serialized_start=3019
-  _globals['_ENSURETURNSREQUEST']._serialized_end=3085
-  _globals['_ENSURETURNSRESPONSE']._serialized_start=3087
-  _globals['_ENSURETURNSRESPONSE']._serialized_end=3150
-  _globals['_TURNWORKSERVICE']._serialized_start=3275
-  _globals['_TURNWORKSERVICE']._serialized_end=4002
+  _globals['_TURNCLAIM']._serialized_end=1044
+  _globals['_TURNHELD']._serialized_start=1046
+  _globals['_TURNHELD']._serialized_end=1056
+  _globals['_TURNGONE']._serialized_start=1058
+  _globals['_TURNGONE']._serialized_end=1068
+  _globals['_RECORDTURNEVENTSREQUEST']._serialized_start=1071
+  _globals['_RECORDTURNEVENTSREQUEST']._serialized_end=1248
+  _globals['_TURNEVENTS']._serialized_start=1251
+  _globals['_TURNEVENTS']._serialized_end=1414
+  _globals['_TURNHEARTBEAT']._serialized_start=1416
+  _globals['_TURNHEARTBEAT']._serialized_end=1505
+  _globals['_RECORDTURNEVENTSRESPONSE']._serialized_start=1508
+  _globals['_RECORDTURNEVENTSRESPONSE']._serialized_end=1643
+  _globals['_COMPLETETURNREQUEST']._serialized_start=1646
+  _globals['_COMPLETETURNREQUEST']._serialized_end=1883
+  _globals['_COMPLETETURNRESPONSE']._serialized_start=1886
+  _globals['_COMPLETETURNRESPONSE']._serialized_end=2025
+  _globals['_FAILTURNREQUEST']._serialized_start=2028
+  _globals['_FAILTURNREQUEST']._serialized_end=2336
+  _globals['_FAILTURNRESPONSE']._serialized_start=2339
+  _globals['_FAILTURNRESPONSE']._serialized_end=2474
+  _globals['_RELEASETURNREQUEST']._serialized_start=2477
+  _globals['_RELEASETURNREQUEST']._serialized_end=2631
+  _globals['_RELEASETURNRESPONSE']._serialized_start=2633
+  _globals['_RELEASETURNRESPONSE']._serialized_end=2712
+  _globals['_MARKARCHIVEDREQUEST']._serialized_start=2715
+  _globals['_MARKARCHIVEDREQUEST']._serialized_end=2899
+  _globals['_ARCHIVEDSESSION']._serialized_start=2901
+  _globals['_ARCHIVEDSESSION']._serialized_end=3028
+  _globals['_MARKARCHIVEDRESPONSE']._serialized_start=3030
+  _globals['_MARKARCHIVEDRESPONSE']._serialized_end=3052
+  _globals['_ENSURETURNSREQUEST']._serialized_start=3054
+  _globals['_ENSURETURNSREQUEST']._serialized_end=3120
+  _globals['_ENSURETURNSRESPONSE']._serialized_start=3122
+  _globals['_ENSURETURNSRESPONSE']._serialized_end=3185
+  _globals['_TURNWORKSERVICE']._serialized_start=3310
+  _globals['_TURNWORKSERVICE']._serialized_end=4037
 # @@protoc_insertion_point(module_scope)

@@ -131,15 +131,22 @@ class TurnClaim(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     EARLIER_TRACEPARENTS_FIELD_NUMBER: _builtins.int
+    ANSWER_BYTES_FIELD_NUMBER: _builtins.int
     fence: _builtins.int
     attempt: _builtins.int
     """From 1."""
     max_attempts: _builtins.int
+    answer_bytes: _builtins.int
+    """Most bytes of the answer's text and citations: a larger one ends the turn
+    as failed. 0: not said, by a service of the version before.
+    """
     @_builtins.property
     def session(self) -> _session_service_pb2.Session: ...
     @_builtins.property
     def window(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
-        """Oldest first; ends with the message to answer."""
+        """Oldest first; ends with the message to answer. Those that come first are
+        left out if all together are too large for a message.
+        """
 
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration: ...
@@ -162,10 +169,11 @@ class TurnClaim(_message.Message):
         lease: _duration_pb2.Duration | None = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
         earlier_traceparents: _abc.Iterable[_builtins.str] | None = ...,
+        answer_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "lease", b"lease", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline", b"deadline", "earlier_traceparents", b"earlier_traceparents", "fence", b"fence", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "attempt", b"attempt", "deadline", b"deadline", "earlier_traceparents", b"earlier_traceparents", "fence", b"fence", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
