@@ -1,13 +1,12 @@
 """Lets a call in: its key, its user, its tenant's share of what may run at once."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 from services.gateway.errors import UnknownKey
 from services.gateway.model import TenantShares, caller_of, key_in
 from services.gateway.ports import KeyStore
 from services.runtime.identity import acting_for
-from services.runtime.interceptors import Around, Call
+from services.runtime.interceptors import Answer, Around, Call
 
 
 def admitted(keys: KeyStore, shares: TenantShares) -> Around:
@@ -17,11 +16,9 @@ def admitted(keys: KeyStore, shares: TenantShares) -> Around:
     InvalidArgument for a bad user name, and ResourceExhausted.
     """
 
-    @asynccontextmanager
-    async def around(call: Call) -> AsyncIterator[None]:
+    async def around(call: Call, answer: Answer) -> Any:
         if call.infrastructure:
-            yield
-            return
+            return await answer()
         holder = await keys.holder(key_in(call.metadata))
         if holder is None:
             raise UnknownKey
@@ -30,6 +27,6 @@ def admitted(keys: KeyStore, shares: TenantShares) -> Around:
             shares.one(caller.tenant, streaming=call.streaming),
             acting_for(caller.tenant, caller.user),
         ):
-            yield
+            return await answer()
 
     return around

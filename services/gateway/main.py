@@ -26,7 +26,6 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.validation import CheckedRequests, RequestRules
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer
-from services.runtime.interceptors import AroundCalls
 from services.runtime.lifecycle import run
 from services.runtime.server import RunningServer, serving
 from services.runtime.settings import load
@@ -49,7 +48,7 @@ async def gateway_service(
 ) -> AsyncIterator[RunningServer]:
     """Serve the public API during the block; leaving it drains."""
     shares = TenantShares(calls=settings.calls_per_tenant, streams=settings.streams_per_tenant)
-    around = AroundCalls(admitted(keys, shares), explaining_absence(PEERS))
+    arounds = admitted(keys, shares), explaining_absence(PEERS)
     checked = CheckedRequests(RequestRules.packaged(PEERS))
     async with (
         open_channel(
@@ -61,7 +60,8 @@ async def gateway_service(
         serving(
             settings.server,
             _registering(session, retrieval, settings),
-            interceptors=[around, checked],
+            arounds=arounds,
+            interceptors=[checked],
         ) as running,
     ):
         yield running

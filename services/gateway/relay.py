@@ -1,7 +1,6 @@
 """What the services behind the gateway answer, on its way to the caller."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -9,7 +8,7 @@ import grpc
 from maieutic.v1.document_service_pb2 import GetDocumentRequest
 from services.gateway.errors import PeerAway, UnknownDocuments
 from services.runtime.errors import Cancelled, Unavailable, from_rpc
-from services.runtime.interceptors import Around, Call
+from services.runtime.interceptors import Answer, Around, Call
 
 if TYPE_CHECKING:
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
@@ -24,10 +23,9 @@ def explaining_absence(peers: Mapping[str, str]) -> Around:
     gave passes on as it is: the server relays its code and details unchanged.
     """
 
-    @asynccontextmanager
-    async def around(call: Call) -> AsyncIterator[None]:
+    async def around(call: Call, answer: Answer) -> Any:
         try:
-            yield
+            return await answer()
         except grpc.aio.AioRpcError as error:
             received = from_rpc(error)
             # A peer that stops cancels its calls: to the caller that is the same as being away.

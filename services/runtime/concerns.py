@@ -4,8 +4,6 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import grpc
@@ -23,7 +21,7 @@ from services.runtime.errors import (
     status_of,
 )
 from services.runtime.identity import BEARER, METADATA_KEY, Verifier, identified_as
-from services.runtime.interceptors import Around, Call, Context
+from services.runtime.interceptors import Answer, Around, Call, Context
 
 INTERNAL_MESSAGE = "internal error; the service's log has more under this trace"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -45,12 +43,10 @@ SERVER_FAULTS = frozenset(
 log = logging.getLogger(__name__)
 
 
-@asynccontextmanager
-async def traced(call: Call) -> AsyncIterator[None]:
+async def traced(call: Call, answer: Answer) -> Any:
     """Record the call as a span, the caller's child, and in the metrics of the server."""
     if call.infrastructure:
-        yield
-        return
+        return await answer()
     record, method = telemetry.current(), call.method.removeprefix("/")
     attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method}
     active, started = record.level(names.RPC_SERVER_ACTIVE), time.perf_counter()
@@ -65,7 +61,7 @@ async def traced(call: Call) -> AsyncIterator[None]:
         set_status_on_exception=False,
     ) as span:
         try:
-            yield
+            return await answer()
         finally:
             code = call.code = _outcome(call, sys.exc_info()[1])
             ended = {**attributes, names.RPC_STATUS: code.name}
@@ -97,11 +93,10 @@ def _set_code(context: Context) -> grpc.StatusCode:
     return next((known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.OK)
 
 
-@asynccontextmanager
-async def errors_to_status(call: Call) -> AsyncIterator[None]:
+async def errors_to_status(call: Call, answer: Answer) -> Any:
     """Turn what a handler raises into a status with details; a bug shows nothing of itself."""
     try:
-        yield
+        return await answer()
     except grpc.aio.AbortError:
         raise
     except Exception as raised:  # noqa: BLE001 - the last place where a bug can become a status
@@ -143,27 +138,24 @@ async def _abort(context: Context, error: ServiceError) -> NoReturn:
     await context.abort(code_of(error), status.message, tuple(metadata))
 
 
-@asynccontextmanager
-async def within_deadline(call: Call) -> AsyncIterator[None]:
+async def within_deadline(call: Call, answer: Answer) -> Any:
     """Let the calls that the handler makes inherit what is left of the caller's time."""
     with deadline.within(call.context.time_remaining()):
-        yield
+        return await answer()
 
 
 def identified(verifier: Verifier) -> Around:
     """Require a valid internal token, and make its identity the current one."""
 
-    @asynccontextmanager
-    async def around(call: Call) -> AsyncIterator[None]:
+    async def around(call: Call, answer: Answer) -> Any:
         if call.infrastructure:
-            yield
-            return
+            return await answer()
         header = call.metadata.get(METADATA_KEY, "")
         if not header.startswith(BEARER):
             message = "the call carries no internal token"
             raise Unauthenticated(message, reason="NO_INTERNAL_TOKEN")
         with identified_as(verifier.verify(header.removeprefix(BEARER))):
-            yield
+            return await answer()
 
     return around
 
@@ -181,16 +173,14 @@ class Draining:
             self._ended.add(stream)
             stream.cancel()
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def around(self, call: Call, answer: Answer) -> Any:
         """Keep account of the call if it streams."""
         task = asyncio.current_task()
         if task is None or not call.streaming:
-            yield
-            return
+            return await answer()
         self._streams.add(task)
         try:
-            yield
+            return await answer()
         except asyncio.CancelledError:
             # Only our own cancellation becomes an answer; a caller's, even beside it, passes on.
             if task in self._ended and task.uncancel() == 0:

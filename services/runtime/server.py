@@ -101,20 +101,23 @@ async def serving(
     register: Callable[[grpc.aio.Server], Sequence[str]],
     *,
     verifier: Verifier | None = None,
+    arounds: Sequence[Around] = (),
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> AsyncIterator[RunningServer]:
     """Serve during the block; leaving it drains the server.
 
     *register* adds the servicers and returns the full names of their services. With a *verifier*
     every call but health and reflection needs an internal token; without one
-    `current_identity()` raises. *interceptors* run inside ours: what they raise becomes a status.
+    `current_identity()` raises. *arounds*, and then *interceptors*, run inside our own concerns:
+    what they raise becomes a status.
     """
     draining = Draining()
-    arounds: list[Around] = [traced, errors_to_status, draining.around, within_deadline]
+    ours: list[Around] = [traced, errors_to_status, draining.around, within_deadline]
     if verifier is not None:
-        arounds.append(identified(verifier))
+        ours.append(identified(verifier))
     server = grpc.aio.server(
-        interceptors=[AroundCalls(*arounds), *interceptors], options=_channel_options(options)
+        interceptors=[AroundCalls(*ours, *arounds), *interceptors],
+        options=_channel_options(options),
     )
     services = register(server)
     checks = await _add_infrastructure(server, services)

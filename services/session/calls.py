@@ -1,11 +1,11 @@
 """Around every call of the session service: which operation it is, and whose ids were wrong."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from services.runtime.errors import NotFound
-from services.runtime.interceptors import Call
+from services.runtime.interceptors import Answer, Call
 from services.session.errors import ErrorType, InvalidId
 from services.session.observing import StoreOperation, operating, seen
 
@@ -45,15 +45,13 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
 """What each method asks the store for."""
 
 
-@asynccontextmanager
-async def observed(call: Call) -> AsyncIterator[None]:
+async def observed(call: Call, answer: Answer) -> Any:
     """Let the call's work in the store count as its operation, and see what it does not find."""
     if call.infrastructure:
-        yield
-        return
+        return await answer()
     with operating(OPERATIONS[call.method.rpartition("/")[2]]):
         try:
-            yield
+            return await answer()
         except (NotFound, InvalidId) as error:
             invalid = isinstance(error, InvalidId)
             seen(ErrorType.INVALID_ID if invalid else ErrorType.NOT_FOUND)

@@ -12,7 +12,6 @@ from maieutic.v1.turn_service_pb2_grpc import add_TurnServiceServicer_to_server
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer, Verifier
-from services.runtime.interceptors import AroundCalls
 from services.runtime.lifecycle import run
 from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.server import RunningServer, serving
@@ -73,9 +72,8 @@ async def session_service(
         Publisher(bus, store, timing) as publisher,
     ):
         parts = _Parts(settings, store, wakes, Archive(channel), publisher)
-        around = [AroundCalls(observed)]
         async with serving(
-            settings.server, parts.register, verifier=verifier, interceptors=around
+            settings.server, parts.register, verifier=verifier, arounds=[observed]
         ) as running:
             sweeping = asyncio.create_task(parts.sweeper.run())
             try:

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from services.runtime import deadline
 from services.runtime.channel import ChannelOptions, open_channel
 from services.runtime.errors import PermissionDenied, from_rpc
-from services.runtime.interceptors import AroundCalls, Call
+from services.runtime.interceptors import Answer, Call
 from services.runtime.server import InsecureListener, ServerOptions, is_loopback, serving
 from tests.runtime.calls import SERVICE, Stub, answering, echo, failure_of, registered
 from tests.waiting import wait_until
@@ -424,13 +424,12 @@ async def test_a_service_s_own_interceptor_can_refuse_a_call_with_a_domain_error
 
 
 async def test_a_service_s_own_concern_sees_the_request() -> None:
-    @asynccontextmanager
-    async def refusing_no(call: Call) -> AsyncIterator[None]:
+    async def refusing_no(call: Call, answer: Answer) -> Any:
         if isinstance(call.request, Text) and call.request.value == "no":
             raise PermissionDenied("no")
-        yield
+        return await answer()
 
-    server = {"interceptors": [AroundCalls(refusing_no)]}
+    server = {"arounds": [refusing_no]}
     async with answering(server=server, Unary=echo) as (stub, _):
         assert (await stub.unary(Text(value="yes"))).value == "yes"
         error = await failure_of(stub.unary(Text(value="no")))
