@@ -40,6 +40,8 @@ class TurnStream:
         """Where to go on after the last frame."""
         self.text = ""
         """The answer so far; whatever is void is gone from it."""
+        self.text_incomplete = False
+        """Some of `text` is missing, because the service has lost it; the outcome has it all."""
         self.turn: pb.Turn | None = None
         """The turn as it was accepted, once that frame has come."""
         self.attempt = 0
@@ -165,11 +167,19 @@ class TurnStream:
                 self.turn = frame.accepted.turn
                 self.turn_id = self.turn_id or frame.accepted.turn.turn_id
             case "started":
-                self.attempt, self.text = frame.started.attempt, ""
+                self.attempt = frame.started.attempt
+                self._says("")
             case "delta":
                 self.text += frame.delta.text
             case "snapshot":
-                self.text = frame.snapshot.text
+                self._says(frame.snapshot.text)
+            case "gap":
+                self.attempt = frame.gap.attempt or self.attempt
+                self._says(frame.gap.text, incomplete=frame.gap.text_incomplete)
             case "outcome":
-                self.outcome, self.text = frame.outcome, frame.outcome.text
+                self.outcome = frame.outcome
+                self._says(frame.outcome.text)
                 self._ended()
+
+    def _says(self, text: str, *, incomplete: bool = False) -> None:
+        self.text, self.text_incomplete = text, incomplete

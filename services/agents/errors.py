@@ -5,6 +5,7 @@ ModelError
 ├─ ModelRefused       the model will not answer this
 └─ ModelRejected      the request can never succeed
 AnswerTooLarge        more was said than a turn may hold
+LogBehind             the turn's log lacks frames that were recorded
 TurnStopped
 ├─ TurnOver           another claim or an outcome stands: nothing is left to do here
 ├─ SessionSilent      the session service has not answered for long: somebody else may run it
@@ -43,6 +44,10 @@ class AnswerTooLarge(Exception):
             f"The answer grew over the limit answer_bytes, which is {most_bytes}: ask for a "
             "shorter one, or for a part of it."
         )
+
+
+class LogBehind(Exception):
+    """The turn's log lacks frames that were recorded: the live store has lost them."""
 
 
 class TurnStopped(Exception):

@@ -101,6 +101,11 @@ class RecordedTurn:
         self.sent_on = None
         self._changed()
 
+    def restate(self) -> None:
+        """Send all text again: the live store has lost frames that it had acknowledged."""
+        self.log.restate()
+        self._changed()
+
     def acknowledged(self, events: TurnEvents) -> None:
         """Note that a batch is in the event log."""
         self.log.acknowledge(events)

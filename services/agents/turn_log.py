@@ -4,13 +4,17 @@ from maieutic.session.v1.turn_work_service_pb2 import TurnEvents, TurnHeartbeat
 from maieutic.v1.turn_service_pb2 import TurnDelta, TurnFrame, TurnNotice, TurnSnapshot
 from services.agents.ports import AgentEvent, Delta, Notice
 
+REPEAT_FRAMES = 500
+"""Far fewer than what the session service keeps of a log, so that it always has the whole text."""
+
 
 class TurnLog:
     """Numbers, merges and freezes a turn's frames, and keeps its text.
 
     Frames wait in `pending`; `freeze` makes one batch of them, which is then sent, and after a
     break sent again, unchanged, until `acknowledge`. Only one batch is under way at a time.
-    Nothing is bounded here: what is said in a turn is bounded before it comes.
+    The log in the live store keeps only its newest frames, so the whole text goes with every
+    `REPEAT_FRAMES`. Nothing is bounded here: what is said in a turn is bounded before it comes.
     """
 
     def __init__(self, *, turn_id: str, claim_id: str, fence: int) -> None:
@@ -23,6 +27,7 @@ class TurnLog:
         self._pending: list[TurnFrame] = []
         self._under_way: TurnEvents | None = None
         self._next_seq = 1
+        self._repeat_at = REPEAT_FRAMES
 
     @property
     def text(self) -> str:
@@ -60,6 +65,8 @@ class TurnLog:
         """Make a batch of what waits; None if nothing does, or a batch is under way already."""
         if self.suspended or self._under_way is not None or not self._pending:
             return None
+        if self._next_seq >= self._repeat_at:
+            self.restate()
         self._under_way = TurnEvents(
             turn_id=self.turn_id,
             fence=self.fence,
@@ -89,6 +96,12 @@ class TurnLog:
         if fence == self.fence:
             return
         self.fence, self._next_seq, self._under_way = fence, 1, None
+        self._pending = []
+        if self._text:
+            self.restate()
+
+    def restate(self) -> None:
+        """Send all text again: frames may be gone from the log."""
         snapshot = TurnSnapshot(text=self.text)
-        said = bool(self._text)
-        self._pending = [TurnFrame(turn_id=self.turn_id, snapshot=snapshot)] if said else []
+        self._pending.append(TurnFrame(turn_id=self.turn_id, snapshot=snapshot))
+        self._repeat_at = self._next_seq + REPEAT_FRAMES

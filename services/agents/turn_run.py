@@ -22,6 +22,7 @@ from maieutic.v1.message_pb2 import AUTHOR_AGENT
 from maieutic.v1.session_service_pb2 import SessionMode
 from services.agents.errors import (
     AnswerTooLarge,
+    LogBehind,
     SessionSilent,
     TurnOver,
     TurnStopped,
@@ -225,6 +226,9 @@ class TurnRun:
             self._committing = True
             try:
                 response = await send(last_seq)
+            except LogBehind:
+                turn.restate()
+                continue
             finally:
                 self._committing = False
             if response.status == WRITE_STATUS_APPLIED:

@@ -20,11 +20,13 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     ReleaseTurnResponse,
 )
 from maieutic.v1.turn_service_pb2 import Usage
+from services.agents.errors import LogBehind
 from services.agents.failures import TRANSIENT, Failure
 from services.agents.ports import Answer
 from services.agents.turn_log import TurnLog
 from services.runtime import telemetry
 from services.runtime.errors import (
+    Aborted,
     PermissionDenied,
     Unauthenticated,
     Unimplemented,
@@ -34,6 +36,8 @@ from services.runtime.errors import (
 if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
     from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
 
+LOG_BEHIND = "EVENTS_OUT_OF_STEP"
+"""The reason of an Aborted that only more frames can cure: the log lacks some."""
 REFUSALS = (Unauthenticated, PermissionDenied, Unimplemented)
 """What a deployment in the middle of a change may answer, by keys or versions that do not match."""
 FIRST_PAUSE = 0.05
@@ -66,7 +70,7 @@ class TurnWork:
         return await _persistently(self._stub.ClaimTurn, request)
 
     async def complete(self, log: TurnLog, last_seq: int, answer: Answer) -> CompleteTurnResponse:
-        """Commit the answer."""
+        """Commit the answer; raises LogBehind if the log does not end with the last frame."""
         request = CompleteTurnRequest(
             turn_id=log.turn_id,
             fence=log.fence,
@@ -76,7 +80,10 @@ class TurnWork:
             citations=answer.citations,
             usage=answer.usage,
         )
-        return await _persistently(self._stub.CompleteTurn, request)
+        try:
+            return await _persistently(self._stub.CompleteTurn, request)
+        except Aborted as error:
+            raise LogBehind from error
 
     async def fail(
         self, log: TurnLog, last_seq: int, failure: Failure, usage: Sequence[Usage] = ()
@@ -109,7 +116,8 @@ async def _persistently(call: Callable[[Q], Awaitable[R]], request: Q) -> R:
         except grpc.aio.AioRpcError as error:
             problem = from_rpc(error)
             # The recorder's stream meets the same refusal and logs it, once for all turns.
-            if not isinstance(problem, (*TRANSIENT, *REFUSALS)):
+            passes = isinstance(problem, (*TRANSIENT, *REFUSALS))
+            if not passes or problem.reason == LOG_BEHIND:
                 raise problem from error
         # Random, so that many workers do not come back all at once.
         await asyncio.sleep((problem.retry_after or 0) + random.uniform(0, longest))  # noqa: S311 - no secret

@@ -1,16 +1,21 @@
 """Reading a turn's event log as a whole."""
 
-from maieutic.v1.turn_service_pb2 import TurnFrame
+from services.session.frames import Entry, text_of
 from services.session.ports import SessionStore
 
 PAGE = 500
 
 
-async def read_log(store: SessionStore, turn_id: str) -> list[TurnFrame]:
-    """Return all frames of a turn's log; none if it is gone."""
-    frames: list[TurnFrame] = []
+async def read_log(store: SessionStore, turn_id: str) -> list[Entry]:
+    """Return all that is left of a turn's log; nothing if it is gone."""
+    entries: list[Entry] = []
     after = None
     while page := await store.events(turn_id, after, PAGE):
-        frames += [frame for _, frame in page]
+        entries += page
         after = page[-1][0]
-    return frames
+    return entries
+
+
+async def text_said(store: SessionStore, turn_id: str) -> str:
+    """Return the text that a turn's log ends with."""
+    return text_of(frame for _, frame in await read_log(store, turn_id))

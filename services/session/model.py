@@ -35,6 +35,9 @@ WINDOW_BYTES = 2 * 1024 * 1024
 TERMINAL_SEQ = 10**12
 """Sequence number of the terminal frame: higher than any that a worker reaches."""
 
+LOG_FRAMES = 2_000
+"""What a turn's log keeps at least; workers repeat the whole text more often than that."""
+
 WAITING = pb.TURN_PHASE_WAITING
 QUEUED = pb.TURN_PHASE_QUEUED
 LEASED = pb.TURN_PHASE_LEASED

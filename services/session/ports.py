@@ -112,7 +112,10 @@ class SessionStore(Protocol):
         ...
 
     async def append(self, appends: Sequence[Append]) -> list[str]:
-        """Append to logs that exist, each all or nothing; returns an `AppendOutcome` for each."""
+        """Append to logs that exist, each all or nothing; returns an `AppendOutcome` for each.
+
+        A log keeps at least its last `LOG_FRAMES`; older ones go.
+        """
         ...
 
     async def events(

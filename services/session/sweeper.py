@@ -9,13 +9,12 @@ from maieutic.session.v1.record_pb2 import TurnRecord
 from services.runtime import names, telemetry
 from services.runtime.errors import ServiceError
 from services.session.live import LiveSessions
-from services.session.logs import read_log
+from services.session.logs import text_said
 from services.session.losses import Losses
 from services.session.model import CANCELLING, WAITING, Draft, Timing
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.sweeping import sweep
-from services.session.views import text_of
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ class Sweeper:
             await self._move_on(turn_id, turn)
 
     async def _move_on(self, turn_id: str, turn: TurnRecord) -> None:
-        frames = await read_log(self._store, turn_id) if turn.phase == CANCELLING else []
+        partial = await text_said(self._store, turn_id) if turn.phase == CANCELLING else ""
         judge = self._contact.seconds >= self._timing.lease / 1000
         promotable = False
 
@@ -140,7 +139,7 @@ class Sweeper:
             sweep(
                 draft,
                 turn_id,
-                text_of(frames),
+                partial,
                 self._timing,
                 judge_leases=judge,
                 predecessor_over=promotable,

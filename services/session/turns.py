@@ -28,7 +28,7 @@ from services.session.errors import (
 from services.session.ids import Ids, checked, shard_of
 from services.session.limits import Most, check_text
 from services.session.live import LiveSessions, owned
-from services.session.logs import read_log
+from services.session.logs import text_said
 from services.session.losses import Losses
 from services.session.model import (
     CANCELLING,
@@ -48,7 +48,7 @@ from services.session.publisher import Publisher
 from services.session.restoring import rebuild
 from services.session.transitions import cancel
 from services.session.updating import require_open
-from services.session.views import archived_turn, public_turn, text_of
+from services.session.views import archived_turn, public_turn
 
 _log = logging.getLogger(__name__)
 
@@ -277,10 +277,10 @@ class Turns:
         self, session_id: str, turn_id: str, next_turn_id: str = ""
     ) -> asyncio.Task[bool] | None:
         # The fence has moved: nobody can add to the log any more.
-        frames = await read_log(self._store, turn_id)
+        partial = await text_said(self._store, turn_id)
         _, draft = await self._live.transact(
             session_id,
-            lambda draft: finish_stop(draft, turn_id, text_of(frames), self._timing),
+            lambda draft: finish_stop(draft, turn_id, partial, self._timing),
             Reads(turns=[turn_id]),
         )
         return self._publisher.after(draft, next_turn_id)

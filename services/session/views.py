@@ -109,17 +109,3 @@ def terminal_frames(turn: pb.Turn) -> list[pb.TurnFrame]:
         turn_id=turn.turn_id, cursor=cursor_of(turn.turn_id, last), outcome=turn.outcome
     )
     return [snapshot, outcome]
-
-
-def text_of(frames: list[pb.TurnFrame]) -> str:
-    """Return what a reader of these frames has in front of them."""
-    text = ""
-    for frame in frames:
-        kind = frame.WhichOneof("event")
-        if kind == "started":
-            text = ""
-        elif kind == "delta":
-            text += frame.delta.text
-        elif kind == "snapshot":
-            text = frame.snapshot.text
-    return text

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from maieutic.v1.turn_service_pb2 import Turn, TurnAccepted, TurnFrame
 from services.session.errors import TurnNotBack
+from services.session.frames import Entry, gap, merged, unbroken
 from services.session.ids import checked
+from services.session.logs import read_log
 from services.session.model import TERMINAL_SEQ, Caller, EventId
 from services.session.observing import StoreOperation, operating
 from services.session.ports import SessionStore
@@ -16,8 +18,10 @@ from services.session.turns import Turns
 from services.session.views import cursor_of, parse_cursor, terminal_frames
 
 FRAMES_AT_ONCE = 200
+"""Most that is held for a watcher: the rest waits in the log until this was taken."""
 LOOK_AGAIN_SECONDS = 1.0
 """A wake-up may be lost; the log itself is the truth, and it is read again this often."""
+_BEFORE_ALL = EventId(0, 0)
 
 
 class Wakes(Protocol):
@@ -44,43 +48,80 @@ class Watching:
             yield frame
 
     async def follow(self, caller: Caller, turn: Turn) -> AsyncIterator[TurnFrame]:
-        """Yield a turn that was just begun: the accepted frame says whether it is durable."""
+        """Yield a turn that was just begun: the accepted frame says whether it is durable.
+
+        It comes first, even if the log has lost it.
+        """
+        accepted = TurnFrame(turn_id=turn.turn_id, accepted=TurnAccepted(turn=turn))
+        accepted.cursor = cursor_of(turn.turn_id, _BEFORE_ALL)
+        first = True
         async for frame in self._frames(caller, turn, None):
             if frame.HasField("accepted"):
-                frame.accepted.CopyFrom(TurnAccepted(turn=turn))
+                frame.accepted.CopyFrom(accepted.accepted)
+            elif first:
+                yield accepted
+            first = False
             yield frame
 
     async def _frames(
         self, caller: Caller, turn: Turn, after: EventId | None
     ) -> AsyncIterator[TurnFrame]:
-        silent = False
+        log, silent = _Log(self._store, turn.turn_id, after), False
         async with self._wakes.listen(turn.turn_id) as wake:
             while True:
                 wake.clear()
                 with operating(StoreOperation.EVENTS):
-                    page = await self._store.events(turn.turn_id, after, FRAMES_AT_ONCE)
-                for at, frame in page or ():
-                    frame.cursor, after = cursor_of(turn.turn_id, at), at
+                    frames = await log.next()
+                if not frames and (frames is None or silent or log.ended):
+                    frames = await self._ended(caller, turn.turn_id)
+                for frame in frames or ():
                     yield frame
                     if frame.HasField("outcome"):
                         return
-                if page and len(page) == FRAMES_AT_ONCE:
-                    continue  # there may be more; what is added after this page wakes
-                over = page is None or silent or (after and after.seq == TERMINAL_SEQ)
-                if over and not page:
-                    for frame in await self._ended(caller, turn.turn_id):
-                        yield frame
-                        if frame.HasField("outcome"):
-                            return
-                silent = not await _woken(wake)
+                if not log.has_more:
+                    silent = not await _woken(wake)
 
-    async def _ended(self, caller: Caller, turn_id: str) -> list[TurnFrame]:
+    async def _ended(self, caller: Caller, turn_id: str) -> Sequence[TurnFrame]:
         """Return what ends the stream of a turn without a log; nothing while it runs."""
         try:
             turn = await self._turns.get(caller, turn_id)
         except TurnNotBack:
             return []  # this stream has seen it: it is there, or on its way back
         return terminal_frames(turn) if turn.HasField("outcome") else []
+
+
+class _Log:
+    """A turn's log as one watcher reads it: never silent about what is missing."""
+
+    def __init__(self, store: SessionStore, turn_id: str, after: EventId | None) -> None:
+        self._store = store
+        self._turn_id = turn_id
+        self._after = after
+        self.has_more = False
+        """Whether there may be more frames now; what is added later wakes."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal frame was read, by this watcher or with its cursor."""
+        return self._after is not None and self._after.seq == TERMINAL_SEQ
+
+    async def next(self) -> Sequence[TurnFrame] | None:
+        """Return the next frames, with their cursors; None if there is no log."""
+        page = await self._store.events(self._turn_id, self._after, FRAMES_AT_ONCE)
+        if not page:
+            self.has_more = False
+            return None if page is None else []
+        known = unbroken(self._after, page)
+        self.has_more = len(known) < len(page) or len(page) == FRAMES_AT_ONCE
+        if not known:
+            log = await read_log(self._store, self._turn_id)
+            known = gap(self._turn_id, self._after, log)
+        return self._told(merged(known))
+
+    def _told(self, entries: Sequence[Entry]) -> Sequence[TurnFrame]:
+        for at, frame in entries:
+            frame.cursor, self._after = cursor_of(self._turn_id, at), at
+        return [frame for _, frame in entries]
 
 
 async def _woken(wake: asyncio.Event) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from maieutic.session.v1.turn_work_service_pb2 import TurnEvents
 from maieutic.v1.turn_service_pb2 import TurnFrame
 from services.agents.ports import Delta, Notice
-from services.agents.turn_log import TurnLog
+from services.agents.turn_log import REPEAT_FRAMES, TurnLog
 
 
 def log() -> TurnLog:
@@ -69,6 +69,30 @@ def test_the_same_fence_again_keeps_the_batch_that_was_under_way() -> None:
     made.suspended = True
     made.resume(7)
     assert made.under_way is events
+
+
+def test_the_whole_text_goes_with_every_so_many_frames_and_again_after_a_new_claim() -> None:
+    made, since, snapshots = log(), 0, 0
+    for number in range(3 * REPEAT_FRAMES):
+        made.append(Delta(text=f"{number} "))
+        for frame in frozen(made).frames:
+            since = 0 if frame.HasField("snapshot") else since + 1
+            if not since:
+                snapshots += 1
+                assert made.text.startswith(frame.snapshot.text)
+                assert len(frame.snapshot.text) > len(made.text) - 10
+            assert since <= REPEAT_FRAMES
+        made.acknowledge(made.under_way or TurnEvents())
+        if number == REPEAT_FRAMES // 2:
+            made.resume(8)
+    assert snapshots == 3
+
+
+def test_text_that_is_told_again_follows_what_waits() -> None:
+    made = said("a")
+    made.restate()
+    assert [frame.WhichOneof("event") for frame in frozen(made).frames] == ["delta", "snapshot"]
+    assert made.last_seq == 2
 
 
 class Service:

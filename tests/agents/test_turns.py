@@ -169,6 +169,16 @@ async def test_a_spent_time_budget_fails_the_turn_and_stops_the_call() -> None:
         assert job.turn_id in model.cancelled
 
 
+async def test_an_answer_is_committed_though_the_live_store_lost_the_end_of_its_log() -> None:
+    model = ScriptedModel(Script(text="Hello there, Ada."))
+    async with office(model, store=LiveStore(lose_end_at_complete=True)) as place:
+        turn_id = await place.ask("Hello?")
+        assert (await place.finished()).outcome.text == "Hello there, Ada."
+        assert place.store.turns[turn_id].log[-1].snapshot.text == "Hello there, Ada."
+        assert place.store.calls["CompleteTurn"] == 2
+        assert model.calls[turn_id] == 1
+
+
 async def test_a_mode_without_an_agent_fails_the_turn_with_its_reason() -> None:
     async with office() as place:
         job = place.job("Ask me something.")

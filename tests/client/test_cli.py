@@ -207,6 +207,22 @@ async def test_an_answer_that_starts_again_is_shown_again(cli: Cli) -> None:
     assert "(the answer starts again)" in ended.err
 
 
+async def test_an_answer_with_a_gap_is_shown_whole_at_its_end(cli: Cli) -> None:
+    def answer(turn_id: str, text: str) -> list[pb.TurnFrame]:
+        gap = pb.TurnGap(text="the answ", text_incomplete=True)
+        return [
+            pb.TurnFrame(started=pb.TurnStarted(attempt=1)),
+            pb.TurnFrame(delta=pb.TurnDelta(text="the ")),
+            pb.TurnFrame(gap=gap),
+            pb.TurnFrame(outcome=pb.TurnOutcome(state=pb.TURN_STATE_COMPLETED, text="the answer")),
+        ]
+
+    cli.stack.conversations.answer = answer
+    ended = await cli.run("chat", "the answer")
+    assert ended.out.splitlines()[0] == "the answer"
+    assert "a part of the answer is missing" in ended.err
+
+
 async def test_a_turn_that_failed_is_explained_and_fails_the_command(cli: Cli) -> None:
     outcome = pb.TurnOutcome(
         state=pb.TURN_STATE_FAILED, reason="MODEL_REFUSED", explanation="ask something else"

@@ -208,6 +208,36 @@ async def test_a_log_that_is_gone_gives_the_text_by_snapshot(served: Served) -> 
     assert stream.text == "one two three four "
 
 
+async def test_a_gap_gives_the_text_that_is_left_and_says_if_some_is_missing(
+    served: Served,
+) -> None:
+    def torn(turn_id: str, text: str) -> list[pb.TurnFrame]:
+        snapshot = pb.TurnSnapshot(text="one two three")
+        return [
+            pb.TurnFrame(started=pb.TurnStarted(attempt=1)),
+            pb.TurnFrame(delta=pb.TurnDelta(text="one ")),
+            pb.TurnFrame(gap=pb.TurnGap(text="one three", text_incomplete=True)),
+            pb.TurnFrame(snapshot=snapshot),
+            pb.TurnFrame(gap=pb.TurnGap(text="one", attempt=2, text_incomplete=True)),
+            pb.TurnFrame(delta=pb.TurnDelta(text=" four")),
+            pb.TurnFrame(gap=pb.TurnGap(text="one two three four")),
+            pb.TurnFrame(outcome=pb.TurnOutcome(text="one two three four")),
+        ]
+
+    served.state.answer = torn
+    stream = served.client.turns.stream(served.session_id, TEXT)
+    told = [(stream.text, stream.text_incomplete, stream.attempt) async for _ in stream]
+    assert told[2:] == [
+        ("one ", False, 1),
+        ("one three", True, 1),
+        ("one two three", False, 1),
+        ("one", True, 2),
+        ("one four", True, 2),
+        ("one two three four", False, 2),
+        ("one two three four", False, 2),
+    ]
+
+
 async def test_a_stream_gives_up_when_the_service_stays_away(served: Served) -> None:
     served.state.cuts = [2] + [0] * 10_000
     brief = RetryPolicy(first_delay=0.001, longest_delay=0.01, give_up_after=0.1)

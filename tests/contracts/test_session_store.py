@@ -34,6 +34,7 @@ from services.session.errors import (
 )
 from services.session.ids import Ids, shard_of
 from services.session.model import (
+    LOG_FRAMES,
     QUEUED,
     STUB,
     TERMINAL,
@@ -353,6 +354,24 @@ async def test_an_append_is_applied_once(store: RedisSessionStore) -> None:
     assert await appended(store, turn_id, 5, 2, 4) == AppendOutcome.APPLIED
     log = await store.events(turn_id, None, 100)
     assert [at for at, _ in log or ()] == [(5, seq) for seq in range(6)]
+
+
+async def test_a_log_keeps_its_newest_frames_and_its_appends_stay_what_they_are(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    await store.transact(session_id, put_turn(turn_id, session_id))
+    batches = [(5, 1 + 90 * n, 90) for n in range(30)]
+    for fence, seq, number in (*batches, (5, 2701, 1)):
+        assert await appended(store, turn_id, fence, seq, number) == AppendOutcome.APPLIED
+    assert LOG_FRAMES <= await redis.xlen(keys.events_key(turn_id)) < LOG_FRAMES + 300
+    assert await appended(store, turn_id, 5, 2701) == AppendOutcome.APPLIED
+    assert await appended(store, turn_id, 4, 2702) == AppendOutcome.FENCED
+    oldest = await store.events(turn_id, None, 1) or []
+    newest = await store.events(turn_id, EventId(5, 2699), 10) or []
+    assert oldest[0][0].seq > 400
+    assert [at.seq for at, _ in newest] == [2700, 2701]
 
 
 async def test_a_zombies_append_is_fenced(store: RedisSessionStore) -> None:

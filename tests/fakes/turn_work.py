@@ -22,7 +22,7 @@ from maieutic.session.v1.turn_work_service_pb2_grpc import (
 )
 from maieutic.v1 import turn_service_pb2 as turn_pb
 from maieutic.v1.message_pb2 import Message
-from services.runtime.errors import ServiceError, Unavailable, Unimplemented
+from services.runtime.errors import Aborted, ServiceError, Unavailable, Unimplemented
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Hold = pb.TurnEvents | pb.TurnHeartbeat | pb.CompleteTurnRequest | pb.FailTurnRequest
@@ -80,6 +80,10 @@ class LiveStore:
     """So many times a batch is applied and the stream breaks before its answer."""
     lose_at_complete: bool = False
     """The next commit finds the turn gone."""
+    lose_end_at_complete: bool = False
+    """The next commit finds that the log has lost its last frame, and is out of step until more
+    frames come."""
+    lost_seq: int = -1
     holding_completes: asyncio.Event | None = None
     """Commits are applied, and answered once this is set."""
     holding_claims: asyncio.Event | None = None
@@ -215,6 +219,10 @@ class FakeTurnWork(TurnWorkServiceServicer):
         if store.lose_at_complete:
             store.lose_at_complete = False
             store.lose(request.turn_id)
+        if store.lose_end_at_complete:
+            store.lose_end_at_complete, store.lost_seq = False, request.last_seq
+        if request.last_seq <= store.lost_seq:
+            raise Aborted("the log ends before", reason="EVENTS_OUT_OF_STEP")
         turn = store.turns.get(request.turn_id)
         if turn is not None and turn.finished is not None and turn.claim_id == request.claim_id:
             return pb.CompleteTurnResponse(status=pb.WRITE_STATUS_APPLIED, finished=turn.finished)

@@ -48,7 +48,7 @@ def said(frames: Sequence[TurnFrame]) -> str:
     for frame in frames:
         if frame.HasField("started"):
             text = ""
-        text = frame.snapshot.text or text + frame.delta.text
+        text = frame.snapshot.text or frame.gap.text or text + frame.delta.text
     return text
 
 

@@ -452,11 +452,15 @@ class Held:
         self, texts: Sequence[str] = (), *, first_seq: int = 0, beat: bool = True
     ) -> work.RecordTurnEventsResponse:
         """Record the texts as deltas, each a frame, with a heartbeat."""
+        frames = [turns.TurnFrame(delta=turns.TurnDelta(text=text)) for text in texts]
+        return await self.record_frames(frames, first_seq=first_seq, beat=beat)
+
+    async def record_frames(
+        self, frames: Sequence[turns.TurnFrame], *, first_seq: int = 0, beat: bool = True
+    ) -> work.RecordTurnEventsResponse:
         request = work.RecordTurnEventsRequest(batch_id=7)
-        frames = [
-            turns.TurnFrame(turn_id=self.turn_id, delta=turns.TurnDelta(text=text))
-            for text in texts
-        ]
+        for frame in frames:
+            frame.turn_id = self.turn_id
         if frames:
             first = first_seq or self.seq + 1
             request.events.add(**self._hold, first_seq=first, frames=frames)

@@ -19,10 +19,10 @@ from services.runtime.memory import MemoryBus
 from services.runtime.topology import maieutic_topology
 from services.session.adapters import keys
 from services.session.adapters.redis import RedisSessionStore
+from services.session.frames import text_of
 from services.session.ports import Reads
 from services.session.sweeper import Contact
 from services.session.transitions import cancel
-from services.session.views import text_of
 from tests.backends.redis import RedisServer, valkey
 from tests.proxy import Proxy, proxy
 from tests.session.buses import LossyBus
@@ -276,7 +276,7 @@ async def test_a_stream_that_breaks_with_the_store_goes_on_where_it_was(
         held = await stack.claim(turn_id)
         await held.say("one two")
         stream = aiter(user.watch(turn_id))
-        seen = [(await anext(stream)).frame for _ in range(4)]
+        seen = [(await anext(stream)).frame for _ in range(3)]
         async with link.outage():
             broken = await failure(stream)
             assert broken.code() == grpc.StatusCode.UNAVAILABLE

@@ -20,6 +20,7 @@ from maieutic.v1.turn_service_pb2 import (
 from services.session import transitions as t
 from services.session.beginning import begin
 from services.session.ending import Ending, archived, finish_stop
+from services.session.frames import text_of
 from services.session.model import (
     CANCELLING,
     PROVISIONAL,
@@ -28,7 +29,6 @@ from services.session.model import (
     TERMINAL_SEQ,
 )
 from services.session.sweeping import sweep
-from services.session.views import text_of
 from tests.session.drafts import TIMING, Memory, job, turn_id
 
 A = turn_id("a")

@@ -143,7 +143,7 @@ async def test_an_interrupted_worker_is_fenced_and_its_partial_answer_is_kept_an
     stopped = await user.turn(held.turn_id)
     assert (stopped.state, stopped.outcome.text) == (TURN_STATE_INTERRUPTED, "halfan")
     frames = kinds(await user.frames(held.turn_id))
-    assert frames == ["accepted", "started", "delta", "delta", "notice", "outcome"]
+    assert frames == ["accepted", "started", "delta", "notice", "outcome"]
     next_one = await any_stack.claim(turn.turn_id)
     assert asked(next_one) == ["a?", "halfan", "b?"]
     assert [message.partial for message in next_one.claim.window] == [False, True, False]

@@ -135,6 +135,8 @@ async def _shown(screen: Screen, stream: TurnStream) -> turn_pb.TurnOutcome:
             screen.aside(f"waiting for the turns before, place {place} in line")
         if frame.HasField("notice") and screen.rich and not shown:
             screen.aside(frame.notice.text or frame.notice.code.lower())
+        if frame.gap.text_incomplete:
+            screen.aside("(a part of the answer is missing; it comes with the end)")
         if not stream.text.startswith(shown):
             screen.part("\n")
             screen.aside("(the answer starts again)")

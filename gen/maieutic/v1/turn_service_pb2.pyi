@@ -283,6 +283,7 @@ class TurnFrame(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Where to resume after this frame. Opaque."""
     turn_id: _builtins.str
@@ -300,6 +301,8 @@ class TurnFrame(_message.Message):
     def outcome(self) -> Global___TurnOutcome:
         """The last frame of every stream."""
 
+    @_builtins.property
+    def gap(self) -> Global___TurnGap: ...
     def __init__(
         self,
         *,
@@ -311,12 +314,13 @@ class TurnFrame(_message.Message):
         snapshot: Global___TurnSnapshot | None = ...,
         notice: Global___TurnNotice | None = ...,
         outcome: Global___TurnOutcome | None = ...,
+        gap: Global___TurnGap | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delta", b"delta", "event", b"event", "notice", b"notice", "outcome", b"outcome", "snapshot", b"snapshot", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delta", b"delta", "event", b"event", "gap", b"gap", "notice", b"notice", "outcome", b"outcome", "snapshot", b"snapshot", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cursor", b"cursor", "delta", b"delta", "event", b"event", "notice", b"notice", "outcome", b"outcome", "snapshot", b"snapshot", "started", b"started", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cursor", b"cursor", "delta", b"delta", "event", b"event", "gap", b"gap", "notice", b"notice", "outcome", b"outcome", "snapshot", b"snapshot", "started", b"started", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "delta", "snapshot", "notice", "outcome"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "delta", "snapshot", "notice", "outcome", "gap"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -404,6 +408,44 @@ class TurnSnapshot(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnSnapshot: _TypeAlias = TurnSnapshot  # noqa: Y015
+
+@_typing.final
+class TurnGap(_message.Message):
+    """Frames between the one before and the one after are gone: the log was
+    trimmed to its newest part, or its store has lost them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TEXT_INCOMPLETE_FIELD_NUMBER: _builtins.int
+    MISSING_FRAMES_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text so far; replaces all that was sent before."""
+    attempt: _builtins.int
+    """The attempt that the text is from; 0 if its beginning is gone, too."""
+    text_incomplete: _builtins.bool
+    """Some of the text is gone, too, and is missing here and in what follows
+    until the next snapshot, gap or start, or the outcome.
+    """
+    missing_frames: _builtins.int
+    """How many frames are gone at least."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        text_incomplete: _builtins.bool = ...,
+        missing_frames: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "missing_frames", b"missing_frames", "text", b"text", "text_incomplete", b"text_incomplete"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnGap: _TypeAlias = TurnGap  # noqa: Y015
 
 @_typing.final
 class TurnNotice(_message.Message):

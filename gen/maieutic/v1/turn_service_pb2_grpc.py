@@ -94,7 +94,9 @@ class TurnServiceServicer(object):
     def WatchTurn(self, request, context):
         """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
         is malformed or of another turn is INVALID_ARGUMENT, never "from the
-        start". If the log is gone, a snapshot and the outcome are sent.
+        start". If the log is gone, a snapshot and the outcome are sent; if only
+        some of it is, a gap. Text that waits for a slow reader is sent as one
+        delta.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,9 @@ class TurnServiceStub:
     WatchTurn: _grpc.UnaryStreamMultiCallable[_turn_service_pb2.WatchTurnRequest, _turn_service_pb2.WatchTurnResponse]
     """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
     is malformed or of another turn is INVALID_ARGUMENT, never "from the
-    start". If the log is gone, a snapshot and the outcome are sent.
+    start". If the log is gone, a snapshot and the outcome are sent; if only
+    some of it is, a gap. Text that waits for a slow reader is sent as one
+    delta.
     """
     GetTurn: _grpc.UnaryUnaryMultiCallable[_turn_service_pb2.GetTurnRequest, _turn_service_pb2.GetTurnResponse]
     """GetTurn returns a turn as it stands, live or from the archive."""
@@ -79,7 +81,9 @@ class TurnServiceAsyncStub(TurnServiceStub):
     WatchTurn: _aio.UnaryStreamMultiCallable[_turn_service_pb2.WatchTurnRequest, _turn_service_pb2.WatchTurnResponse]  # type: ignore[assignment]
     """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
     is malformed or of another turn is INVALID_ARGUMENT, never "from the
-    start". If the log is gone, a snapshot and the outcome are sent.
+    start". If the log is gone, a snapshot and the outcome are sent; if only
+    some of it is, a gap. Text that waits for a slow reader is sent as one
+    delta.
     """
     GetTurn: _aio.UnaryUnaryMultiCallable[_turn_service_pb2.GetTurnRequest, _turn_service_pb2.GetTurnResponse]  # type: ignore[assignment]
     """GetTurn returns a turn as it stands, live or from the archive."""
@@ -124,7 +128,9 @@ class TurnServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_turn_service_pb2.WatchTurnResponse], _abc.AsyncIterator[_turn_service_pb2.WatchTurnResponse]]:
         """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
         is malformed or of another turn is INVALID_ARGUMENT, never "from the
-        start". If the log is gone, a snapshot and the outcome are sent.
+        start". If the log is gone, a snapshot and the outcome are sent; if only
+        some of it is, a gap. Text that waits for a slow reader is sent as one
+        delta.
         """
 
     @_abc_1.abstractmethod

@@ -5,18 +5,22 @@ from typing import Any
 
 from maieutic.v1.turn_service_pb2 import TurnFrame
 from services.session.adapters import keys
+from services.session.adapters.link import Command
 from services.session.adapters.pipeline import Pipeline
 from services.session.adapters.refusals import refusal
 from services.session.adapters.replies import event_id
-from services.session.model import EventId
+from services.session.model import LOG_FRAMES, EventId
 from services.session.ports import Append, AppendOutcome
+
+TRIM_EVERY = 100
+"""Frames of an attempt between two looks at how long the log is."""
 
 
 class EventLogs(Pipeline):
     """Appends that Redis itself fences, and reads from any place."""
 
     async def append(self, appends: Sequence[Append]) -> list[str]:
-        commands: list[tuple[str | bytes, ...]] = []
+        commands: list[Command] = []
         for append in appends:
             fence, seq = append.first
             key = keys.events_key(append.turn_id)
@@ -25,11 +29,13 @@ class EventLogs(Pipeline):
                 ("XADD", key, "NOMKSTREAM", f"{fence}-{seq + n}", "f", frame.SerializeToString())
                 for n, frame in enumerate(append.frames)
             ]
+            if _trims(append):
+                commands.append(("XTRIM", key, "MAXLEN", "~", LOG_FRAMES))
             commands += [("PUBLISH", keys.wake_channel(append.turn_id), b""), ("EXEC",)]
         replies = iter(await self._pipeline(commands, errors=True))
         outcomes = []
         for append in appends:
-            own = [next(replies) for _ in range(len(append.frames) + 3)]
+            own = [next(replies) for _ in range(len(append.frames) + _trims(append) + 3)]
             outcomes.append(await self._appended(append, own[-1]))
         return outcomes
 
@@ -67,3 +73,9 @@ class EventLogs(Pipeline):
             )
             for entry, fields in entries
         ]
+
+
+def _trims(append: Append) -> bool:
+    """Whether the log's length is looked at: now and then, so that it costs next to nothing."""
+    first = append.first.seq
+    return first // TRIM_EVERY != (first + len(append.frames)) // TRIM_EVERY

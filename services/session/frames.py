@@ -1,0 +1,110 @@
+"""What the frames of a turn's log say together: the text, and where some are missing. Pure."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from maieutic.v1.turn_service_pb2 import TurnFrame, TurnGap
+from services.session.model import TERMINAL_SEQ, EventId
+
+Entry: TypeAlias = tuple[EventId, TurnFrame]
+
+MERGED_CHARACTERS = 16_384
+"""A delta that is this long takes no more of those that follow it."""
+
+
+class Story:
+    """What a reader has in front of them after some frames."""
+
+    def __init__(self) -> None:
+        self.attempt = 0
+        self.incomplete = False
+        """Whether frames are missing that the text needs."""
+        self._said: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """What the agent has said."""
+        return "".join(self._said)
+
+    def take(self, frame: TurnFrame) -> None:
+        """Go on with the next frame."""
+        match frame.WhichOneof("event"):
+            case "started":
+                self.attempt, self.incomplete, self._said = frame.started.attempt, False, []
+            case "snapshot":
+                self.incomplete, self._said = False, [frame.snapshot.text]
+            case "gap":
+                self.incomplete, self._said = frame.gap.text_incomplete, [frame.gap.text]
+            case "delta":
+                self._said.append(frame.delta.text)
+
+
+def text_of(frames: Iterable[TurnFrame]) -> str:
+    """Return what a reader of these frames has in front of them."""
+    story = Story()
+    for frame in frames:
+        story.take(frame)
+    return story.text
+
+
+def follows(before: EventId | None, at: EventId) -> bool:
+    """Whether nothing can be missing between two frames, or before the first one.
+
+    An acceptance, a claim, a stop and an outcome, which have numbers of their own, may follow
+    anything: each says by itself what holds of the text before it.
+    """
+    if at.seq in (0, TERMINAL_SEQ):
+        return True
+    return before is not None and at == (before.fence, before.seq + 1)
+
+
+def unbroken(before: EventId | None, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the entries up to the first place where some are missing."""
+    for place, (at, _) in enumerate(entries):
+        if not follows(before, at):
+            return entries[:place]
+        before = at
+    return entries
+
+
+def gap(turn_id: str, before: EventId | None, log: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the one entry that stands for all of the *log* after *before*, some of it missing.
+
+    An outcome stands for itself: it is not in the entry, and if nothing else is new there is none.
+    """
+    rest = [at for at, _ in log if (before is None or at > before) and at.seq != TERMINAL_SEQ]
+    if not rest:
+        return []
+    story, last = Story(), None
+    for at, frame in log:
+        story.incomplete = story.incomplete or not follows(last, at)
+        story.take(frame)
+        last = at
+    same_fence = before is not None and before.fence == rest[0].fence
+    found = TurnGap(
+        text=story.text,
+        attempt=story.attempt,
+        text_incomplete=story.incomplete,
+        missing_frames=rest[0].seq - (before.seq + 1 if before and same_fence else 0),
+    )
+    return [(rest[-1], TurnFrame(turn_id=turn_id, gap=found))]
+
+
+def merged(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return the entries with adjacent deltas as one, at the place of the last of them."""
+    if len(entries) < 2:  # noqa: PLR2004 - the usual case: a reader in step
+        return entries
+    found: list[Entry] = []
+    for at, frame in entries:
+        into = found[-1][1] if found else None
+        if into is None or not _takes(into, frame):
+            found.append((at, frame))
+            continue
+        into.delta.text += frame.delta.text
+        found[-1] = (at, into)
+    return found
+
+
+def _takes(into: TurnFrame, frame: TurnFrame) -> bool:
+    both = into.HasField("delta") and frame.HasField("delta")
+    return both and len(into.delta.text) < MERGED_CHARACTERS

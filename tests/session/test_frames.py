@@ -1,0 +1,149 @@
+"""What a reader of a turn's log is told when frames are missing from it, and when many wait."""
+
+from collections.abc import Sequence
+
+from hypothesis import given, strategies as st
+
+from maieutic.v1.turn_service_pb2 import (
+    TurnDelta,
+    TurnFrame,
+    TurnNotice,
+    TurnOutcome,
+    TurnSnapshot,
+    TurnStarted,
+)
+from services.session.frames import (
+    MERGED_CHARACTERS,
+    Entry,
+    Story,
+    follows,
+    gap,
+    merged,
+    text_of,
+    unbroken,
+)
+from services.session.model import TERMINAL_SEQ, EventId
+
+PAGE = 4
+
+
+def delta(text: str) -> TurnFrame:
+    return TurnFrame(delta=TurnDelta(text=text))
+
+
+NOTICE = TurnFrame(notice=TurnNotice(code="SEARCHING"))
+
+
+def log_of(fence: int, *frames: TurnFrame, first: int = 1) -> list[Entry]:
+    """Return what a worker recorded under a fence, from a number on."""
+    return [(EventId(fence, first + n), frame) for n, frame in enumerate(frames)]
+
+
+def started(fence: int, attempt: int = 1) -> Entry:
+    return EventId(fence, 0), TurnFrame(started=TurnStarted(attempt=attempt))
+
+
+def outcome(fence: int, text: str) -> Entry:
+    return EventId(fence, TERMINAL_SEQ), TurnFrame(outcome=TurnOutcome(text=text))
+
+
+def test_only_what_the_number_before_it_precedes_follows_unless_it_stands_for_itself() -> None:
+    assert follows(EventId(5, 7), EventId(5, 8))
+    assert not follows(EventId(5, 7), EventId(5, 9))
+    assert not follows(EventId(5, 7), EventId(6, 8))
+    assert not follows(None, EventId(5, 1))
+    assert follows(None, EventId(5, 0))
+    assert follows(EventId(5, 7), EventId(9, 0))
+    assert follows(EventId(5, 7), EventId(5, TERMINAL_SEQ))
+
+
+def test_what_comes_before_a_hole_is_still_told_as_it_is() -> None:
+    log = [started(5), *log_of(5, delta("a"), delta("b"))]
+    assert unbroken(None, [*log, *log_of(5, delta("d"), first=4)]) == log
+
+
+def test_a_hole_is_told_with_the_text_that_is_left_and_what_is_missing() -> None:
+    log = [started(5, 2), *log_of(5, delta("a")), *log_of(5, delta("d"), delta("e"), first=4)]
+    ((at, frame),) = gap("t", EventId(5, 1), [*log, outcome(5, "abcde")])
+    assert at == (5, 5)
+    found = frame.gap
+    assert (found.text, found.attempt, found.text_incomplete) == ("ade", 2, True)
+    assert (found.missing_frames, frame.turn_id) == (2, "t")
+
+
+def test_text_that_was_told_as_a_whole_since_is_not_missing() -> None:
+    again = TurnFrame(snapshot=TurnSnapshot(text="abc"))
+    log = log_of(5, NOTICE, again, delta("d"), first=900)
+    ((_, frame),) = gap("t", EventId(5, 1), log)
+    assert (frame.gap.text, frame.gap.text_incomplete) == ("abcd", False)
+    assert frame.gap.missing_frames == 898
+    ((_, frame),) = gap("t", None, [*log, started(9, 3), *log_of(9, delta("x"))])
+    assert (frame.gap.text, frame.gap.attempt, frame.gap.text_incomplete) == ("x", 3, False)
+    assert frame.gap.missing_frames == 900
+
+
+def test_without_anything_else_new_the_outcome_says_it_all() -> None:
+    assert gap("t", EventId(5, 3), [*log_of(5, delta("a")), outcome(5, "abc")]) == []
+
+
+def test_deltas_that_wait_become_one_and_nothing_else_does() -> None:
+    log = [started(5), *log_of(5, delta("a"), delta("b"), NOTICE, delta("c"), delta("d"))]
+    found = merged([*log, outcome(5, "abcd")])
+    assert [at.seq for at, _ in found] == [0, 2, 3, 5, TERMINAL_SEQ]
+    assert [frame.delta.text for _, frame in found] == ["", "ab", "", "cd", ""]
+
+
+def test_no_merged_delta_grows_without_bound() -> None:
+    long = "x" * (MERGED_CHARACTERS // 2)
+    found = merged(log_of(5, *(delta(long) for _ in range(10))))
+    assert [len(frame.delta.text) for _, frame in found] == [MERGED_CHARACTERS] * 5
+
+
+def written(pieces: Sequence[str]) -> list[Entry]:
+    """Return the log of a turn: "!" begins an attempt, "=" tells the text so far, "." is said."""
+    entries, fence, said = [started(1)], 1, ""
+    for number, piece in enumerate(pieces):
+        if piece == "!":
+            fence, said = fence + 1, ""
+            entries.append(started(fence, fence))
+            continue
+        frame = TurnFrame(snapshot=TurnSnapshot(text=said))
+        if piece == ".":
+            said += f"{number} "
+            frame = delta(f"{number} ")
+        entries.append((EventId(fence, entries[-1][0].seq + 1), frame))
+    return entries
+
+
+def read(log: Sequence[Entry], after: EventId | None, story: Story) -> None:
+    """Take the log as a watcher does, page by page."""
+    while page := [entry for entry in log if after is None or entry[0] > after][:PAGE]:
+        known = unbroken(after, page) or gap("t", after, log)
+        for at, frame in merged(
+            [(at, TurnFrame.FromString(f.SerializeToString())) for at, f in known]
+        ):
+            story.take(frame)
+            after = at
+
+
+@given(
+    st.lists(st.sampled_from("....=!"), max_size=40),
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.integers(0, 6),
+    st.integers(-1, 40),
+)
+def test_a_reader_has_the_text_or_knows_that_it_has_not(
+    pieces: list[str], trimmed: int, hole: int, width: int, cursor: int
+) -> None:
+    whole = written(pieces)
+    lost = {at for at, _ in whole[:trimmed]} | {
+        at for at, _ in whole[hole : hole + width] if at.seq != 0
+    }
+    story, seen = Story(), whole[: min(cursor, len(whole) - 1) + 1]
+    for _, frame in seen:
+        story.take(frame)
+    left = [entry for entry in whole if entry[0] not in lost]
+    read(left, seen[-1][0] if seen else None, story)
+    unread = any(at in lost for at, _ in whole[-1:])
+    assert story.incomplete or unread or story.text == text_of(frame for _, frame in whole)
