@@ -13,6 +13,8 @@ import pytest_asyncio
 from tests.backends.postgres import PostgresServer, postgres
 from tests.backends.rabbitmq import RabbitNode, rabbitmq
 from tests.backends.redis import RedisServer, redis_server, valkey
+from tests.backends.redis_cluster import RedisCluster, redis_cluster
+from tests.backends.sentinel import WatchedRedis, watched_redis
 
 
 def pytest_configure() -> None:
@@ -52,3 +54,17 @@ async def redis_node() -> AsyncIterator[RedisServer]:
     """The machine's own redis-server, without persistence; use keys of your own."""
     async with redis_server() as server:
         yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def small_cluster() -> AsyncIterator[RedisCluster]:
+    """Three primaries that share the slots; use keys of your own."""
+    async with redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def watched_primary() -> AsyncIterator[WatchedRedis]:
+    """A primary and its replica, named by one Sentinel; use keys of your own."""
+    async with watched_redis(sentinels=1) as watched:
+        yield watched

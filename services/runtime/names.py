@@ -154,6 +154,12 @@ STORE_CONFLICTS = Metric(
     unit="{conflict}",
     help="Transactions tried again, by operation and cause: a conflict, or a link was lost",
 )
+STORE_BREAKER = Metric(
+    name="maieutic.session.store.breaker",
+    unit="{change}",
+    help="Times that calls to a server of the live store began to be refused, or were let through",
+)
+BREAKER_CHANGE = "maieutic.session.store.breaker.change"
 TURNS_ENDED = Metric(
     name="maieutic.turns.ended", unit="{turn}", help="Turns that have an outcome, by it"
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
@@ -15,9 +15,10 @@ from services.runtime.identity import Signer, Verifier
 from services.runtime.lifecycle import run
 from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.server import RunningServer, serving
-from services.runtime.settings import load
+from services.runtime.settings import BadSettings, load
 from services.runtime.telemetry import telemetry
 from services.runtime.topology import maieutic_topology
+from services.session.adapters.address import BadStoreUrl
 from services.session.adapters.redis import RedisSessionStore
 from services.session.adapters.wake import RedisWakes
 from services.session.archive import Archive
@@ -56,13 +57,8 @@ async def session_service(
     """Serve during the block. `embedded` calls this, too."""
     timing = settings.timing()
     async with (
-        RedisSessionStore.connect(
-            settings.redis_url,
-            timing=timing,
-            timeout=settings.redis_timeout,
-            connections=settings.redis_connections,
-        ) as store,
-        RedisWakes.connect(store.links) as wakes,
+        _store(settings) as store,
+        RedisWakes.connect(store.servers) as wakes,
         open_channel(
             settings.archive_address,
             service="persistence",
@@ -81,6 +77,24 @@ async def session_service(
             finally:
                 sweeping.cancel()
                 await asyncio.gather(sweeping, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _store(settings: SessionSettings) -> AsyncIterator[RedisSessionStore]:
+    """Open the live store. Raises BadSettings for a URL that cannot be used."""
+    opening = RedisSessionStore.connect(
+        settings.redis_url,
+        timing=settings.timing(),
+        timeout=settings.redis_timeout,
+        connect_timeout=settings.redis_connect_timeout,
+        connections=settings.redis_connections,
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(opening)
+        except BadStoreUrl as error:
+            raise BadSettings(f"MAIEUTIC_REDIS_URL: {error}") from error
+        yield store
 
 
 class _Parts:

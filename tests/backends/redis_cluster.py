@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster as Client
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from tests.backends.process import free_port, scratch_folder
@@ -27,6 +27,12 @@ class RedisCluster:
         """The address that names every node."""
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
         return f"redis+cluster://{hosts}"
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Redis]:
+        """Give a client of one's own; it has the methods of a single server's."""
+        async with Client(host="127.0.0.1", port=self.servers[0].port) as client:
+            yield cast("Redis", client)
 
     async def primary_of(self, key: str) -> RedisServer:
         """Return the server that now serves the key."""

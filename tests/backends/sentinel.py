@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from redis.asyncio import Redis
+
 from tests.backends.process import Process, accepts, free_port, scratch_folder
 from tests.backends.redis import RedisServer, redis_binary
 from tests.backends.redis_cluster import asked
@@ -58,6 +60,12 @@ class WatchedRedis:
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         _, port = await asked(self.sentinels[0].port, *question)
         return next(server for server in self.servers if server.port == int(port))
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Redis]:
+        """Give a client of one's own, to the primary."""
+        async with (await self.primary()).client() as client:
+            yield client
 
     async def flush(self) -> None:
         """Remove all keys."""

@@ -1,9 +1,10 @@
-"""The contract of the session store, on Valkey and on Redis."""
+"""The contract of the session store, on Valkey and Redis: one server, Sentinel and Cluster."""
 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 from uuid import uuid4
 
 import pytest
@@ -11,8 +12,6 @@ from redis.asyncio import Redis
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged
 from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
-from maieutic.v1.message_pb2 import Message
-from maieutic.v1.session_service_pb2 import Session
 from maieutic.v1.turn_service_pb2 import (
     BUSY_POLICY_ENQUEUE,
     BUSY_POLICY_INTERRUPT,
@@ -35,7 +34,6 @@ from services.session.errors import (
 from services.session.ids import Ids, shard_of
 from services.session.model import (
     LOG_FRAMES,
-    QUEUED,
     STUB,
     TERMINAL,
     Draft,
@@ -46,9 +44,21 @@ from services.session.model import (
 from services.session.ports import Append, AppendOutcome, Reads
 from tests.backends.redis import RedisServer, valkey
 from tests.proxy import Direction, Proxy, proxy
+from tests.session.stored import (
+    TIMING,
+    appended,
+    back,
+    count,
+    counted,
+    frames,
+    make,
+    new_session,
+    new_turn,
+    opened,
+    put_turn,
+    say,
+)
 from tests.waiting import wait_until
-
-TIMING = Timing(idle=100_000)
 
 
 @pytest.fixture(params=["valkey_server", "redis_node"])
@@ -57,22 +67,31 @@ def server(request: pytest.FixtureRequest) -> RedisServer:
     return found
 
 
+class Site(Protocol):
+    """Where a store can stand."""
+
+    @property
+    def url(self) -> str: ...
+
+    def client(self) -> AbstractAsyncContextManager[Redis]: ...
+
+
+@pytest.fixture(params=["valkey_server", "redis_node", "watched_primary", "small_cluster"])
+def site(request: pytest.FixtureRequest) -> Site:
+    found: Site = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture
-async def store(server: RedisServer) -> AsyncIterator[RedisSessionStore]:
-    async with opened(server.url) as found:
+async def store(site: Site) -> AsyncIterator[RedisSessionStore]:
+    async with opened(site.url) as found:
         yield found
 
 
 @pytest.fixture
-async def redis(server: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis.from_url(server.url) as client:
+async def redis(site: Site) -> AsyncIterator[Redis]:
+    async with site.client() as client:
         yield client
-
-
-def opened(
-    url: str, timeout: float = 5.0, timing: Timing = TIMING, connections: int = 64
-) -> AbstractAsyncContextManager[RedisSessionStore]:
-    return RedisSessionStore.connect(url, timing=timing, timeout=timeout, connections=connections)
 
 
 @asynccontextmanager
@@ -83,79 +102,6 @@ async def proxied(server: RedisServer) -> AsyncIterator[tuple[Proxy, RedisSessio
         opened(f"redis://127.0.0.1:{link.port}/0", timeout=0.3) as found,
     ):
         yield link, found
-
-
-def new_session() -> str:
-    return Ids(b"k").session("t", "u", uuid4().hex)
-
-
-def new_turn(session_id: str) -> str:
-    return Ids(b"k").turn(session_id, uuid4().hex)
-
-
-def make(session_id: str, *, archived: bool = True) -> Callable[[Draft], None]:
-    """Decide to make the session, settled if it is archived."""
-
-    def decide(draft: Draft) -> None:
-        draft.session = SessionRecord(
-            tenant="t", session=Session(session_id=session_id, user_id="u"), next_position=1
-        )
-        draft.touch()
-        if archived:
-            draft.record.archived_revision = draft.record.session.revision
-
-    return decide
-
-
-def say(text: str) -> Callable[[Draft], None]:
-    def decide(draft: Draft) -> None:
-        position = draft.record.next_position
-        draft.put_message(Message(message_id=f"m{position}", position=position, text=text))
-        draft.session_changed = True
-
-    return decide
-
-
-def put_turn(turn_id: str, session_id: str, due: int | None = None) -> Callable[[Draft], None]:
-    def decide(draft: Draft) -> None:
-        turn = TurnRecord(phase=QUEUED, job=RunTurn(turn_id=turn_id), fence=5)
-        turn.job.message.session_id = session_id
-        draft.put_turn(turn)
-        draft.events.append((turn_id, EventId(5, 0), TurnFrame(turn_id=turn_id)))
-        if due is not None:
-            draft.due[turn_id] = due
-
-    return decide
-
-
-def count(name: str) -> Callable[[Draft], None]:
-    """Decide to count one up, once for each name."""
-
-    def decide(draft: Draft) -> None:
-        metadata = draft.record.session.metadata
-        if name not in metadata:
-            metadata[name] = ""
-            metadata["n"] = str(int(metadata["n"] or "0") + 1)
-            draft.session_changed = True
-
-    return decide
-
-
-async def counted(store: RedisSessionStore, session_id: str) -> int:
-    record = await store.session(session_id)
-    assert record is not None
-    return int(record.session.metadata["n"] or "0")
-
-
-def frames(turn_id: str, number: int) -> list[TurnFrame]:
-    return [TurnFrame(turn_id=turn_id) for _ in range(number)]
-
-
-async def appended(
-    store: RedisSessionStore, turn_id: str, fence: int, seq: int, number: int = 1
-) -> str:
-    append = Append(turn_id=turn_id, first=EventId(fence, seq), frames=frames(turn_id, number))
-    return (await store.append([append]))[0]
 
 
 async def test_writers_of_one_session_lose_nothing_though_replies_to_exec_are_lost(
@@ -189,7 +135,14 @@ async def test_writers_of_one_session_lose_nothing_though_replies_to_exec_are_lo
 
 
 async def test_a_connection_killed_between_watch_and_exec_is_a_conflict(
-    store: RedisSessionStore, redis: Redis
+    server: RedisServer,
+) -> None:
+    async with opened(server.url) as store, server.client() as redis:
+        await kill_between_watch_and_exec(server, store, redis)
+
+
+async def kill_between_watch_and_exec(
+    server: RedisServer, store: RedisSessionStore, redis: Redis
 ) -> None:
     session_id = new_session()
     await store.transact(session_id, make(session_id))
@@ -202,7 +155,7 @@ async def test_a_connection_killed_between_watch_and_exec_is_a_conflict(
             mine = await redis.client_id()
             others = [c for c in await redis.client_list() if int(c["id"]) != mine]
             # What another writer does now must not be overwritten.
-            async with opened(url_of(redis)) as other:
+            async with opened(server.url) as other:
                 await other.transact(session_id, count("other"))
             for client in others:
                 await redis.client_kill_filter(_id=client["id"])
@@ -210,10 +163,6 @@ async def test_a_connection_killed_between_watch_and_exec_is_a_conflict(
     await store.transact(session_id, count("mine"), Reads(), killed)
     assert attempts > 1
     assert await counted(store, session_id) == 2
-
-
-def url_of(redis: Redis) -> str:
-    return f"redis://127.0.0.1:{redis.connection_pool.connection_kwargs['port']}/0"
 
 
 async def test_a_write_of_somebody_else_after_the_reads_is_a_conflict(
@@ -300,6 +249,7 @@ async def test_a_server_that_hangs_is_unavailable_in_time(server: RedisServer) -
             ):
                 with pytest.raises(StoreUnavailable):
                     await call()
+        await back(store)
         await store.transact(session_id, count("again"))
 
 
@@ -312,6 +262,7 @@ async def test_an_outage_is_unavailable_and_over_when_it_is_over(server: RedisSe
                 await store.session(session_id)
             with pytest.raises(StoreUnavailable):
                 await store.transact(session_id, count("mine"))
+        await back(store)
         await store.transact(session_id, count("mine"))
         assert await counted(store, session_id) == 1
 
@@ -584,7 +535,8 @@ async def test_a_damaged_record_is_put_aside_and_counts_as_gone(
     assert await store.session(session_id) is None
     gone, _ = await store.transact(session_id, lambda draft: draft.session is None)
     assert gone
-    aside = await redis.keys(f"{{{shard_of(session_id)}}}:q:s:{session_id}:*")
+    pattern = f"{{{shard_of(session_id)}}}:q:s:{session_id}:*"
+    aside = [key async for key in redis.scan_iter(match=pattern)]
     assert len(aside) == 1
     assert await redis.pttl(aside[0]) > 0
 
@@ -640,14 +592,14 @@ async def test_lists_are_newest_first_in_pages_and_a_retry_keeps_the_first_place
     assert len(await store.list_page(owner, None, 20)) == await store.list_length(owner) == 8
 
 
-async def test_what_is_overdue_is_taken_by_one_replica_only(server: RedisServer) -> None:
+async def test_what_is_overdue_is_taken_by_one_replica_only(site: Site) -> None:
     session_id = new_session()
     turns = [new_turn(session_id) for _ in range(40)]
     later = new_turn(session_id)
     async with (
-        opened(server.url) as one,
-        opened(server.url) as two,
-        Redis.from_url(server.url) as redis,
+        opened(site.url) as one,
+        opened(site.url) as two,
+        site.client() as redis,
     ):
         await redis.flushdb()
         for turn_id in turns:

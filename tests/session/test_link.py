@@ -1,7 +1,8 @@
 """Connections to the store: replies in order, losses that are seen, callers that go away."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
@@ -12,19 +13,35 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004
 )
 
+from services.session.adapters.dialing import Patience
 from services.session.adapters.keys import wake_channel
-from services.session.adapters.link import Link, Links
+from services.session.adapters.link import Link
+from services.session.adapters.links import Links
+from services.session.adapters.topologies import servers_at
 from services.session.adapters.wake import RedisWakes
 from tests.backends.redis import RedisServer, valkey
 from tests.proxy import Direction, proxy
 from tests.waiting import wait_until
 
 
+@asynccontextmanager
+async def links_at(
+    url: str,
+    *,
+    timeout: float = 5.0,  # noqa: ASYNC109 - of each answer
+    connections: int = 4,
+) -> AsyncIterator[Links]:
+    patience = Patience(answer=timeout)
+    async with servers_at(url, patience=patience, connections=connections) as servers:
+        assert isinstance(servers, Links)
+        yield servers
+
+
 def links_to(
     server: RedisServer, *, port: int = 0, timeout: float = 5.0, connections: int = 4
 ) -> AbstractAsyncContextManager[Links]:
     url = f"redis://127.0.0.1:{port}/0" if port else server.url
-    return Links.to(url, timeout=timeout, connections=connections)
+    return links_at(url, timeout=timeout, connections=connections)
 
 
 async def test_many_callers_share_a_link_and_each_gets_its_own_replies(
@@ -154,11 +171,11 @@ async def test_the_url_chooses_user_password_and_database() -> None:
             await admin.config_set("requirepass", "s3cret word")
         host = f"127.0.0.1:{server.port}"
         good, bad = f"redis://:s3cret%20word@{host}/3", f"redis://:wrong@{host}/3"
-        async with Links.to(good, timeout=5, connections=1) as links:
+        async with links_at(good) as links:
             link: Link = await links.shared()
             await link.request([("SET", "where", "three")])
             assert await link.request([("SELECT", 0), ("GET", "where")]) == [b"OK", None]
-        async with Links.to(bad, timeout=5, connections=1) as links:
+        async with links_at(bad) as links:
             with pytest.raises(AuthenticationError):
                 await links.shared()
 

@@ -3,7 +3,9 @@
 import asyncio
 
 import grpc
+import pytest
 
+from services.runtime.settings import BadSettings
 from tests.backends.redis import RedisServer
 from tests.session.stack import (
     SOON,
@@ -257,3 +259,11 @@ async def test_a_retried_create_of_a_session_that_left_returns_it(stack: Stack) 
     again = await user.create("r1", title="Stars")
     assert (again.session_id, again.title) == (session_id, "Stars")
     assert await user.all_sessions(5) == [session_id]
+
+
+async def test_a_url_of_the_store_that_cannot_be_used_ends_the_start_and_names_the_setting() -> (
+    None
+):
+    with pytest.raises(BadSettings, match=r"MAIEUTIC_REDIS_URL: names several hosts: that needs"):
+        async with session_stack("redis://127.0.0.1,127.0.0.1/0", flush=False):
+            pass

@@ -41,7 +41,7 @@ class DueTurns(Pipeline):
     async def forget_due(self, turn_id: str) -> None:
         key = keys.turn_key(turn_id)
         try:
-            async with Transaction(self._links) as transaction:
+            async with Transaction(self._servers, key) as transaction:
                 (raw,) = await transaction.read([key], [("GET", key)])
                 if raw is None:
                     await transaction.commit([("ZREM", keys.due_key(shard_of(turn_id)), turn_id)])

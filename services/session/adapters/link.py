@@ -6,20 +6,16 @@ request is one future, what is asked at once is one write, and one timer guards 
 """
 
 import asyncio
-import builtins
-import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple, Self, TypeAlias, cast
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import hiredis
 from redis._parsers import BaseParser
-from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import (
     ConnectionError,  # noqa: A004 - redis-py's own name
     InvalidResponse,
-    MaxConnectionsError,
     RedisError,
     TimeoutError,  # noqa: A004 - redis-py's own name
 )
@@ -161,119 +157,3 @@ class Link(asyncio.Protocol):
             answer = self._requests.popleft().answer
             if not answer.done():
                 answer.set_exception(kind(problem))
-
-
-class Links:
-    """The connections of one process: one that all share, and some that are lent one by one."""
-
-    def __init__(self, url: str, *, timeout: float, connections: int) -> None:
-        """Lend at most *connections*; *timeout* in seconds bounds opening and each answer."""
-        self._url = url
-        self._timeout = timeout
-        self._places = asyncio.Semaphore(connections)
-        self._idle: list[Link] = []
-        self._open: set[Link] = set()
-        self._shared: asyncio.Task[Link] | None = None
-
-    @classmethod
-    @asynccontextmanager
-    async def to(cls, url: str, *, timeout: float, connections: int) -> AsyncIterator[Self]:  # noqa: ASYNC109 - of each answer
-        """Keep links to the server at *url* during the block; they open when they are needed."""
-        links = cls(url, timeout=timeout, connections=connections)
-        try:
-            yield links
-        finally:
-            await links._close()
-
-    async def shared(self) -> Link:
-        """Return the link that all share. Raises RedisError or OSError if it cannot be opened."""
-        opening = self._shared
-        if opening is None or (opening.done() and not _opened(opening)):
-            opening = self._shared = asyncio.create_task(self.dial())
-        # Shielded, because others wait for it, too.
-        return opening.result() if opening.done() else await asyncio.shield(opening)
-
-    async def lend(self) -> Link:
-        """Return a link that nobody else has until `take_back`. Raises RedisError or OSError."""
-        await self._place()
-        while self._idle:
-            if (link := self._idle.pop()).alive:
-                return link
-        try:
-            return await self.dial()
-        except BaseException:
-            self._places.release()
-            raise
-
-    async def _place(self) -> None:
-        if not self._places.locked():
-            await self._places.acquire()
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._places.acquire()
-        except builtins.TimeoutError as error:
-            message = f"none was given back within {self._timeout} s"
-            raise MaxConnectionsError(message) from error
-
-    def take_back(self, link: Link) -> None:
-        """Let others have a link that was lent."""
-        if link.alive:
-            self._idle.append(link)
-        self._places.release()
-
-    async def dial(self, *, on_message: OnMessage | None = None) -> Link:
-        """Open a link of the caller's own. Raises RedisError or OSError."""
-        link = Link(timeout=self._timeout, on_message=on_message)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await _connect(link, parse_url(self._url))
-        except BaseException:
-            link.close()
-            raise
-        self._open.add(link)
-        link.lost.add_done_callback(lambda _: self._open.discard(link))
-        return link
-
-    async def _close(self) -> None:
-        if self._shared is not None:
-            self._shared.cancel()
-            await asyncio.wait([self._shared])
-        links = list(self._open)
-        for link in links:
-            link.close()
-        await asyncio.gather(*(link.lost for link in links))
-
-
-def _opened(opening: asyncio.Task[Link]) -> bool:
-    if opening.cancelled() or opening.exception() is not None:
-        return False
-    return opening.result().alive
-
-
-async def _connect(link: Link, options: Any) -> None:
-    """Connect and greet as the URL says; raises what the server refuses."""
-    loop = asyncio.get_running_loop()
-    kind = options.pop("connection_class", None)
-    if (path := options.get("path")) is not None:
-        opened: Coroutine[Any, Any, Any] = loop.create_unix_connection(lambda: link, path)
-    else:
-        tls = SSLConnection(**options).ssl_context.get() if kind is SSLConnection else None
-        host, port = options.get("host", "localhost"), options.get("port", 6379)
-        opened = loop.create_connection(lambda: link, host, port, ssl=tls)
-    transport, _ = await opened
-    if path is None:
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for reply in await link.request([*_greeting(options), ("PING",)]):
-        if isinstance(reply, Exception):
-            raise reply
-
-
-def _greeting(options: Any) -> list[Command]:
-    commands: list[Command] = []
-    if password := options.get("password"):
-        user = options.get("username")
-        commands.append(("AUTH", user, password) if user else ("AUTH", password))
-    if database := options.get("db"):
-        commands.append(("SELECT", database))
-    return commands

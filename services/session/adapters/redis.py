@@ -1,7 +1,6 @@
 """The session store on Redis or Valkey: one raw WATCH transaction for each change."""
 
 import asyncio
-import random
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,14 +18,18 @@ from services.runtime import deadline, names, telemetry
 from services.runtime.errors import NotFound
 from services.session.adapters import keys
 from services.session.adapters.codec import Corrupt
+from services.session.adapters.dialing import Patience
 from services.session.adapters.due import DueTurns
 from services.session.adapters.event_log import EventLogs
-from services.session.adapters.link import Links
 from services.session.adapters.outbox import Outbox
 from services.session.adapters.owners import OwnerLists
+from services.session.adapters.passing import is_passing, is_worth_another_try
 from services.session.adapters.reading import read_draft
-from services.session.adapters.refusals import passes, refusal
+from services.session.adapters.refusals import refusal
 from services.session.adapters.replies import decoded_or_none, is_wrong_type, pairs
+from services.session.adapters.retrying import pause
+from services.session.adapters.servers import Servers
+from services.session.adapters.topologies import servers_at
 from services.session.adapters.transaction import CommitUnknown, Conflict, Transaction
 from services.session.adapters.writes import commands_of
 from services.session.errors import (
@@ -43,20 +46,18 @@ from services.session.ports import Pressure, Reads
 
 T = TypeVar("T")
 
-_LONGEST_PAUSE = 0.1
-_SHORTEST_PAUSE = 0.002
 _REFRESH_MARGIN_MS = 60_000
 _SPAN = MappingProxyType({names.DB_SYSTEM: "redis", names.DB_OPERATION: "MULTI"})
 _FAILURES = (StoreUnavailable, StoreFull, ConflictExhausted, RecordDamaged)
 _CAUSES = MappingProxyType({Conflict: "changed", CommitUnknown: "unknown"})
-"""Why a transaction starts again; anything else is a lost connection."""
+"""Why a transaction starts again; anything else is a lost connection, or a slot that moved."""
 
 
 class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
     """Sessions and turns in Redis. Safe for any number of processes at the same time."""
 
-    def __init__(self, links: Links, *, timing: Timing, timeout: float) -> None:
-        super().__init__(links)
+    def __init__(self, servers: Servers, *, timing: Timing, timeout: float) -> None:
+        super().__init__(servers)
         self._timing = timing
         self._timeout = timeout
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -69,16 +70,21 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
         *,
         timing: Timing,
         timeout: float = 5.0,  # noqa: ASYNC109 - of each operation
+        connect_timeout: float = 2.0,
         connections: int = 64,
     ) -> AsyncIterator[Self]:
-        """Open a store on the server at *url*; *timeout* in seconds bounds each operation."""
-        async with Links.to(url, timeout=timeout, connections=connections) as links:
-            yield cls(links, timing=timing, timeout=timeout)
+        """Open a store on the servers at *url*; *timeout* in seconds bounds each operation.
+
+        Raises BadStoreUrl.
+        """
+        patience = Patience(answer=timeout, connect=connect_timeout)
+        async with servers_at(url, patience=patience, connections=connections) as servers:
+            yield cls(servers, timing=timing, timeout=timeout)
 
     @property
-    def links(self) -> Links:
-        """The connections, for what needs no store: the wake-up channel."""
-        return self._links
+    def servers(self) -> Servers:
+        """What the store stands on, for what needs no store: the wake-up channel."""
+        return self._servers
 
     async def transact(
         self,
@@ -122,8 +128,7 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
                     if time.monotonic() >= until or not _may_pass(error):
                         raise _gave_up(error, session_id, rounds) from error
                     _count_conflict(error)
-                pause = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** min(rounds, 6))
-                await asyncio.sleep(random.random() * pause)  # noqa: S311 - jitter
+                await asyncio.sleep(pause(rounds))
 
     async def _attempt(
         self,
@@ -132,7 +137,7 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
         reads: Reads,
         prepare: Callable[[Draft], Awaitable[None]] | None,
     ) -> tuple[T, Draft]:
-        async with Transaction(self._links) as transaction:
+        async with Transaction(self._servers, keys.record_key(session_id)) as transaction:
             draft = await read_draft(transaction, session_id, reads)
             if prepare is not None:
                 await prepare(draft)
@@ -200,20 +205,18 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
         return bytes(name).decode()
 
     async def pressure(self) -> Pressure:
-        (reply,) = await self._pipeline([("INFO", "memory")])
-        info = dict(line.split(b":", 1) for line in reply.split() if b":" in line)
-        limit = int(info.get(b"maxmemory", 0))
-        return Pressure(memory_share=int(info[b"used_memory"]) / limit if limit else 0.0)
+        told = await self._pipeline_to_all([("INFO", "memory")])
+        return Pressure(memory_share=max(_memory_share(reply) for (reply,) in told))
 
 
 def _count_conflict(error: Exception) -> None:
-    cause = _CAUSES.get(type(error), "lost")
+    cause = _CAUSES.get(type(error), "moved" if is_passing(error) else "lost")
     labels = {**operation_labels(), names.CONFLICT_CAUSE: cause}
     telemetry.current().counter(names.STORE_CONFLICTS).add(1, labels)
 
 
 def _may_pass(error: Exception) -> bool:
-    return isinstance(error, Conflict | CommitUnknown) or passes(error)
+    return isinstance(error, Conflict | CommitUnknown) or is_worth_another_try(error)
 
 
 def _gave_up(error: Exception, session_id: str, rounds: int) -> Exception:
@@ -221,3 +224,9 @@ def _gave_up(error: Exception, session_id: str, rounds: int) -> Exception:
         seen(ErrorType.CONFLICT_EXHAUSTED, f"{rounds} conflicts")
         return ConflictExhausted(session_id, rounds)
     return refusal(error.lost if isinstance(error, CommitUnknown) else error)
+
+
+def _memory_share(told: bytes) -> float:
+    info = dict(line.split(b":", 1) for line in told.split() if b":" in line)
+    limit = int(info.get(b"maxmemory", 0))
+    return int(info[b"used_memory"]) / limit if limit else 0.0

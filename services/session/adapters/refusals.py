@@ -1,40 +1,35 @@
 """What the client library raises, as the session service's own errors: translated here alone."""
 
 from collections.abc import Mapping
+from ssl import SSLCertVerificationError
 from types import MappingProxyType
 from typing import NamedTuple
 
 from redis.exceptions import (
-    AuthenticationError,
-    AuthenticationWrongNumberOfArgsError,
-    AuthorizationError,
+    AskError,
     ClusterDownError,
     ConnectionError,  # noqa: A004 - redis-py's own name
     MaxConnectionsError,
-    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
     TimeoutError as NoReplyError,
+    TryAgainError,
 )
 
+from services.session.adapters.passing import REFUSED
 from services.session.errors import ErrorType, StoreFull, StoreUnavailable
 from services.session.observing import seen
 
-_REFUSED = (
-    AuthenticationError,
-    AuthenticationWrongNumberOfArgsError,
-    AuthorizationError,
-    NoPermissionError,
-)
 _TYPES: tuple[tuple[tuple[type[BaseException], ...], ErrorType], ...] = (
     # The first that fits counts: to the library a refused login is a lost connection, too.
-    (_REFUSED, ErrorType.PERMISSION),
+    (REFUSED, ErrorType.PERMISSION),
     ((MaxConnectionsError,), ErrorType.POOL_EXHAUSTED),
     ((OutOfMemoryError,), ErrorType.MEMORY),
     ((NoReplyError, TimeoutError), ErrorType.TIMEOUT),
-    # The last two are what a failover looks like from here.
-    ((ConnectionError, OSError, ReadOnlyError, ClusterDownError), ErrorType.CONNECTION),
+    ((ConnectionError, OSError), ErrorType.CONNECTION),
+    # What a failover looks like from here, and what a slot that moves.
+    ((ReadOnlyError, ClusterDownError, AskError, TryAgainError), ErrorType.CONNECTION),
 )
 
 
@@ -70,12 +65,16 @@ _SAID: Mapping[ErrorType, _Said] = MappingProxyType(
         ),
     }
 )
-
-
-def passes(error: Exception) -> bool:
-    """Whether the same may succeed a little later, on another link."""
-    lost = isinstance(error, ConnectionError | NoReplyError | OSError)
-    return lost and not isinstance(error, _REFUSED)
+_NOT_TRUSTED = _Said(
+    "its certificate is not trusted",
+    "an operator corrects ssl_ca_certs in MAIEUTIC_REDIS_URL, or the server's certificate",
+    retry_after=30.0,
+)
+_ELSEWHERE = _Said(
+    "another server has what was asked for",
+    "retry; if it lasts, an operator looks whether MAIEUTIC_REDIS_URL names the cluster, as "
+    "redis+cluster://",
+)
 
 
 def refusal(error: Exception) -> StoreUnavailable | StoreFull:
@@ -84,10 +83,16 @@ def refusal(error: Exception) -> StoreUnavailable | StoreFull:
     seen(kind, _cause(error))
     if kind is ErrorType.MEMORY:
         return StoreFull()
-    said = _SAID[kind]
+    said = _said(error, kind)
     return StoreUnavailable(
         said.problem, error_type=kind, advice=said.advice, retry_after=said.retry_after
     )
+
+
+def _said(error: Exception, kind: ErrorType) -> _Said:
+    if isinstance(error, SSLCertVerificationError):
+        return _NOT_TRUSTED
+    return _ELSEWHERE if isinstance(error, AskError | TryAgainError) else _SAID[kind]
 
 
 def _type_of(error: Exception) -> ErrorType:

@@ -5,21 +5,21 @@ The client library's own pipelines reconnect silently, and so lose the WATCH and
 unknown commit; the caller starts again in both cases and sees by what it reads whether it is done.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from redis._parsers import BaseParser
 from redis.exceptions import (
-    ClusterDownError,
     ConnectionError,  # noqa: A004 - redis-py's own name
     ExecAbortError,
-    MovedError,
+    RedisError,
     TimeoutError,  # noqa: A004 - redis-py's own name
-    TryAgainError,
 )
 
-from services.session.adapters.link import Command, Links
+from services.session.adapters.link import Command
 from services.session.adapters.replies import is_wrong_type
+from services.session.adapters.servers import Servers
 
 
 class Conflict(Exception):
@@ -36,13 +36,19 @@ class CommitUnknown(Exception):
 
 
 class Transaction:
-    """Watch and read, then commit, on a link that is lent for it."""
+    """Watch and read, then commit, on a link that is lent for it, all in the slot of one key.
 
-    def __init__(self, links: Links) -> None:
-        self._links = links
+    What the server refuses because another one has to be asked, or not yet, is raised as it came:
+    nothing was written.
+    """
+
+    def __init__(self, servers: Servers, key: str) -> None:
+        self._servers = servers
+        self._key = key
         self._watching = False
 
     async def __aenter__(self) -> Self:
+        self._links = self._servers.at(self._key)
         self._link = await self._links.lend()
         return self
 
@@ -63,7 +69,7 @@ class Transaction:
         return replies[1:] if keys else replies
 
     async def commit(self, commands: Sequence[Command]) -> list[Any]:
-        """Carry out all *commands* or none; raises Conflict or CommitUnknown."""
+        """Carry out all *commands* or none; raises Conflict, CommitUnknown or RedisError."""
         if not self._link.alive:
             message = "the connection was lost while watching"
             raise Conflict(message)
@@ -84,6 +90,12 @@ class Transaction:
         if self._watching:
             self._link.tell([("UNWATCH",)])
         self._links.take_back(self._link)
+        if isinstance(error, CommitUnknown):
+            error = error.lost
+        if isinstance(error, RedisError | OSError):
+            self._links.failed(error)
+        elif isinstance(error, Exception | None):  # what a decision raises is no fault of the link
+            self._links.answered()
 
 
 def _committed(replies: list[Any]) -> list[Any]:
@@ -92,17 +104,19 @@ def _committed(replies: list[Any]) -> list[Any]:
         message = "a watched key was changed"
         raise Conflict(message)
     if isinstance(outcome, ExecAbortError):
-        cause = next((r for r in replies[1:-1] if isinstance(r, Exception)), outcome)
-        raise _moved(cause)
+        raise _cause(outcome, replies[1:-1])
     if isinstance(outcome, Exception):
-        raise _moved(outcome)
+        raise outcome
     if failed := next((reply for reply in outcome if isinstance(reply, Exception)), None):
         # Redis carries out the others all the same: this is never silently half a write.
         raise failed
     return list(outcome)
 
 
-def _moved(error: Exception) -> Exception:
-    if isinstance(error, MovedError | TryAgainError | ClusterDownError):
-        return Conflict(str(error))
-    return error
+def _cause(aborted: ExecAbortError, queued: Sequence[Any]) -> Exception:
+    """Return why nothing was carried out: a command was refused, or EXEC itself."""
+    if refused := next((reply for reply in queued if isinstance(reply, Exception)), None):
+        return refused
+    _, colon, reason = str(aborted).partition("because of: ")
+    read: Callable[[str], Exception] = BaseParser.parse_error
+    return read(reason) if colon else aborted

@@ -11,7 +11,8 @@ from typing import Self
 from redis.exceptions import RedisError
 
 from services.session.adapters.keys import wake_channel
-from services.session.adapters.link import Link, Links
+from services.session.adapters.link import Link
+from services.session.adapters.servers import Servers
 
 _log = logging.getLogger(__name__)
 
@@ -21,16 +22,16 @@ _PAUSE_SECONDS = 0.2
 class RedisWakes:
     """Only wakes: whoever listens reads the log itself, now and then also without a wake-up."""
 
-    def __init__(self, links: Links) -> None:
-        self._links = links
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
         self._link: Link | None = None
         self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, links: Links) -> AsyncIterator[Self]:
+    async def connect(cls, servers: Servers) -> AsyncIterator[Self]:
         """Listen on a link of its own."""
-        wakes = cls(links)
+        wakes = cls(servers)
         task = asyncio.create_task(wakes._run())
         try:
             yield wakes
@@ -59,7 +60,7 @@ class RedisWakes:
         """Keep a link until cancelled; the subscriptions are renewed with it."""
         while True:
             try:
-                await self._follow(await self._links.dial(on_message=self._wake))
+                await self._follow(await self._servers.dial(self._wake))
             except (RedisError, OSError) as error:
                 _log.warning("wake-ups are interrupted: %s", type(error).__name__)
             await asyncio.sleep(_PAUSE_SECONDS)
