@@ -84,7 +84,7 @@ class Timing:
     cancel_grace: int = 1_000
     archive_grace: int = 5_000
     """After this an outcome that the archive has not confirmed is published again."""
-    gather: int = 500
+    gather: int = 1000
     """States of a session that follow each other within this are told to the archive as one."""
     idle: int = 1_800_000
     """A session that is idle this long leaves for the archive."""
