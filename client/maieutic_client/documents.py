@@ -1,13 +1,22 @@
 """Documents and the passages in them."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import PurePath
 
 from maieutic.v1 import document_service_pb2 as pb
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from maieutic_client.connection import Connection, new_request_id
 
 ADD_TIMEOUT_SECONDS = 120.0
-MARKDOWN_SUFFIXES = (".md", ".markdown")
+FORMATS = {
+    ".md": pb.DOCUMENT_FORMAT_MARKDOWN,
+    ".markdown": pb.DOCUMENT_FORMAT_MARKDOWN,
+    ".html": pb.DOCUMENT_FORMAT_HTML,
+    ".htm": pb.DOCUMENT_FORMAT_HTML,
+    ".pdf": pb.DOCUMENT_FORMAT_PDF,
+    ".docx": pb.DOCUMENT_FORMAT_DOCX,
+}
+"""By the ending of a file's name; any other is plain text."""
 
 
 class Documents:
@@ -26,10 +35,11 @@ class Documents:
         request_id: str | None = None,
         timeout: float = ADD_TIMEOUT_SECONDS,  # noqa: ASYNC109 - it spans several tries
     ) -> pb.AddDocumentResponse:
-        """Store and index a document of UTF-8 text; it can be searched when this returns.
+        """Store and index a document; it can be searched when this returns.
 
-        Without a *format* the name's ending decides. Content that is stored already is embedded
-        once only: the response tells how many chunks were.
+        Text, Markdown, HTML, PDF or DOCX, as the file is; without a *format* the name's ending
+        decides. Content that is stored already is embedded once only: the response tells how many
+        chunks were.
         """
         request = pb.AddDocumentRequest(
             request_id=request_id or new_request_id(),
@@ -71,6 +81,5 @@ class Documents:
 
 
 def format_of(name: str) -> pb.DocumentFormat.ValueType:
-    """Return Markdown for a name that ends like one, else plain text."""
-    markdown = name.lower().endswith(MARKDOWN_SUFFIXES)
-    return pb.DOCUMENT_FORMAT_MARKDOWN if markdown else pb.DOCUMENT_FORMAT_TEXT
+    """Return the format that the name's ending tells, else plain text."""
+    return FORMATS.get(PurePath(name).suffix.lower(), pb.DOCUMENT_FORMAT_TEXT)

@@ -77,6 +77,12 @@ class IndexRefused(Internal):
     default_reason = "INDEX_REFUSED"
 
 
+class ParserUnavailable(Unavailable):
+    """Documents cannot be parsed now."""
+
+    default_reason = "PARSER_UNAVAILABLE"
+
+
 class EmbedderUnavailable(Unavailable):
     """Texts cannot be embedded now."""
 

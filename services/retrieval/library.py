@@ -13,10 +13,11 @@ from services.retrieval.model import (
     Content,
     Owner,
     Splitter,
+    checked_form,
     checked_name,
     document_id,
-    normalised,
 )
+from services.retrieval.parsing.parser import Parser
 from services.retrieval.ports import Embedder, Hit, VectorIndex, Vectors
 from services.retrieval.registry import Registration, Registry
 from services.runtime.names import (
@@ -71,23 +72,29 @@ class Library:
     """
 
     def __init__(
-        self, *, registry: Registry, index: VectorIndex, embedder: Embedder, splitter: Splitter
+        self,
+        *,
+        registry: Registry,
+        index: VectorIndex,
+        embedder: Embedder,
+        parser: Parser,
+        splitter: Splitter,
     ) -> None:
         self._registry = registry
         self._index = index
         self._embedder = embedder
+        self._parser = parser
         self._splitter = splitter
         self._changing = KeyedLock()
 
     async def add(self, upload: Upload) -> Added:
         """Store and index a document; raises BadDocument."""
-        name, form = checked_name(upload.name), self._splitter.checked_format(upload.format)
-        # Large texts take long to normalise and to split: not on the event loop.
-        content = await asyncio.to_thread(normalised, upload.content)
+        name, form = checked_name(upload.name), checked_form(upload.format)
+        content = (await self._parser.parse(upload.content, form=form, name=name)).content
         document = Document(
             document_id=document_id(upload.owner.tenant, content),
             name=name,
-            format=form,
+            format=upload.format,
             size=len(content.data),
             content_hash=content.hash,
         )
@@ -137,6 +144,7 @@ class Library:
         )
 
     async def _chunks(self, content: Content, form: DocumentFormat.ValueType) -> list[Chunk]:
+        # Large texts take long to split: not on the event loop.
         return await asyncio.to_thread(self._splitter.chunks, content, form)
 
     async def _indexed(self, tenant: str, document_id: str, chunks: Sequence[Chunk]) -> int:

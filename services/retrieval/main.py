@@ -10,6 +10,7 @@ from services.retrieval.adapters.index import open_index
 from services.retrieval.adapters.wordllama import WordllamaEmbedder
 from services.retrieval.library import Library
 from services.retrieval.model import Splitter
+from services.retrieval.parsing.parser import Parser
 from services.retrieval.ports import Embedder, VectorIndex
 from services.retrieval.registry import Registry
 from services.retrieval.rpc import DocumentServicer
@@ -40,6 +41,7 @@ async def retrieval_service(
         if index is None:
             opened = open_index(settings.index_url, embedder, settings.pinecone)
             index = await stack.enter_async_context(opened)
+        parser = await stack.enter_async_context(Parser.open(settings.parsing))
         channel = await stack.enter_async_context(
             open_channel(
                 settings.archive_address,
@@ -48,7 +50,14 @@ async def retrieval_service(
                 options=settings.channel,
             )
         )
-        servicer = _servicer(settings, Registry(channel), index, embedder)
+        registry = Registry(channel)
+        splitter = Splitter(
+            embedder=embedder.name, size=settings.chunk_characters, overlap=settings.chunk_overlap
+        )
+        library = Library(
+            registry=registry, index=index, embedder=embedder, parser=parser, splitter=splitter
+        )
+        servicer = DocumentServicer(library=library, registry=registry)
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
             add_DocumentServiceServicer_to_server(servicer, server)
@@ -56,16 +65,6 @@ async def retrieval_service(
 
         async with serving(settings.server, register, verifier=verifier) as running:
             yield running
-
-
-def _servicer(
-    settings: RetrievalSettings, registry: Registry, index: VectorIndex, embedder: Embedder
-) -> DocumentServicer:
-    splitter = Splitter(
-        embedder=embedder.name, size=settings.chunk_characters, overlap=settings.chunk_overlap
-    )
-    library = Library(registry=registry, index=index, embedder=embedder, splitter=splitter)
-    return DocumentServicer(library=library, registry=registry)
 
 
 async def main(settings: RetrievalSettings) -> None:

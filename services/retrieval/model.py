@@ -10,14 +10,14 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import groupby
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from maieutic.v1.document_service_pb2 import DocumentFormat
 from services.retrieval.errors import BadDocument, NobodysDocuments
+from services.retrieval.parsing.model import Form, Unreadable
+from services.retrieval.parsing.normal import decoded, normal_form
 
-MAX_CONTENT_BYTES = 2 * 1024 * 1024
 DOCUMENT_ID_BYTES = 18
 SPLITTER_VERSION = "1"
 """Part of every chunk id: raise it when equal chunk texts should be embedded anew."""
@@ -25,11 +25,9 @@ SECTION_CHARACTERS = 16_000
 """The splitter's time grows with the square of an unbroken text: measured, 2 MB without a break
 take minutes whole and a second in sections."""
 
-LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
-SYMBOLS = re.compile(r"[^\w\s\x00-\x7f]{31,}")
-MAX_COMBINING_MARKS = 30
-"""In a row, as Unicode's stream-safe text format has it: to order more takes quadratic time."""
+PATH = re.compile(r"^[/~]|\\|^[A-Za-z]:\S|(?:^|/)\.{0,2}(?:/|$)")
+"""Of a name: what only a path has. Folders below one that was added are part of a name."""
 BREAKS = ("\n# ", "\n## ", "\n\n", "\n", " ")
 """Where a section may end, the best place first."""
 
@@ -71,49 +69,35 @@ class Chunk:
     text: str
 
 
-def normalised(content: bytes) -> Content:
-    """Return the text in one form, so that equal texts are equal bytes.
+def normalised(data: bytes) -> Content:
+    """Return the text of UTF-8 in normal form; raises Unreadable if it is none."""
+    return content_of(normal_form(decoded(data)))
 
-    UTF-8 without a byte order mark, Unicode NFC, lines ended by one newline. Raises BadDocument if
-    the bytes are too many, are not UTF-8, or say nothing.
-    """
-    if len(content) > MAX_CONTENT_BYTES:
-        raise BadDocument(
-            "content", f"is larger than {MAX_CONTENT_BYTES} bytes: split the document"
-        )
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        problem = f"is not UTF-8 (byte {error.start}): convert it first"
-        raise BadDocument("content", problem) from error
-    if _piles_marks(text):
-        problem = f"piles over {MAX_COMBINING_MARKS} combining marks on one character: remove them"
-        raise BadDocument("content", problem)
-    text = LINE_ENDS.sub("\n", unicodedata.normalize("NFC", text))
+
+def content_of(text: str) -> Content:
+    """Return the content that has this text in normal form; raises Unreadable if it is blank."""
     if not text.strip():
-        raise BadDocument("content", "holds no text: send a document with some")
+        raise Unreadable("holds no text: send a document with some")
     return Content(text=text)
 
 
-def _piles_marks(text: str) -> bool:
-    # Marks are no word characters, so only long runs of symbols need the slow look.
-    return any(
-        _longest_pile(found.group()) > MAX_COMBINING_MARKS for found in SYMBOLS.finditer(text)
-    )
-
-
-def _longest_pile(symbols: str) -> int:
-    piles = groupby(symbols, lambda symbol: unicodedata.combining(symbol) > 0)
-    return max(sum(1 for _ in pile) if marks else 0 for marks, pile in piles)
-
-
 def checked_name(name: str) -> str:
-    """Return the document's name; raises BadDocument if lists could not show it."""
+    """Return the document's name; raises BadDocument if it is none that lists could show."""
     if not name.strip():
         raise BadDocument("name", "is empty: give the document a name")
     if any(unicodedata.category(character) == "Cc" for character in name):
         raise BadDocument("name", "holds control characters: use one line of text")
+    if PATH.search(name):
+        raise BadDocument("name", "is a path: send the file's name, without drive, root or '..'")
     return name
+
+
+def checked_form(form: DocumentFormat.ValueType) -> Form:
+    """Return what the bytes are said to be; raises BadDocument if that is not known."""
+    try:
+        return Form(DocumentFormat.Name(form).removeprefix("DOCUMENT_FORMAT_"))
+    except ValueError as error:
+        raise BadDocument("format", f"is not known: choose {', '.join(Form)}") from error
 
 
 def document_id(tenant: str, content: Content) -> str:
@@ -137,16 +121,15 @@ class Splitter:
         of them.
         """
         self._embedder = embedder
+        plain, marked = TextSplitter(size, overlap), MarkdownSplitter(size, overlap)
+        # The text of a web page or of Word's documents has the marks of Markdown.
         self._splitters: Mapping[DocumentFormat.ValueType, TextSplitter | MarkdownSplitter] = {
-            DocumentFormat.DOCUMENT_FORMAT_TEXT: TextSplitter(size, overlap),
-            DocumentFormat.DOCUMENT_FORMAT_MARKDOWN: MarkdownSplitter(size, overlap),
+            DocumentFormat.DOCUMENT_FORMAT_TEXT: plain,
+            DocumentFormat.DOCUMENT_FORMAT_MARKDOWN: marked,
+            DocumentFormat.DOCUMENT_FORMAT_HTML: marked,
+            DocumentFormat.DOCUMENT_FORMAT_PDF: plain,
+            DocumentFormat.DOCUMENT_FORMAT_DOCX: marked,
         }
-
-    def checked_format(self, form: DocumentFormat.ValueType) -> DocumentFormat.ValueType:
-        """Return the format; raises BadDocument if documents of it cannot be split."""
-        if form not in self._splitters:
-            raise BadDocument("format", "is not known: choose TEXT or MARKDOWN")
-        return form
 
     def chunks(self, content: Content, form: DocumentFormat.ValueType) -> list[Chunk]:
         """Return the document's chunks in their order; a text that repeats gives equal chunks.

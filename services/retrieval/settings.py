@@ -70,6 +70,36 @@ class PineconeOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParsingOptions:
+    """What a document may be, and what it may cost to read.
+
+    HTML, PDF and DOCX are parsed in processes of their own.
+    """
+
+    file_bytes: int = 32 * 2**20
+    """Most bytes of a file."""
+
+    pages: int = 2000
+    """Most pages of a PDF."""
+
+    text_bytes: int = 2 * 2**20
+    """Most bytes of a document's text in UTF-8, however it is packed."""
+
+    unpacked_bytes: int = 32 * 2**20
+    """Most bytes to which the text parts of a DOCX unpack."""
+
+    processes: int = 2
+    """Documents that are parsed at once; further ones wait."""
+
+    memory: int = 384
+    """MiB of address space of a process that parses a document: what needs more is refused. Nothing
+    holds it where the system knows no such limit, as on macOS."""
+
+    seconds: int = 20
+    """Processor time of such a process for one document; what takes more is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalSettings:
     """Where documents are indexed, and how they are cut."""
 
@@ -88,6 +118,9 @@ class RetrievalSettings:
 
     pinecone: PineconeOptions = field(default=PineconeOptions())
     """How Pinecone is reached."""
+
+    parsing: ParsingOptions = field(default=ParsingOptions())
+    """What documents are taken."""
 
     chunk_characters: int = 1000
     """Most characters of a chunk. A change embeds anew what is added from then on."""

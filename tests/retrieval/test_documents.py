@@ -13,6 +13,7 @@ from services.runtime.errors import (
     ServiceError,
 )
 from tests.retrieval.corpus import descriptions
+from tests.retrieval.parsing.files import docx, paragraph, pdf
 from tests.retrieval.running import CountingEmbedder, Retrieval, refusal_of
 
 PARAGRAPHS = [f"Paragraph {number} " + f"speaks of subject {number}. " * 30 for number in range(12)]
@@ -105,6 +106,7 @@ async def test_a_bad_document_is_refused_by_field(retrieval: Retrieval) -> None:
         "no format": user.add("text", form=pb.DOCUMENT_FORMAT_UNSPECIFIED),
         "blank name": user.add("text", name=" "),
         "unprintable name": user.add("text", name="a\x00b"),
+        "path as a name": user.add("text", name="../../etc/passwd"),
     }
     refused = {case: await refusal_of(call) for case, call in calls.items()}
     assert all(isinstance(error, InvalidArgument) for error in refused.values()), refused
@@ -117,8 +119,29 @@ async def test_a_bad_document_is_refused_by_field(retrieval: Retrieval) -> None:
         "no format": ["format"],
         "blank name": ["name"],
         "unprintable name": ["name"],
+        "path as a name": ["name"],
     }
     assert not retrieval.archive.documents
+
+
+async def test_a_file_is_searched_by_its_text_and_one_that_is_broken_is_refused_by_name(
+    retrieval: Retrieval,
+) -> None:
+    user = retrieval.user()
+    forms = {
+        pb.DOCUMENT_FORMAT_HTML: b"<h1>Storks</h1><p>Storks nest on chimneys.",
+        pb.DOCUMENT_FORMAT_PDF: pdf(["Owls hunt at night."]),
+        pb.DOCUMENT_FORMAT_DOCX: docx(paragraph("Swans stay together.")),
+    }
+    for form, data in forms.items():
+        refusal = await refusal_of(user.add(data[:20] + b"\0", form=form, name="birds.bin"))
+        assert fields_of(refusal) == ["content"]
+        assert "birds.bin" in str(refusal)
+        added = await user.add(data, form=form, name="birds.bin")
+        assert added.document.format == form
+    found = [passage.text for passage in await user.search("when do owls hunt?")]
+    assert found[0] == "Owls hunt at night."
+    assert {"Swans stay together.", "# Storks\n\nStorks nest on chimneys."} == set(found[1:])
 
 
 async def test_an_unbroken_text_of_the_largest_size_is_added_in_time(retrieval: Retrieval) -> None:

@@ -11,11 +11,13 @@ from services.retrieval.model import (
     SECTION_CHARACTERS,
     Content,
     Splitter,
+    checked_name,
     chunk_id,
     document_id,
     normalised,
     sections,
 )
+from services.retrieval.parsing.model import Unreadable
 from tests.retrieval.corpus import descriptions
 
 TEXT, MARKDOWN = pb.DOCUMENT_FORMAT_TEXT, pb.DOCUMENT_FORMAT_MARKDOWN
@@ -85,12 +87,14 @@ def test_the_same_text_in_other_bytes_is_the_same_document() -> None:
         ("e".encode("utf-16"), "UTF-8"),
         (b"", "no text"),
         (b" \n\t\r\n", "no text"),
-        (b"x" * (2 * 1024 * 1024 + 1), "larger"),
+        (b"text and \0 text", "binary"),
+        (b"\x01\x02\x03\x04 text", "binary"),
+        (b"\xed\xa0\x80", "byte 0"),
         (("e" + "\u0301" * 31).encode(), "combining marks"),
     ],
 )
 def test_what_is_no_text_is_refused_with_the_reason(content: bytes, problem: str) -> None:
-    with pytest.raises(BadDocument, match=problem):
+    with pytest.raises(Unreadable, match=problem):
         normalised(content)
 
 
@@ -99,11 +103,32 @@ def test_long_runs_of_symbols_and_some_marks_are_text() -> None:
         assert normalised(text.encode()).text
 
 
+def test_what_steers_a_screen_is_taken_out_of_a_text() -> None:
+    assert normalised(b"a \x1b[31mred\x1b[0m text, with a bell\x07").text == (
+        "a [31mred[0m text, with a bell"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../secret.txt", "a/../b", "C:\\notes.txt", "a\\b", "~/x", "a//b", "a/"]
+)
+def test_a_path_is_no_name(name: str) -> None:
+    with pytest.raises(BadDocument, match="path"):
+        checked_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "guide/start.md", "C: the language", ".profile", "a..b"]
+)
+def test_a_name_may_tell_of_folders_below_the_one_that_was_added(name: str) -> None:
+    assert checked_name(name) == name
+
+
 @given(st.text(st.characters(codec="utf-8"), max_size=400))
 def test_normalising_twice_changes_nothing_more(text: str) -> None:
     try:
         content = normalised(text.encode())
-    except BadDocument:
+    except Unreadable:
         return
     assert normalised(content.data) == content
     assert all(splitter(50, 10).chunks(content, form) for form in FORMATS)

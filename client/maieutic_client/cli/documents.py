@@ -11,10 +11,10 @@ from maieutic_client.cli.running import Exit, explained, run
 from maieutic_client.cli.screen import Screen, size, when
 from maieutic_client.cli.target import Target, connected, target_options
 from maieutic_client.client import Maieutic
-from maieutic_client.documents import MARKDOWN_SUFFIXES
+from maieutic_client.documents import FORMATS
 from maieutic_client.errors import InvalidArgument
 
-SUFFIXES = frozenset({*MARKDOWN_SUFFIXES, ".txt", ".rst", ".text"})
+SUFFIXES = frozenset({*FORMATS, ".txt", ".rst", ".text"})
 STATES = {pb.DOCUMENT_STATE_PENDING: "pending", pb.DOCUMENT_STATE_READY: "ready"}
 SHOWN_CHARACTERS = 300
 
@@ -30,10 +30,10 @@ def docs() -> None:
 )
 @target_options
 def add(*, target: Target, paths: tuple[Path, ...]) -> None:
-    """Store and index files of text or Markdown, in UTF-8, at most 2 MiB each.
+    """Store and index files of text, Markdown, HTML, PDF or Word, at most 2 MiB each.
 
-    Of a folder every .md, .markdown, .txt and .rst file is taken. A text that is stored already is
-    not embedded again.
+    Of a folder every .md, .txt, .rst, .html, .pdf and .docx file is taken. A text that is stored
+    already is not embedded again.
     """
     run(_add(target, paths))
 

@@ -29,12 +29,20 @@ class _DocumentFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Docume
     DOCUMENT_FORMAT_UNSPECIFIED: _DocumentFormat.ValueType  # 0
     DOCUMENT_FORMAT_TEXT: _DocumentFormat.ValueType  # 1
     DOCUMENT_FORMAT_MARKDOWN: _DocumentFormat.ValueType  # 2
+    DOCUMENT_FORMAT_HTML: _DocumentFormat.ValueType  # 3
+    DOCUMENT_FORMAT_PDF: _DocumentFormat.ValueType  # 4
+    DOCUMENT_FORMAT_DOCX: _DocumentFormat.ValueType  # 5
+    """Word's format since 2007."""
 
 class DocumentFormat(_DocumentFormat, metaclass=_DocumentFormatEnumTypeWrapper): ...
 
 DOCUMENT_FORMAT_UNSPECIFIED: DocumentFormat.ValueType  # 0
 DOCUMENT_FORMAT_TEXT: DocumentFormat.ValueType  # 1
 DOCUMENT_FORMAT_MARKDOWN: DocumentFormat.ValueType  # 2
+DOCUMENT_FORMAT_HTML: DocumentFormat.ValueType  # 3
+DOCUMENT_FORMAT_PDF: DocumentFormat.ValueType  # 4
+DOCUMENT_FORMAT_DOCX: DocumentFormat.ValueType  # 5
+"""Word's format since 2007."""
 Global___DocumentFormat: _TypeAlias = DocumentFormat  # noqa: Y015
 
 class _DocumentState:
@@ -149,7 +157,9 @@ class AddDocumentRequest(_message.Message):
     name: _builtins.str
     format: Global___DocumentFormat.ValueType
     content: _builtins.bytes
-    """UTF-8, at most 2 MiB."""
+    """The file as it is, at most 2 MiB: text and Markdown in UTF-8. What its
+    bytes are by their own account must agree with the format.
+    """
     def __init__(
         self,
         *,

@@ -1,0 +1,135 @@
+"""Processes that parse untrusted bytes: few, bounded in memory and time, killed when left."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from typing import Any, Self
+
+from services.retrieval.errors import ParserUnavailable
+from services.retrieval.parsing.model import Form, Limits, Unreadable
+from services.retrieval.parsing.protocol import BYTES_A_BYTE, LENGTH, Ending
+
+log = logging.getLogger(__name__)
+
+CHILD = "services.retrieval.parsing.child"
+PATIENCE = 4
+"""So many times its processor time a document may take while others have the processor."""
+
+
+class ParserPool:
+    """Parses at most *processes* documents at a time; further ones wait their turn."""
+
+    def __init__(self, *, processes: int, memory: int, seconds: int) -> None:
+        """Give each document that many MiB of address space and seconds of processor time."""
+        self._free = asyncio.Semaphore(processes)
+        self._memory = memory
+        self._seconds = seconds
+        self._idle: list[_Child] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, *, processes: int, memory: int, seconds: int) -> AsyncIterator[Self]:
+        """Parse during the block; a process is started when it is first needed."""
+        pool = cls(processes=processes, memory=memory, seconds=seconds)
+        try:
+            yield pool
+        finally:
+            for child in pool._idle:
+                await child.kill()
+
+    async def pages(self, data: bytes, form: Form, limits: Limits) -> list[str]:
+        """Return the text of each page; one if the form has no pages.
+
+        Raises Unreadable, and ParserUnavailable if the document is not to blame.
+        """
+        bounds = {"memory": self._memory, "seconds": self._seconds}
+        asked = json.dumps({"form": form, "limits": asdict(limits), **bounds}).encode()
+        longest = BYTES_A_BYTE * limits.text_bytes + 2**20
+        async with self._child() as child:
+            try:
+                async with asyncio.timeout(PATIENCE * self._seconds):
+                    answer = await child.ask(asked, data, longest=longest)
+            except TimeoutError as error:
+                raise ParserUnavailable("parsing waits too long for a processor") from error
+            except ChildEnded as error:
+                raise self._no_answer(error.status) from error
+        log.debug("parsed", extra={"form": form, "peak_kib": answer["peak"]})
+        if "problem" in answer:
+            raise Unreadable(answer["problem"], page=answer["page"])
+        pages: list[str] = answer["pages"]
+        return pages
+
+    @asynccontextmanager
+    async def _child(self) -> AsyncIterator["_Child"]:
+        """Hold a process; one that is left before its answer is killed."""
+        async with self._free:
+            child = self._idle.pop() if self._idle else await _Child.start()
+            try:
+                yield child
+            except BaseException:
+                await child.kill()
+                raise
+            self._idle.append(child)
+
+    def _no_answer(self, status: int) -> Exception:
+        if status == Ending.TOO_LONG:
+            return Unreadable(f"takes more than {self._seconds} s to be read: split it")
+        if status == Ending.CRASHED:
+            return Unreadable(f"is broken, or needs more than {self._memory} MiB to be read")
+        return ParserUnavailable("the process that parsed was killed")
+
+
+class ChildEnded(Exception):
+    """The process has ended without an answer."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class _Child:
+    """One process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls) -> Self:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", CHILD),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            # A group of its own, to be killed with what it forked. No secret is in its environment.
+            start_new_session=True,
+            env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        return cls(process)
+
+    async def ask(self, head: bytes, data: bytes, *, longest: int) -> dict[str, Any]:
+        """Return the answer, of at most *longest* bytes; raises ChildEnded."""
+        requests, answers = self._process.stdin, self._process.stdout
+        if requests is None or answers is None:
+            raise ChildEnded(Ending.KILLED)
+        try:
+            requests.writelines([LENGTH.pack(len(head) + 1 + len(data)), head, b"\n", data])
+            await requests.drain()
+            (size,) = LENGTH.unpack(await answers.readexactly(LENGTH.size))
+            if size > longest:
+                raise ChildEnded(Ending.CRASHED)
+            answer: dict[str, Any] = json.loads(await answers.readexactly(size))
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise ChildEnded(await self._process.wait()) from error
+        return answer
+
+    async def kill(self) -> None:
+        """End the process and what it forked, and wait until it is gone."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        await asyncio.shield(self._process.wait())

@@ -1,0 +1,146 @@
+"""The processes that parse: what they cost, and what ends them."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.retrieval.errors import BadDocument, ParserUnavailable
+from services.retrieval.parsing.model import Form
+from services.retrieval.parsing.parser import Parser
+from services.retrieval.settings import ParsingOptions
+from tests.retrieval.parsing.files import docx, paragraph, pdf
+
+SMALL = pdf(["a page"])
+SLOW = docx("<w:p/>" * 4_000_000)
+"""Takes seconds of processor time."""
+
+
+Workers = Callable[[], list[psutil.Process]]
+
+
+@pytest.fixture
+def workers() -> Workers:
+    """Return the processes that were started since, without what they forked."""
+    before = psutil.Process().children()
+    return lambda: [one for one in psutil.Process().children() if one not in before]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up, "never came true"
+        await asyncio.sleep(0.01)
+
+
+def busy(process: psutil.Process) -> psutil.Process | None:
+    """Return the fork that has been parsing for a while."""
+    for fork in process.children():
+        with suppress(psutil.Error):
+            if fork.cpu_times().user >= 0.05:
+                return fork
+    return None
+
+
+async def read(parser: Parser, data: bytes = SMALL, form: Form = Form.PDF) -> str:
+    return (await parser.parse(data, form=form, name="a")).content.text
+
+
+async def test_no_process_is_started_before_it_is_needed_and_none_is_left(workers: Workers) -> None:
+    async with Parser.open(ParsingOptions(processes=2)) as parser:
+        await read(parser, b"text", Form.TEXT)
+        assert not workers()
+        await asyncio.gather(*(read(parser) for _ in range(8)))
+        assert len(workers()) == 2
+    assert not workers()
+
+
+async def test_a_process_is_used_again_and_each_document_has_a_fork_of_it(workers: Workers) -> None:
+    async with Parser.open(ParsingOptions(processes=1)) as parser:
+        await read(parser)
+        (process,) = workers()
+        with pytest.raises(BadDocument):
+            await read(parser, b"%PDF-1.4 broken")
+        started, processor = time.process_time(), process.cpu_times()
+        for _ in range(20):
+            assert await read(parser) == "a page"
+        assert workers() == [process]
+        used = process.cpu_times()
+        forks = used.children_user + used.children_system
+        forks -= processor.children_user + processor.children_system
+        print(  # noqa: T201 - the figures, with pytest -s
+            f"a page of PDF: {50 * (time.process_time() - started):.1f} ms of this process, "
+            f"{50 * forks:.1f} ms of its fork"
+        )
+
+
+async def test_a_document_that_takes_too_much_processor_time_is_refused() -> None:
+    async with Parser.open(ParsingOptions(processes=1, seconds=1)) as parser:
+        with pytest.raises(BadDocument, match="more than 1 s"):
+            await read(parser, SLOW, Form.DOCX)
+        assert await read(parser) == "a page"
+
+
+async def test_a_document_that_takes_too_much_memory_is_refused() -> None:
+    async with Parser.open(ParsingOptions(processes=1, memory=140)) as parser:
+        with pytest.raises(BadDocument, match="140 MiB"):
+            await read(parser, docx(paragraph("wörd " * 5_000_000)), Form.DOCX)
+        assert await read(parser) == "a page"
+
+
+async def test_a_caller_who_leaves_takes_the_process_along_and_frees_its_place(
+    workers: Workers,
+) -> None:
+    async with Parser.open(ParsingOptions(processes=1)) as parser:
+        await read(parser)
+        (process,) = workers()
+        leaving = asyncio.create_task(read(parser, SLOW, Form.DOCX))
+        await until(lambda: busy(process))
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert leaving.cancelled()
+        assert not process.is_running()
+        assert await read(parser) == "a page"
+
+
+async def test_a_process_that_is_killed_is_no_fault_of_the_document(workers: Workers) -> None:
+    async with Parser.open(ParsingOptions(processes=1)) as parser:
+        await read(parser)
+        (process,) = workers()
+        reading = asyncio.create_task(read(parser, SLOW, Form.DOCX))
+        await until(lambda: busy(process))
+        (fork,) = process.children()
+        fork.kill()
+        with pytest.raises(ParserUnavailable):
+            await reading
+        assert await read(parser) == "a page"
+
+
+async def test_an_idle_process_that_is_killed_costs_one_answer_at_most(workers: Workers) -> None:
+    async with Parser.open(ParsingOptions(processes=1)) as parser:
+        await read(parser)
+        (process,) = workers()
+        os.kill(process.pid, signal.SIGKILL)
+        await until(lambda: not process.is_running())
+        with suppress(ParserUnavailable):
+            await read(parser)
+        assert await read(parser) == "a page"
+
+
+async def test_a_process_that_parses_knows_no_secret_of_the_service(
+    monkeypatch: pytest.MonkeyPatch, workers: Workers
+) -> None:
+    monkeypatch.setenv("PINECONE_API_KEY", "secret")
+    async with Parser.open(ParsingOptions(processes=1)) as parser:
+        await read(parser)
+        (process,) = workers()
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+    assert set(environment.split(b"\0")) <= {b""} | {
+        one for one in environment.split(b"\0") if one.startswith(b"PYTHONPATH=")
+    }
