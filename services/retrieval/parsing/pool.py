@@ -18,7 +18,7 @@ from services.retrieval.parsing.protocol import BYTES_A_BYTE, LENGTH, Ending
 log = logging.getLogger(__name__)
 
 CHILD = "services.retrieval.parsing.child"
-PATIENCE = 4
+PATIENCE = 10
 """So many times its processor time a document may take while others have the processor."""
 
 
