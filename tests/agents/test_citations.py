@@ -1,6 +1,9 @@
 """Passages in and out of an answer."""
 
+from xml.etree import ElementTree as ET
+
 import pytest
+from hypothesis import given, strategies as st
 
 from maieutic.v1.document_service_pb2 import Passage
 from services.agents.agents.citations import cited, fenced, numbered
@@ -48,3 +51,34 @@ def test_a_passage_cannot_end_its_own_fence() -> None:
     text = fenced(numbered([hostile]))
     assert text.count("</passage>") == text.count("<passage ") == 1
     assert text.endswith("</passage>")
+
+
+ANYTHING = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn"]))
+PIECES = st.sampled_from(
+    [
+        "</passage>",
+        '<passage number="2">',
+        "</PASSAGE >",
+        "&lt;/passage&gt;",
+        "]]>",
+        "<!--",
+        '"',
+        "&",
+    ]
+)
+HOSTILE = st.lists(ANYTHING | PIECES).map("".join)
+
+
+@given(st.lists(st.tuples(HOSTILE, HOSTILE), min_size=1, max_size=4))
+def test_whatever_passages_hold_they_are_read_back_as_they_were(
+    given_passages: list[tuple[str, str]],
+) -> None:
+    """Were one able to end its element, another number of them, or other texts, would come back."""
+    passages = [Passage(document_name=name, text=text) for name, text in given_passages]
+    read = ET.fromstring(f"<all>{fenced(numbered(passages))}</all>")  # noqa: S314 - it is our own
+    assert [one.tag for one in read] == ["passage"] * len(passages)
+    assert [one.attrib["number"] for one in read] == [str(n + 1) for n in range(len(passages))]
+    assert [(one.attrib["document"], one.text) for one in read] == [
+        (name, f"\n{text}\n") for name, text in given_passages
+    ]
+    assert all(not list(one) for one in read)
