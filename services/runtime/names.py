@@ -190,6 +190,28 @@ STORE_MEMORY = Metric(
     unit="1",
     help="Share of the live store's memory limit that is in use; 0 without a limit",
 )
+ORPHANS_LOOKED_AT = Metric(
+    name="maieutic.session.orphans.looked_at",
+    unit="{key}",
+    help="Keys of the live store looked at in the search for what crashes left behind",
+)
+ORPHANS_REMOVED = Metric(
+    name="maieutic.session.orphans.removed",
+    unit="{orphan}",
+    help="What crashes left behind in the live store, removed or given back, by kind",
+)
+ORPHANS_STEP = Metric(
+    name="maieutic.session.orphans.step.duration",
+    unit="s",
+    help="Duration of a step of that search",
+    buckets=FAST_SECONDS,
+)
+ORPHANS_ROUND = Metric(
+    name="maieutic.session.orphans.round.end",
+    unit="s",
+    help="When all keys had been looked at last, in seconds since 1970; 0 before the first time",
+)
+ORPHAN_KIND = "maieutic.session.orphan.kind"
 
 # --- the archive --------------------------------------------------------------------------------
 ARCHIVE_BATCH = "archive batch"

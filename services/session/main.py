@@ -19,6 +19,7 @@ from services.runtime.settings import BadSettings, load
 from services.runtime.telemetry import telemetry
 from services.runtime.topology import maieutic_topology
 from services.session.adapters.address import BadStoreUrl
+from services.session.adapters.orphans import RedisKeySpace
 from services.session.adapters.redis import RedisSessionStore
 from services.session.adapters.wake import RedisWakes
 from services.session.archive import Archive
@@ -32,6 +33,7 @@ from services.session.listing import SessionList
 from services.session.live import LiveSessions
 from services.session.losses import Losses
 from services.session.notebook import Notebook
+from services.session.orphans import OrphanSearch
 from services.session.ports import SessionStore
 from services.session.publisher import Publisher
 from services.session.rpc import SessionServicer, TurnServicer, TurnWorkServicer
@@ -71,12 +73,15 @@ async def session_service(
         async with serving(
             settings.server, parts.register, verifier=verifier, arounds=[observed]
         ) as running:
-            sweeping = asyncio.create_task(parts.sweeper.run())
+            space = RedisKeySpace(store.servers)
+            search = OrphanSearch(space=space, timing=timing, options=settings.orphans)
+            sweeping = [asyncio.create_task(one.run()) for one in (parts.sweeper, search)]
             try:
                 yield running
             finally:
-                sweeping.cancel()
-                await asyncio.gather(sweeping, return_exceptions=True)
+                for task in sweeping:
+                    task.cancel()
+                await asyncio.gather(*sweeping, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -2,15 +2,97 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol, Self, TypeVar
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import TurnFrame
-from services.session.model import Draft, EventId
+from services.session.model import Draft, EventId, Timing
 
 T = TypeVar("T")
+
+
+class LeftoverKind(StrEnum):
+    """What is left behind."""
+
+    INDEX_ENTRY = "index_entry"
+    """On its owner's list, and not here. What the archive has is listed from there."""
+    SESSION_PART = "session_part"
+    """Messages or notes without a record, which would never expire."""
+    TURN = "turn"
+    """Without expiry, and not on the clock."""
+    TURN_LOG = "turn_log"
+    """Without expiry, and without its turn."""
+    DUE_MEMBER = "due_member"
+    """On the clock, and not here."""
+    QUARANTINED = "quarantined"
+    """Put aside, and would never expire."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """Something in the store that nothing leads to."""
+
+    kind: LeftoverKind
+    key: str
+    member: str
+    """The session or turn that it is of; of what is quarantined the time in ms."""
+    score: int = 0
+    """Of an entry of a list, in ms."""
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} {self.member} in {self.key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalkPlace:
+    """How far the walk over all keys has come."""
+
+    node: int
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walked:
+    """One step of the walk."""
+
+    keys: Sequence[str]
+    place: WalkPlace
+    """Where the next step begins."""
+    round_over: bool
+    """Whether these are the last keys of all."""
+    now_ms: int
+    last_round_ms: int
+    """When the round before was over; 0 if none was."""
+
+
+class KeySpace(Protocol):
+    """All keys of the store, for the search for what was left behind.
+
+    The replicas share one walk. Every method may raise StoreUnavailable.
+    """
+
+    async def take_turn(self, hold_ms: int) -> bool:
+        """Whether this process may take the next step; for so long no other one may."""
+        ...
+
+    async def next_keys(self, count: int) -> Walked:
+        """Return about *count* keys; the same again until `walked`."""
+        ...
+
+    async def walked(self, step: Walked) -> None:
+        """Let the walk go on behind the step."""
+        ...
+
+    async def leftovers(self, step: Walked, grace_ms: int) -> list[Leftover]:
+        """Return what looks left behind, not counting entries younger than *grace_ms*."""
+        ...
+
+    async def remove(self, leftover: Leftover, grace_ms: int, timing: Timing) -> bool:
+        """Remove it, or arm its expiry, or put it back on the clock; False if it is in use."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from services.runtime.settings import PREFIX, BadSettings
 from services.runtime.telemetry import TelemetryOptions
 from services.session.limits import HIGHEST, Most
 from services.session.model import Timing
+from services.session.orphans import OrphanOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,9 @@ class SessionSettings:
 
     answer_bytes: int = 262_144
     """Most bytes of an answer with its citations, up to 524288. A turn with more fails."""
+
+    orphans: OrphanOptions = field(default=OrphanOptions())
+    """How the store is searched for what crashes left behind."""
 
     telemetry: TelemetryOptions = field(default=TelemetryOptions())
     """Where traces, metrics and logs go."""

@@ -80,6 +80,10 @@ class Cluster:
         await until_served(once, self._patience.answer)
         return [reply for unit in units for reply in unit.replies]
 
+    def primaries(self) -> Sequence[Links]:
+        """See Servers."""
+        return self._primaries
+
     async def ask_all(self, commands: Sequence[Command]) -> list[list[Any]]:
         """See Servers."""
 

@@ -44,6 +44,10 @@ class Links:
         """Return the links to the server that has the key."""
         return self
 
+    def primaries(self) -> Sequence[Self]:
+        """Return the links to each server that takes writes: these."""
+        return [self]
+
     async def ask_all(self, commands: Sequence[Command]) -> list[list[Any]]:
         """Return the replies of every server that takes writes: of this one."""
         return [await self.ask(commands)]

@@ -15,7 +15,7 @@ from services.session.model import Draft
 from services.session.observing import seen
 from services.session.ports import Reads
 
-_QUARANTINE_MS = 30 * 86_400_000
+QUARANTINE_MS = 30 * 86_400_000
 
 
 async def read_draft(transaction: Transaction, session_id: str, reads: Reads) -> Draft:
@@ -130,4 +130,4 @@ async def _kept(
 async def _put_aside(transaction: Transaction, key: str, draft: Draft, error: Corrupt) -> None:
     seen(ErrorType.SERIALIZATION, str(error))
     aside = keys.quarantine_key(key, draft.now_ms)
-    await transaction.commit([("RENAME", key, aside), ("PEXPIRE", aside, str(_QUARANTINE_MS))])
+    await transaction.commit([("RENAME", key, aside), ("PEXPIRE", aside, str(QUARANTINE_MS))])

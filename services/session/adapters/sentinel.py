@@ -154,6 +154,10 @@ class WatchedPrimary:
 
         return await until_served(once, self._patience.answer)
 
+    def primaries(self) -> Sequence[Links]:
+        """See Servers."""
+        return [self._links]
+
     async def ask_all(self, commands: Sequence[Command]) -> list[list[Any]]:
         """See Servers."""
         return [await self.ask(commands)]

@@ -29,6 +29,10 @@ class Servers(Protocol):
         """Ask every server that takes writes, for what is not about a key."""
         ...
 
+    def primaries(self) -> Sequence[Links]:
+        """Return the links to each server that takes writes; once one has answered, some."""
+        ...
+
     async def dial(self, on_message: OnMessage | None = None) -> Link:
         """Open a link to a server that hears of everything that is published."""
         ...

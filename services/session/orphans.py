@@ -1,0 +1,87 @@
+"""The search for what crashes left behind in the live store."""
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass
+
+from services.runtime import names, telemetry
+from services.runtime.errors import ServiceError
+from services.session.model import Timing
+from services.session.ports import KeySpace, Leftover, Walked
+
+_log = logging.getLogger(__name__)
+
+_REMOVED_AT_ONCE = 200
+"""Of a step that finds more the rest is found again by the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphanOptions:
+    """How the store is searched for what crashes left behind."""
+
+    interval: float = 5.0
+    """Seconds between two steps, of all replicas together; 0 searches nothing."""
+
+    keys: int = 500
+    """Keys looked at in a step, about."""
+
+    grace: float = 3600.0
+    """Seconds for which everything is left alone."""
+
+    dry_run: bool = False
+    """Only log what would be removed."""
+
+
+class OrphanSearch:
+    """One runs in every replica; of all of them one takes the next step."""
+
+    def __init__(self, *, space: KeySpace, timing: Timing, options: OrphanOptions) -> None:
+        self._space = space
+        self._timing = timing
+        self._options = options
+
+    async def run(self) -> None:
+        """Search until cancelled."""
+        while self._options.interval > 0:
+            # Replicas that started together do not stay together.
+            await asyncio.sleep(self._options.interval * random.uniform(0.5, 1.5))  # noqa: S311
+            try:
+                await self.step()
+            except ServiceError as error:
+                _log.warning("the search for orphans goes on later: %s", error)
+            except Exception:  # noqa: BLE001 - a supervision loop: a bug must not end the search
+                _log.exception("a step of the search for orphans failed")
+
+    async def step(self) -> None:
+        """Look at the next keys, unless another replica does."""
+        if not await self._space.take_turn(round(self._options.interval * 1000)):
+            return
+        began = time.perf_counter()
+        step = await self._space.next_keys(self._options.keys)
+        found = await self._space.leftovers(step, self._grace_ms)
+        for leftover in found[:_REMOVED_AT_ONCE]:
+            await self._settle(leftover)
+        if self._options.dry_run or len(found) <= _REMOVED_AT_ONCE:
+            await self._space.walked(step)
+        self._measure(step, time.perf_counter() - began)
+
+    @property
+    def _grace_ms(self) -> int:
+        return round(self._options.grace * 1000)
+
+    async def _settle(self, leftover: Leftover) -> None:
+        if self._options.dry_run:
+            _log.warning("orphan, left alone: %s", leftover)
+        elif await self._space.remove(leftover, self._grace_ms, self._timing):
+            _log.info("orphan, removed: %s", leftover)
+            labels = {names.ORPHAN_KIND: leftover.kind.value}
+            telemetry.current().counter(names.ORPHANS_REMOVED).add(1, labels)
+
+    def _measure(self, step: Walked, seconds: float) -> None:
+        meters = telemetry.current()
+        meters.counter(names.ORPHANS_LOOKED_AT).add(len(step.keys))
+        meters.histogram(names.ORPHANS_STEP).record(seconds)
+        ended = step.now_ms if step.round_over else step.last_round_ms
+        meters.gauge(names.ORPHANS_ROUND).set(ended / 1000)
