@@ -161,14 +161,22 @@ class Sessions:
         await self._connection.call(self._stub.DeleteSession, request)
 
     async def messages(
-        self, session: SessionLike, *, page_size: int = 0, page_token: str = ""
+        self,
+        session: SessionLike,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        order: pb.MessageOrder.ValueType = pb.MESSAGE_ORDER_UNSPECIFIED,
     ) -> AsyncIterator[Message]:
-        """Iterate over a session's messages, newest first; pages are fetched as needed.
+        """Iterate over a session's messages, newest first unless *order* says otherwise.
 
-        A bookmark's *page_token* begins with its message.
+        Pages are fetched as needed. A bookmark's *page_token* begins with its message.
         """
         request = pb.ListMessagesRequest(
-            session_id=session_id_of(session), page_size=page_size, page_token=page_token
+            session_id=session_id_of(session),
+            page_size=page_size,
+            page_token=page_token,
+            order=order,
         )
         while True:
             page = await self._connection.call(self._stub.ListMessages, request)

@@ -127,12 +127,19 @@ class Reads(Protocol):
         ...
 
     async def list_messages(
-        self, session_id: str, *, before_position: int, limit: int, most_bytes: int
+        self,
+        session_id: str,
+        *,
+        beyond: int,
+        limit: int,
+        most_bytes: int,
+        oldest_first: bool = False,
     ) -> Page[Message]:
-        """Return a session's messages with positions below (0: all), newest first.
+        """Return a session's messages with positions below *beyond* (0: all), newest first.
 
-        Those that fit, at least one. Two outcomes that a loss of the live store drove apart may
-        share a position; then more may come, so that a page never ends between them.
+        Or those above it, oldest first. Those that fit, at least one. Two outcomes that a loss of
+        the live store drove apart may share a position; then more may come, so that a page never
+        ends between them.
         """
         ...
 

@@ -75,13 +75,15 @@ class ArchiveServicer(ArchiveServiceServicer):
         self, request: pb.ListArchivedMessagesRequest, context: Context
     ) -> pb.ListArchivedMessagesResponse:
         _for_services()
+        up = request.oldest_first
         page = await self._reads.list_messages(
             request.session_id,
-            before_position=request.before_position,
+            beyond=request.after_position if up else request.before_position,
             limit=_limited("limit", request.limit),
             most_bytes=MOST_BYTES,
+            oldest_first=up,
         )
-        return pb.ListArchivedMessagesResponse(messages=page.items, cut=page.cut)
+        return pb.ListArchivedMessagesResponse(messages=page.items, cut=page.cut, oldest_first=up)
 
     async def GetArchivedMessage(
         self, request: pb.GetArchivedMessageRequest, context: Context

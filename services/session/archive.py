@@ -9,7 +9,7 @@ from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session, SessionOrder, SessionStatistics
-from services.runtime.errors import Unimplemented, from_rpc
+from services.runtime.errors import Unavailable, Unimplemented, from_rpc
 from services.session.model import WINDOW_MESSAGES, timestamp
 
 T = TypeVar("T")
@@ -84,16 +84,24 @@ class Archive:
             return 0
 
     async def messages(
-        self, session_id: str, before: int, limit: int
+        self, session_id: str, beyond: int, limit: int, *, oldest_first: bool = False
     ) -> tuple[list[Message], bool]:
-        """Return messages with positions below *before* (0: all), newest first, and if more follow.
+        """Return messages with positions below *beyond* (0: all), newest first, and if more follow.
 
-        That is not known of exactly *limit*: ask for one more than is needed.
+        Or those above it, oldest first. That more follow is not known of exactly *limit*: ask for
+        one more than is needed.
         """
         request = pb.ListArchivedMessagesRequest(
-            session_id=session_id, before_position=before, limit=limit
+            session_id=session_id,
+            before_position=0 if oldest_first else beyond,
+            after_position=beyond if oldest_first else 0,
+            oldest_first=oldest_first,
+            limit=limit,
         )
         answer = await _answer(self._stub.ListArchivedMessages(request))
+        if answer.oldest_first != oldest_first:
+            message = "the archive is of a version that lists messages newest first only: retry"
+            raise Unavailable(message, retry_after=1.0)
         return list(answer.messages), answer.cut or len(answer.messages) >= limit
 
 

@@ -1,13 +1,12 @@
-"""Sessions: create, get, update, end, delete, and their messages as one list."""
+"""Sessions: create, get, update, end, delete."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from maieutic.bus.v1.bus_pb2 import SessionDeleted
 from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import session_service_pb2 as pb
-from maieutic.v1.message_pb2 import Message
 from services.session.archive import Archive
 from services.session.errors import (
     RequestIdTaken,
@@ -16,11 +15,10 @@ from services.session.errors import (
 )
 from services.session.ids import Ids, checked, document_set_id
 from services.session.limits import SessionLimits
-from services.session.listing import DEFAULT_PAGE, show_expiry
+from services.session.listing import show_expiry
 from services.session.live import LiveSessions, owned
-from services.session.model import Caller, Draft, next_stamp, rolled_back, timestamp
+from services.session.model import Caller, Draft, next_stamp, timestamp
 from services.session.operations import done_before, done_now, request_hash
-from services.session.paging import page_of_messages, parse_position
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.updating import check_mask, end, is_past, touch, update
@@ -206,39 +204,6 @@ class Conversations:
         _, draft = await self._live.transact(session_id, decide, reads)
         await self._store.list_remove(caller.key, [session_id])
         self._publisher.after(draft)
-
-    async def messages(
-        self, caller: Caller, session_id: str, page_size: int, page_token: str
-    ) -> tuple[list[Message], str]:
-        """Return a page of messages, newest first: the window and the archive as one list."""
-        await self.get(caller, session_id)
-        limit = page_size or DEFAULT_PAGE
-        before = parse_position(page_token)
-        window = [
-            m for m in await self._store.window(session_id) if not before or m.position < before
-        ]
-        found = {message.message_id: message for message in window}
-        end = None
-        if len(found) <= limit and not any(message.position == 1 for message in window):
-            archived, more = await self._archive.messages(session_id, before, limit + 1)
-            end = archived[-1].position if more else None
-            archived = await self._without_rolled_back(archived, found)
-            found = {message.message_id: message for message in archived} | found
-        return page_of_messages(list(found.values()), end, limit)
-
-    async def _without_rolled_back(
-        self, archived: Sequence[Message], window: Mapping[str, Message]
-    ) -> list[Message]:
-        """Leave out what was rolled back here, of which the archive may not know yet."""
-        first = min((message.position for message in window.values()), default=1)
-        doubtful = {
-            message.turn_id
-            for message in archived
-            if message.position >= first and message.message_id not in window
-        }
-        turns = await self._store.turns(sorted(doubtful))
-        gone = {turn.job.turn_id for turn in turns if turn is not None and rolled_back(turn)}
-        return [message for message in archived if message.turn_id not in gone]
 
 
 def _request_hash(request: pb.CreateSessionRequest) -> bytes:

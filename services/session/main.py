@@ -27,6 +27,7 @@ from services.session.archiving import Archiving
 from services.session.branching import Branching
 from services.session.calls import observed
 from services.session.conversations import Conversations
+from services.session.history import History
 from services.session.ids import Ids
 from services.session.limits import SessionLimits
 from services.session.listing import SessionList
@@ -170,10 +171,12 @@ def _sessions(
     """Wire what callers do with sessions."""
     ids, most = Ids(settings.id_key.encode()), settings.most()
     limits = SessionLimits(store, archive, most)
+    conversations = Conversations(
+        store=store, live=live, archive=archive, publisher=publisher, ids=ids, limits=limits
+    )
     return SessionServicer(
-        conversations=Conversations(
-            store=store, live=live, archive=archive, publisher=publisher, ids=ids, limits=limits
-        ),
+        conversations=conversations,
+        history=History(store=store, archive=archive, conversations=conversations),
         session_list=SessionList(store, archive),
         notebook=Notebook(
             store=store, live=live, archive=archive, publisher=publisher, ids=ids, most=most

@@ -114,6 +114,8 @@ class Draft:
     """The last event of each turn's log, where there is one."""
     messages: dict[str, Message] = field(default_factory=dict)
     """Those of the window, if they were asked for."""
+    from_archive: int = 0
+    """How many of them the archive gave back in this attempt."""
     annotations: SessionAnnotations | None = None
     """The session's notes and bookmarks, if they were asked for."""
     operation: Operation | None = None

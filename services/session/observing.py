@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from enum import StrEnum
 from types import MappingProxyType
 
+from opentelemetry.trace import get_current_span
+
 from services.runtime import names, telemetry
 from services.session.errors import ErrorType
 
@@ -60,6 +62,14 @@ def timed() -> Iterator[None]:
     finally:
         histogram = telemetry.current().histogram(names.STORE_DURATION)
         histogram.record(time.perf_counter() - started, _LABELS[_running.get()])
+
+
+def messages_loaded(session_id: str, *, from_window: int, from_archive: int) -> None:
+    """Say in the log and on the running span what a request has before it of its session."""
+    loaded = {names.FROM_WINDOW: from_window, names.FROM_ARCHIVE: from_archive}
+    get_current_span().set_attributes(loaded)
+    extra = {"session": session_id, "from_window": from_window, "from_archive": from_archive}
+    _log.info("%d messages loaded", from_window + from_archive, extra=extra)
 
 
 def seen(error_type: ErrorType, cause: str = "") -> None:

@@ -98,18 +98,48 @@ def page_of_sessions(
     return page, order.place(page[-1]) if len(page) < len(known) else end
 
 
-def page_of_messages(
-    messages: Sequence[Message], end: int | None, limit: int
-) -> tuple[list[Message], str]:
-    """Return the page, newest first, and the next one's token.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Direction:
+    """In which direction messages are listed."""
 
-    The messages, in any order, are all there are, or, with an *end*, all down to that position.
+    oldest_first: bool = False
+    mark: str = ""
+    """What tells this direction's page tokens from the other's."""
+
+    def follows(self, message: Message, beyond: int) -> bool:
+        """Whether the message comes after a position; all come after 0."""
+        up = self.oldest_first
+        return message.position > beyond if up else not beyond or message.position < beyond
+
+    def parse(self, token: str) -> int:
+        """Return the position that a token names, 0 for an empty one. Raises BadPageToken."""
+        if not token:
+            return 0
+        number = token.removesuffix(self.mark)
+        if token != number + self.mark or not _is_number(number) or not int(number):
+            raise BadPageToken
+        return int(number)
+
+
+BACK = Direction()
+FORTH = Direction(oldest_first=True, mark="o")
+
+
+def page_of_messages(
+    messages: Collection[Message], end: int | None, limit: int, direction: Direction = BACK
+) -> tuple[list[Message], str]:
+    """Return the page and the next one's token.
+
+    The messages, in any order, are all there are, or, with an *end*, all as far as that position.
     Two outcomes that a loss of the live store drove apart may share a position: a page that began
     between them would leave one out, so a page has both.
     """
-    known = [message for message in messages if end is None or message.position >= end]
-    page = _leading(sorted(known, key=_position, reverse=True), _position, limit)
-    return page, str(page[-1].position) if len(page) < len(known) or end else ""
+    known = [m for m in messages if end is None or not direction.follows(m, end)]
+    known.sort(key=_position, reverse=not direction.oldest_first)
+    page = _leading(known, _position, limit)
+    if len(page) == len(known) and not end:
+        return page, ""
+    return page, f"{page[-1].position if page else end}{direction.mark}"
 
 
 def _leading(ordered: Sequence[Item], key: Callable[[Item], Any], limit: int) -> list[Item]:
@@ -127,15 +157,6 @@ def _leading(ordered: Sequence[Item], key: Callable[[Item], Any], limit: int) ->
 
 def _position(message: Message) -> int:
     return message.position
-
-
-def parse_position(token: str) -> int:
-    """Return the position that a token names, 0 for an empty one. Raises BadPageToken."""
-    if not token:
-        return 0
-    if not (_is_number(token) and int(token) > 0):
-        raise BadPageToken
-    return int(token)
 
 
 def _is_number(text: str) -> bool:

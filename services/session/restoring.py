@@ -102,6 +102,7 @@ def refill(draft: Draft, archived: Sequence[Message]) -> None:
         draft.put_message(message)
         session.window[-1].archived = True
     session.window.extend(later)
+    draft.from_archive = len(archived)
     draft.session_changed = True
 
 

@@ -15,6 +15,7 @@ from services.session.archiving import Archiving
 from services.session.branching import Branching
 from services.session.conversations import Conversations
 from services.session.errors import ServicesOnly
+from services.session.history import History
 from services.session.listing import SessionList
 from services.session.model import Caller
 from services.session.notebook import Notebook
@@ -46,12 +47,14 @@ class SessionServicer(SessionServiceServicer):
         self,
         *,
         conversations: Conversations,
+        history: History,
         session_list: SessionList,
         notebook: Notebook,
         branching: Branching,
         statistics: Statistics,
     ) -> None:
         self._conversations = conversations
+        self._history = history
         self._list = session_list
         self._notebook = notebook
         self._branching = branching
@@ -108,9 +111,7 @@ class SessionServicer(SessionServiceServicer):
     async def ListMessages(
         self, request: session_pb.ListMessagesRequest, context: Context
     ) -> session_pb.ListMessagesResponse:
-        messages, token = await self._conversations.messages(
-            _caller(), request.session_id, request.page_size, request.page_token
-        )
+        messages, token = await self._history.page(_caller(), request)
         return session_pb.ListMessagesResponse(messages=messages, next_page_token=token)
 
     async def AddNote(

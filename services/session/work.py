@@ -12,6 +12,7 @@ from services.session.at_once import for_each
 from services.session.ids import check_jobs, checked, checked_all
 from services.session.live import LiveSessions
 from services.session.model import LEASED, Draft, EventId, Timing
+from services.session.observing import messages_loaded
 from services.session.ports import Append, AppendOutcome, Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.restoring import rebuild
@@ -76,6 +77,12 @@ class Work:
         self._publisher.after(draft)
         if response.HasField("claim"):
             response.claim.answer_bytes = self._answer_bytes
+            found = len(draft.record.window)
+            messages_loaded(
+                draft.session_id,
+                from_window=found - draft.from_archive,
+                from_archive=draft.from_archive,
+            )
             # The lease is fresh: the first heartbeats have nothing to write.
             self._note_renewal(job.turn_id, response.claim.fence)
         return response

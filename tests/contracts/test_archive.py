@@ -566,10 +566,14 @@ async def test_messages_are_paged_without_gap_or_double(harness: ArchiveHarness)
     await harness.archive.apply([fact(story.finished(number)) for number in range(1, 8)])
     seen: list[int] = []
     before = 0
-    while page := await _messages(harness, story, before=before, limit=3):
+    while page := await _messages(harness, story, beyond=before, limit=3):
         seen += [message.position for message in page]
         before = seen[-1]
     assert seen == list(range(14, 0, -1))
+    seen = []
+    while page := await _messages(harness, story, beyond=seen[-1] if seen else 0, limit=3, up=True):
+        seen += [message.position for message in page]
+    assert seen == list(range(1, 15))
 
 
 async def test_a_page_never_ends_between_messages_of_one_position(
@@ -579,8 +583,9 @@ async def test_a_page_never_ends_between_messages_of_one_position(
     twin = story.finished(2)
     twin.job.message.position, twin.answer.position = 1, 2
     await harness.archive.apply([fact(story.finished(1)), fact(twin)])
-    page = await _messages(harness, story, limit=1)
-    assert [message.position for message in page] == [2, 2]
+    for up, position in ((False, 2), (True, 1)):
+        page = await _messages(harness, story, limit=1, up=up)
+        assert [message.position for message in page] == [position] * 2
 
 
 async def test_a_page_of_sessions_is_bounded_in_bytes_and_says_so(harness: ArchiveHarness) -> None:
@@ -611,12 +616,16 @@ async def test_a_page_of_messages_is_bounded_in_bytes_and_says_so(harness: Archi
     before, cut = 0, True
     while cut:
         page = await harness.archive.list_messages(
-            story.session_id, before_position=before, limit=100, most_bytes=most
+            story.session_id, beyond=before, limit=100, most_bytes=most
         )
         positions.append([message.position for message in page.items])
         before, cut = positions[-1][-1], page.cut
     # The two answers at 4 are larger than a page, and yet they come together.
     assert positions == [[4, 4], [3, 3, 2], [1]]
+    page = await harness.archive.list_messages(
+        story.session_id, beyond=1, limit=100, most_bytes=most, oldest_first=True
+    )
+    assert ([message.position for message in page.items], page.cut) == ([2, 3, 3], True)
 
 
 # --- unfinished turns -----------------------------------------------------------------------------
@@ -829,10 +838,10 @@ async def test_adding_and_releasing_at_the_same_time_leaves_no_half_document(
 
 
 async def _messages(
-    harness: ArchiveHarness, story: Story, *, before: int = 0, limit: int = 100
+    harness: ArchiveHarness, story: Story, *, beyond: int = 0, limit: int = 100, up: bool = False
 ) -> list[Message]:
     page = await harness.archive.list_messages(
-        story.session_id, before_position=before, limit=limit, most_bytes=MEBIBYTE
+        story.session_id, beyond=beyond, limit=limit, most_bytes=MEBIBYTE, oldest_first=up
     )
     assert not page.cut
     return list(page.items)

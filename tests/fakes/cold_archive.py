@@ -1,7 +1,7 @@
 """A small archive that works: it keeps what it is told, and can be taken away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +52,8 @@ class ColdArchive(ArchiveServiceServicer):
     """Whether it is of the version before, which counts no sessions."""
     most: int = 1000
     """No answer has more messages or sessions, as if they were too large for more."""
+    before_messages: Callable[[], Awaitable[None]] | None = None
+    """Runs before messages are listed."""
     reads: int = 0
     counts: asyncio.Event = field(default_factory=asyncio.Event)
     """While it is not set, counting sessions takes for ever."""
@@ -157,10 +159,19 @@ class ColdArchive(ArchiveServiceServicer):
 
     async def ListArchivedMessages(self, request: Any, context: Any) -> Any:
         self._answering()
-        below = request.before_position
-        found = [m for m in self.messages(request.session_id) if not below or m.position < below]
+        if self.before_messages is not None:
+            await self.before_messages()
+        up, below = request.oldest_first and not self.old, request.before_position
+        found = [
+            message
+            for message in self.messages(request.session_id)
+            if (message.position > request.after_position if up else message.position < below)
+            or not (up or below)
+        ]
         return pb.ListArchivedMessagesResponse(
-            messages=found[::-1][: min(request.limit, self.most)], cut=self._cut(found, request)
+            messages=(found if up else found[::-1])[: min(request.limit, self.most)],
+            cut=self._cut(found, request),
+            oldest_first=up,
         )
 
     def _cut(self, found: Sequence[Any], request: Any) -> bool:

@@ -208,7 +208,8 @@ class FakeSessions(SessionServiceServicer):
         self, request: session_pb.ListMessagesRequest, context: Context
     ) -> session_pb.ListMessagesResponse:
         messages = self._state.messages(request.session_id)
-        page, token = page_of(messages[::-1], request.page_size, request.page_token)
+        step = 1 if request.order == session_pb.MESSAGE_ORDER_OLDEST_FIRST else -1
+        page, token = page_of(messages[::step], request.page_size, request.page_token)
         return session_pb.ListMessagesResponse(messages=page, next_page_token=token)
 
     async def BranchSession(

@@ -37,6 +37,16 @@ async def test_lists_are_read_page_by_page(client: Maieutic) -> None:
         await client.sessions.create(title=str(number))
     titles = [session.title async for session in client.sessions.list(page_size=2)]
     assert titles == ["4", "3", "2", "1", "0"]
+    session = await client.sessions.create()
+    for number in range(3):
+        await client.turns.stream(session, str(number)).result()
+    asked = [
+        message.text
+        async for message in client.sessions.messages(
+            session, page_size=2, order=session_service_pb2.MESSAGE_ORDER_OLDEST_FIRST
+        )
+    ][::2]
+    assert asked == ["0", "1", "2"]
 
 
 async def test_a_turn_is_streamed_frame_by_frame(client: Maieutic) -> None:

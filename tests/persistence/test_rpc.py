@@ -106,6 +106,11 @@ async def test_sessions_and_messages_are_paged_by_place(
             session_id=stories[0].session_id, before_position=2, limit=5
         )
         assert [m.position for m in (await stub.ListArchivedMessages(messages)).messages] == [1]
+        messages = pb.ListArchivedMessagesRequest(
+            session_id=stories[0].session_id, oldest_first=True, after_position=1, limit=5
+        )
+        answer = await stub.ListArchivedMessages(messages)
+        assert ([m.position for m in answer.messages], answer.oldest_first) == ([2], True)
 
 
 async def test_long_messages_come_in_answers_that_every_caller_takes(

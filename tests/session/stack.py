@@ -47,6 +47,8 @@ if TYPE_CHECKING:  # the generated module has one class for both kinds of channe
 
 SERVICES = ("gateway", "session", "agents", "persistence")
 SOON = 10.0
+NEWEST = sessions.MESSAGE_ORDER_NEWEST_FIRST
+OLDEST = sessions.MESSAGE_ORDER_OLDEST_FIRST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,22 +266,28 @@ class User:
             await replica.sessions.DeleteSession(request)
 
     async def messages(
-        self, session_id: str, size: int = 0, token: str = ""
+        self, session_id: str, size: int = 0, token: str = "", **fields: Any
     ) -> tuple[list[Message], str]:
         with self.acting() as replica:
             request = sessions.ListMessagesRequest(
-                session_id=session_id, page_size=size, page_token=token
+                session_id=session_id, page_size=size, page_token=token, **fields
             )
             response = await replica.sessions.ListMessages(request)
         return list(response.messages), response.next_page_token
 
     async def all_messages(self, session_id: str, size: int = 0) -> list[Message]:
-        """Return the messages of all pages, oldest first."""
-        found, token = await self.messages(session_id, size)
+        """Return the messages of all pages, oldest first; both directions agree."""
+        back = await self._all_messages(session_id, size, order=NEWEST)
+        forth = await self._all_messages(session_id, size, order=OLDEST)
+        assert forth == back[::-1]
+        return forth
+
+    async def _all_messages(self, session_id: str, size: int, **fields: Any) -> list[Message]:
+        found, token = await self.messages(session_id, size, **fields)
         while token:
-            more, token = await self.messages(session_id, size, token)
+            more, token = await self.messages(session_id, size, token, **fields)
             found += more
-        return found[::-1]
+        return found
 
     async def branch(
         self, session_id: str, message_id: str, request_id: str = "", **fields: Any

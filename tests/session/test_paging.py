@@ -6,13 +6,16 @@ import pytest
 
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
+from services.session.errors import BadPageToken
 from services.session.model import timestamp
 from services.session.paging import (
+    BACK,
+    FORTH,
     NEWEST_FIRST,
     PAGE_BYTES,
+    Direction,
     page_of_messages,
     page_of_sessions,
-    parse_position,
 )
 
 
@@ -20,20 +23,22 @@ def message(position: int, name: str = "", size: int = 10) -> Message:
     return Message(message_id=f"{position}{name}", position=position, text="x" * size)
 
 
-def paged(messages: Sequence[Message], limit: int) -> list[list[str]]:
+def paged(messages: Sequence[Message], limit: int, direction: Direction = BACK) -> list[list[str]]:
     """Return the ids of all pages."""
     pages: list[list[str]] = []
     token = ""
     while token or not pages:
-        before = parse_position(token)
-        left = [m for m in messages if not before or m.position < before]
-        page, token = page_of_messages(left, None, limit)
+        beyond = direction.parse(token)
+        left = [m for m in messages if direction.follows(m, beyond)]
+        page, token = page_of_messages(left, None, limit, direction)
         pages.append([m.message_id for m in page])
     return pages
 
 
 def test_a_page_has_no_more_messages_than_asked_for() -> None:
-    assert paged([message(n) for n in range(1, 6)], 2) == [["5", "4"], ["3", "2"], ["1"]]
+    messages = [message(n) for n in range(1, 6)]
+    assert paged(messages, 2) == [["5", "4"], ["3", "2"], ["1"]]
+    assert paged(messages, 2, FORTH) == [["1", "2"], ["3", "4"], ["5"]]
 
 
 def test_messages_of_one_position_are_on_one_page() -> None:
@@ -41,6 +46,7 @@ def test_messages_of_one_position_are_on_one_page() -> None:
     messages = [message(1), *twins, message(3), message(4)]
     assert paged(messages, 3) == [["4", "3"], ["2a", "2b", "1"]]
     assert paged(messages, 1) == [["4"], ["3"], ["2a", "2b"], ["1"]]
+    assert paged(messages, 2, FORTH) == [["1"], ["2a", "2b"], ["3", "4"]]
 
 
 def test_a_page_ends_before_it_is_too_large_and_has_at_least_one_message() -> None:
@@ -59,6 +65,23 @@ def test_what_lies_beyond_the_end_of_what_is_known_waits_for_the_next_page() -> 
     older_but_live = message(3)
     page, token = page_of_messages([*known, older_but_live], 7, 50)
     assert ([m.message_id for m in page], token) == (["9", "8", "7"], "7")
+    page, token = page_of_messages([message(1), message(2), message(9)], 2, 50, FORTH)
+    assert ([m.message_id for m in page], token) == (["1", "2"], "2o")
+
+
+def test_a_page_of_which_nothing_is_left_leads_on() -> None:
+    assert page_of_messages([], 7, 50) == ([], "7")
+    assert page_of_messages([message(9)], 7, 50, FORTH) == ([], "7o")
+
+
+@pytest.mark.parametrize("direction", [BACK, FORTH])
+def test_a_direction_takes_its_own_tokens_alone(direction: Direction) -> None:
+    assert direction.parse("") == 0
+    assert direction.parse(f"7{direction.mark}") == 7
+    other = FORTH if direction is BACK else BACK
+    for token in ("x", "0", "-3", "7oo", "o", "٣", f"7{other.mark}", "0o", "9" * 16):
+        with pytest.raises(BadPageToken):
+            direction.parse(token)
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(2, [2, 2]), (50, [3, 1])])

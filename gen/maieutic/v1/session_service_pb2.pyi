@@ -92,6 +92,25 @@ SESSION_STATE_OPEN: SessionState.ValueType  # 1
 SESSION_STATE_ENDED: SessionState.ValueType  # 2
 Global___SessionState: _TypeAlias = SessionState  # noqa: Y015
 
+class _MessageOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MessageOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MESSAGE_ORDER_UNSPECIFIED: _MessageOrder.ValueType  # 0
+    """Newest first."""
+    MESSAGE_ORDER_NEWEST_FIRST: _MessageOrder.ValueType  # 1
+    MESSAGE_ORDER_OLDEST_FIRST: _MessageOrder.ValueType  # 2
+
+class MessageOrder(_MessageOrder, metaclass=_MessageOrderEnumTypeWrapper): ...
+
+MESSAGE_ORDER_UNSPECIFIED: MessageOrder.ValueType  # 0
+"""Newest first."""
+MESSAGE_ORDER_NEWEST_FIRST: MessageOrder.ValueType  # 1
+MESSAGE_ORDER_OLDEST_FIRST: MessageOrder.ValueType  # 2
+Global___MessageOrder: _TypeAlias = MessageOrder  # noqa: Y015
+
 @_typing.final
 class Session(_message.Message):
     """A conversation of one user."""
@@ -758,21 +777,26 @@ class ListMessagesRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     page_size: _builtins.int
     """0 means 50. A page may be shorter: it is bounded in bytes, too."""
     page_token: _builtins.str
-    """From the previous answer. Anything else is INVALID_ARGUMENT."""
+    """From the previous answer, in the same order. Anything else is
+    INVALID_ARGUMENT.
+    """
+    order: Global___MessageOrder.ValueType
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        order: Global___MessageOrder.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -788,7 +812,7 @@ class ListMessagesResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
-        """Newest first."""
+        """In the order asked for."""
 
     def __init__(
         self,
@@ -850,8 +874,8 @@ class Bookmark(_message.Message):
     position: _builtins.int
     """Of the message."""
     page_token: _builtins.str
-    """For ListMessages: a page that begins with the message and goes on with
-    what was said before it.
+    """For ListMessages, newest first: a page that begins with the message and
+    goes on with what was said before it.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...

@@ -208,7 +208,8 @@ class SessionServiceServicer(object):
 
     def ListMessages(self, request, context):
         """ListMessages pages through a session's messages, live and archived ones
-        as one list, newest first: no gap and no double at the seam.
+        as one list, in either direction: no gap and no double at the seam. While
+        the archive is away, the newest ones come all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

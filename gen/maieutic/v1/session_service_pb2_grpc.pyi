@@ -78,7 +78,8 @@ class SessionServiceStub:
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListMessagesRequest, _session_service_pb2.ListMessagesResponse]
     """ListMessages pages through a session's messages, live and archived ones
-    as one list, newest first: no gap and no double at the seam.
+    as one list, in either direction: no gap and no double at the seam. While
+    the archive is away, the newest ones come all the same.
     """
     AddNote: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AddNoteRequest, _session_service_pb2.AddNoteResponse]
     """AddNote keeps a text of the caller's own with the session; no agent reads
@@ -154,7 +155,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListMessagesRequest, _session_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """ListMessages pages through a session's messages, live and archived ones
-    as one list, newest first: no gap and no double at the seam.
+    as one list, in either direction: no gap and no double at the seam. While
+    the archive is away, the newest ones come all the same.
     """
     AddNote: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AddNoteRequest, _session_service_pb2.AddNoteResponse]  # type: ignore[assignment]
     """AddNote keeps a text of the caller's own with the session; no agent reads
@@ -281,7 +283,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListMessagesResponse, _abc.Awaitable[_session_service_pb2.ListMessagesResponse]]:
         """ListMessages pages through a session's messages, live and archived ones
-        as one list, newest first: no gap and no double at the seam.
+        as one list, in either direction: no gap and no double at the seam. While
+        the archive is away, the newest ones come all the same.
         """
 
     @_abc_1.abstractmethod

@@ -94,25 +94,27 @@ WHERE tenant = $1 AND user_id = $2 AND delete_time IS NULL
 MESSAGES = """
 WITH page AS (
     SELECT record, position, message_id FROM messages
-    WHERE session_id = $1 AND position < $2 AND position >= coalesce(
+    WHERE session_id = $1 AND position {beyond} $2 AND position {within} coalesce(
         (
             SELECT position FROM messages
-            WHERE session_id = $1 AND position < $2
-            ORDER BY position DESC LIMIT 1 OFFSET $3
-        ), 0)
+            WHERE session_id = $1 AND position {beyond} $2
+            ORDER BY position {way} LIMIT 1 OFFSET $3
+        ), {last})
 ), sized AS (
     SELECT
         record,
         message_id,
-        rank() OVER newest_first AS place,
-        sum(length(record)) OVER newest_first AS bytes,
+        rank() OVER in_order AS place,
+        sum(length(record)) OVER in_order AS bytes,
         count(*) OVER () AS total
     FROM page
-    WINDOW newest_first AS (ORDER BY position DESC)
+    WINDOW in_order AS (ORDER BY position {way})
 )
-SELECT record, total FROM sized WHERE place = 1 OR bytes <= $4 ORDER BY place, message_id DESC
+SELECT record, total FROM sized WHERE place = 1 OR bytes <= $4 ORDER BY place, message_id {way}
 """
 PAST_ALL_POSITIONS = 2**63 - 1
+MESSAGES_DOWN = MESSAGES.format(beyond="<", within=">=", way="DESC", last=0)
+MESSAGES_UP = MESSAGES.format(beyond=">", within="<=", way="ASC", last=PAST_ALL_POSITIONS)
 
 MESSAGE = """
 SELECT record FROM messages
@@ -181,12 +183,19 @@ class Reader:
         return int(row["found"])
 
     async def list_messages(
-        self, session_id: str, *, before_position: int, limit: int, most_bytes: int
+        self,
+        session_id: str,
+        *,
+        beyond: int,
+        limit: int,
+        most_bytes: int,
+        oldest_first: bool = False,
     ) -> Page[Message]:
-        """Return a session's messages, newest first."""
-        below = before_position or PAST_ALL_POSITIONS
+        """Return a session's messages beyond a position, newest or oldest first."""
+        statement = MESSAGES_UP if oldest_first else MESSAGES_DOWN
+        start = beyond if oldest_first else beyond or PAST_ALL_POSITIONS
         async with self._database.reading() as connection:
-            rows = await connection.fetch(MESSAGES, session_id, below, limit - 1, most_bytes)
+            rows = await connection.fetch(statement, session_id, start, limit - 1, most_bytes)
         return Page(items=[Message.FromString(row["record"]) for row in rows], cut=_cut(rows))
 
     async def get_message(self, session_id: str, message_id: str) -> Message | None:

@@ -215,20 +215,27 @@ class ListArchivedMessagesRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     BEFORE_POSITION_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    OLDEST_FIRST_FIELD_NUMBER: _builtins.int
+    AFTER_POSITION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     before_position: _builtins.int
-    """Positions below this; 0 means all."""
+    """Positions below this, newest first; 0 means all."""
     limit: _builtins.int
+    oldest_first: _builtins.bool
+    """Instead positions above after_position, oldest first."""
+    after_position: _builtins.int
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         before_position: _builtins.int = ...,
         limit: _builtins.int = ...,
+        oldest_first: _builtins.bool = ...,
+        after_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_position", b"before_position", "limit", b"limit", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_position", b"after_position", "before_position", b"before_position", "limit", b"limit", "oldest_first", b"oldest_first", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -240,10 +247,13 @@ class ListArchivedMessagesResponse(_message.Message):
 
     MESSAGES_FIELD_NUMBER: _builtins.int
     CUT_FIELD_NUMBER: _builtins.int
+    OLDEST_FIRST_FIELD_NUMBER: _builtins.int
     cut: _builtins.bool
     """Fewer than the limit because an answer is bounded in bytes, too: more
     follow. At least one comes, and all of one position come together.
     """
+    oldest_first: _builtins.bool
+    """As asked for. A version that knows one direction only leaves it unset."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
     def __init__(
@@ -251,10 +261,11 @@ class ListArchivedMessagesResponse(_message.Message):
         *,
         messages: _abc.Iterable[_message_pb2.Message] | None = ...,
         cut: _builtins.bool = ...,
+        oldest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "messages", b"messages", "oldest_first", b"oldest_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,8 +131,8 @@ class ArchiveServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListArchivedMessages(self, request, context):
-        """ListArchivedMessages lists a session's messages, newest first, from a
-        position down.
+        """ListArchivedMessages lists a session's messages from a position down, or
+        up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,8 +44,8 @@ class ArchiveServiceStub:
     CountArchivedSessions: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.CountArchivedSessionsRequest, _archive_service_pb2.CountArchivedSessionsResponse]
     """CountArchivedSessions says how many sessions a user has."""
     ListArchivedMessages: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ListArchivedMessagesRequest, _archive_service_pb2.ListArchivedMessagesResponse]
-    """ListArchivedMessages lists a session's messages, newest first, from a
-    position down.
+    """ListArchivedMessages lists a session's messages from a position down, or
+    up.
     """
     GetArchivedMessage: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedMessageRequest, _archive_service_pb2.GetArchivedMessageResponse]
     """GetArchivedMessage returns a message of a session. An unknown one gives an
@@ -89,8 +89,8 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     CountArchivedSessions: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.CountArchivedSessionsRequest, _archive_service_pb2.CountArchivedSessionsResponse]  # type: ignore[assignment]
     """CountArchivedSessions says how many sessions a user has."""
     ListArchivedMessages: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListArchivedMessagesRequest, _archive_service_pb2.ListArchivedMessagesResponse]  # type: ignore[assignment]
-    """ListArchivedMessages lists a session's messages, newest first, from a
-    position down.
+    """ListArchivedMessages lists a session's messages from a position down, or
+    up.
     """
     GetArchivedMessage: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.GetArchivedMessageRequest, _archive_service_pb2.GetArchivedMessageResponse]  # type: ignore[assignment]
     """GetArchivedMessage returns a message of a session. An unknown one gives an
@@ -155,8 +155,8 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archive_service_pb2.ListArchivedMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archive_service_pb2.ListArchivedMessagesResponse, _abc.Awaitable[_archive_service_pb2.ListArchivedMessagesResponse]]:
-        """ListArchivedMessages lists a session's messages, newest first, from a
-        position down.
+        """ListArchivedMessages lists a session's messages from a position down, or
+        up.
         """
 
     @_abc_1.abstractmethod
