@@ -176,6 +176,20 @@ class StoreUnavailable(Unavailable):
         self.error_type = error_type
 
 
+class NotReplicated(Unavailable):
+    """What was asked for is done, but no replica has confirmed it: a failover could lose it."""
+
+    error_type = ErrorType.TIMEOUT
+
+    def __init__(self) -> None:
+        super().__init__(
+            "it is done, but no replica of the session store has confirmed it in time: retry with "
+            "the same request_id, which waits for the replica and does nothing twice",
+            reason="NOT_REPLICATED",
+            retry_after=1.0,
+        )
+
+
 class StoreFull(ResourceExhausted):
     """The live store has no memory left for a write: nothing was written."""
 

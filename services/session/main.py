@@ -20,6 +20,7 @@ from services.runtime.telemetry import telemetry
 from services.runtime.topology import maieutic_topology
 from services.session.adapters.address import BadStoreUrl
 from services.session.adapters.orphans import RedisKeySpace
+from services.session.adapters.private_valkey import valkey_in_memory
 from services.session.adapters.redis import RedisSessionStore
 from services.session.adapters.wake import RedisWakes
 from services.session.archive import Archive
@@ -87,20 +88,37 @@ async def session_service(
 
 @asynccontextmanager
 async def _store(settings: SessionSettings) -> AsyncIterator[RedisSessionStore]:
-    """Open the live store. Raises BadSettings for a URL that cannot be used."""
-    opening = RedisSessionStore.connect(
-        settings.redis_url,
-        timing=settings.timing(),
-        timeout=settings.redis_timeout,
-        connect_timeout=settings.redis_connect_timeout,
-        connections=settings.redis_connections,
-    )
+    """Open the live store. Raises BadSettings."""
+    _check_replication(settings)
     async with AsyncExitStack() as stack:
+        url = settings.redis_url
+        if settings.session_backend == "memory":
+            url = await stack.enter_async_context(valkey_in_memory())
+        opening = RedisSessionStore.connect(
+            url,
+            timing=settings.timing(),
+            timeout=settings.redis_timeout,
+            connect_timeout=settings.redis_connect_timeout,
+            connections=settings.redis_connections,
+            replica_timeout=settings.replica_timeout
+            if settings.durability == "replicated"
+            else None,
+        )
         try:
             store = await stack.enter_async_context(opening)
         except BadStoreUrl as error:
             raise BadSettings(f"MAIEUTIC_REDIS_URL: {error}") from error
         yield store
+
+
+def _check_replication(settings: SessionSettings) -> None:
+    if settings.durability == "primary":
+        return
+    if settings.session_backend == "memory":
+        raise BadSettings("MAIEUTIC_DURABILITY: the memory has no replica: write primary")
+    if settings.replica_timeout >= settings.redis_timeout:
+        problem = "must be less than MAIEUTIC_REDIS_TIMEOUT, in which the answer has to be there"
+        raise BadSettings(f"MAIEUTIC_REPLICA_TIMEOUT: {problem}")
 
 
 class _Parts:

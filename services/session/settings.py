@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from services.runtime.channel import ChannelOptions
 from services.runtime.server import MEBIBYTE, ServerOptions
@@ -22,6 +23,11 @@ class SessionSettings:
     server: ServerOptions = field(default=ServerOptions(listen="127.0.0.1:50052"))
     """The listener."""
 
+    session_backend: Literal["redis", "memory"] = "redis"
+    """Where live sessions are: in the Redis or Valkey of redis_url, or in the memory of a Valkey
+    that this service starts for itself. That is for trials: there may be one replica, and what is
+    not archived ends with it."""
+
     redis_url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     """The session store, Redis 7 or Valkey: redis:// or unix:// for one server, redis+sentinel://
     with Sentinels and their service, redis+cluster:// with nodes; rediss… over TLS. See
@@ -36,6 +42,14 @@ class SessionSettings:
 
     redis_connections: int = 64
     """Most connections to each server of the store that transactions may have at a time."""
+
+    durability: Literal["primary", "replicated"] = "primary"
+    """What stands when a change is answered: on the primary, where a failover may lose the last
+    ones, or replicated to at least one replica, for which each change waits."""
+
+    replica_timeout: float = 1.0
+    """Seconds that a change waits for a replica, less than redis_timeout. Without one by then it
+    answers UNAVAILABLE, NOT_REPLICATED."""
 
     archive_address: str = "127.0.0.1:50054"
     """The persistence service: host:port or dns:///name:port."""

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 from redis.asyncio import Redis
 
-from services.session.adapters.private_valkey import private_valkey
+from services.session.adapters.private_valkey import private_valkey, valkey_in_memory
 
 SOON = 20.0
 STARTER = """
@@ -67,3 +68,18 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+async def test_in_memory_nothing_is_kept_on_disk_and_nothing_is_left_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with valkey_in_memory() as url:
+        pid = await pid_of(url, "written")
+        socket = Path(url.removeprefix("unix://"))
+        assert {file.name for file in socket.parent.iterdir()} <= {"valkey.sock", "valkey.log"}
+    assert not alive(pid)
+    assert not socket.parent.exists()
+    async with valkey_in_memory() as again, Redis.from_url(again) as redis:
+        assert await redis.get("key") is None
+        assert again != url
+    assert "run one replica of it, and only for trials" in caplog.text

@@ -1,6 +1,7 @@
 """Sessions over gRPC: create, get, list, delete, on a real store."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -266,4 +267,31 @@ async def test_a_url_of_the_store_that_cannot_be_used_ends_the_start_and_names_t
 ):
     with pytest.raises(BadSettings, match=r"MAIEUTIC_REDIS_URL: names several hosts: that needs"):
         async with session_stack("redis://127.0.0.1,127.0.0.1/0", flush=False):
+            pass
+
+
+async def test_sessions_can_live_in_memory_without_any_store_to_run() -> None:
+    nowhere = "redis://127.0.0.1:1/0"
+    async with session_stack(nowhere, flush=False, session_backend="memory") as stack:
+        user = stack.user()
+        session = await user.create(title="Stars")
+        turn_id = (await user.begin(session.session_id)).turn_id
+        await stack.answer(turn_id, "Because.")
+        assert (await user.turn(turn_id)).outcome.text == "Because."
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"session_backend": "memory"}, "MAIEUTIC_DURABILITY: the memory has no replica"),
+        ({"replica_timeout": 5.0}, "MAIEUTIC_REPLICA_TIMEOUT: must be less than MAIEUTIC_REDIS_T"),
+    ],
+)
+async def test_a_durability_that_cannot_be_had_ends_the_start(
+    settings: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(BadSettings, match=says):
+        async with session_stack(
+            "redis://127.0.0.1:1/0", flush=False, durability="replicated", **settings
+        ):
             pass

@@ -56,6 +56,11 @@ def quarantine_key(key: str, now_ms: int) -> str:
     return f"{tag}:q:{rest}:{now_ms}"
 
 
+def replication_key(session_id: str) -> str:
+    """Return the key that is written to see how far the replicas of a session's server are."""
+    return f"{{{shard_of(session_id)}}}:replicated"
+
+
 def content_key() -> str:
     """Return the key of the content's name, which goes only with everything else."""
     return "maieutic:content"

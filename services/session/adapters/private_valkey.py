@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from services.session.errors import StoreUnavailable
+
+_log = logging.getLogger(__name__)
 
 LOG = "valkey.log"
 READY_SECONDS = 10.0
@@ -28,7 +31,29 @@ async def private_valkey(home: Path) -> AsyncIterator[str]:
     """
     path = await asyncio.to_thread(_prepared, home)
     await _stop(path)
-    process = await _started(home, path)
+    async with _running(home, path, durable=True) as url:
+        yield url
+
+
+@asynccontextmanager
+async def valkey_in_memory() -> AsyncIterator[str]:
+    """Run a server that keeps nothing on disk; gives its unix:// URL.
+
+    Only a kill of this process leaves it behind. Raises StoreUnavailable if none starts.
+    """
+    _log.warning(
+        "live sessions are in the memory of this service alone: run one replica of it, and only "
+        "for trials; what is not archived ends with it"
+    )
+    with tempfile.TemporaryDirectory(prefix="maieutic-memory-") as folder:
+        home = Path(folder)
+        async with _running(home, home / "valkey.sock", durable=False) as url:
+            yield url
+
+
+@asynccontextmanager
+async def _running(home: Path, path: Path, *, durable: bool) -> AsyncIterator[str]:
+    process = await _started(home, _command(home, path, durable=durable))
     try:
         await _ready(path, process, home)
         yield f"unix://{path}"
@@ -36,11 +61,11 @@ async def private_valkey(home: Path) -> AsyncIterator[str]:
         await asyncio.shield(_end(path, process))
 
 
-async def _started(home: Path, path: Path) -> asyncio.subprocess.Process:
+async def _started(home: Path, command: Sequence[str]) -> asyncio.subprocess.Process:
     # The server outlives this process if that is killed: it must hold nothing of its caller's open.
     with (home / LOG).open("ab") as log:
         return await asyncio.create_subprocess_exec(
-            *_command(home, path),
+            *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=log,
@@ -55,14 +80,14 @@ def _prepared(home: Path) -> Path:
     return _socket_path(home)
 
 
-def _command(home: Path, path: Path) -> list[str]:
+def _command(home: Path, path: Path, *, durable: bool) -> list[str]:
     options = {
         "port": "0",
         "unixsocket": str(path),
         "unixsocketperm": "700",
         "dir": str(home),
         "save": "",
-        "appendonly": "yes",
+        "appendonly": "yes" if durable else "no",
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
         "logfile": LOG,

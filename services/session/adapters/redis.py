@@ -35,6 +35,7 @@ from services.session.adapters.writes import commands_of
 from services.session.errors import (
     ConflictExhausted,
     ErrorType,
+    NotReplicated,
     RecordDamaged,
     StoreFull,
     StoreUnavailable,
@@ -48,7 +49,7 @@ T = TypeVar("T")
 
 _REFRESH_MARGIN_MS = 60_000
 _SPAN = MappingProxyType({names.DB_SYSTEM: "redis", names.DB_OPERATION: "MULTI"})
-_FAILURES = (StoreUnavailable, StoreFull, ConflictExhausted, RecordDamaged)
+_FAILURES = (StoreUnavailable, StoreFull, NotReplicated, ConflictExhausted, RecordDamaged)
 _CAUSES = MappingProxyType({Conflict: "changed", CommitUnknown: "unknown"})
 """Why a transaction starts again; anything else is a lost connection, or a slot that moved."""
 
@@ -56,10 +57,18 @@ _CAUSES = MappingProxyType({Conflict: "changed", CommitUnknown: "unknown"})
 class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
     """Sessions and turns in Redis. Safe for any number of processes at the same time."""
 
-    def __init__(self, servers: Servers, *, timing: Timing, timeout: float) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        *,
+        timing: Timing,
+        timeout: float,
+        replica_timeout: float | None = None,
+    ) -> None:
         super().__init__(servers)
         self._timing = timing
         self._timeout = timeout
+        self._replica_timeout = replica_timeout
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     @classmethod
@@ -72,14 +81,16 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
         timeout: float = 5.0,  # noqa: ASYNC109 - of each operation
         connect_timeout: float = 2.0,
         connections: int = 64,
+        replica_timeout: float | None = None,
     ) -> AsyncIterator[Self]:
         """Open a store on the servers at *url*; *timeout* in seconds bounds each operation.
 
+        With a *replica_timeout* a transaction returns only what a replica has confirmed within it.
         Raises BadStoreUrl.
         """
         patience = Patience(answer=timeout, connect=connect_timeout)
         async with servers_at(url, patience=patience, connections=connections) as servers:
-            yield cls(servers, timing=timing, timeout=timeout)
+            yield cls(servers, timing=timing, timeout=timeout, replica_timeout=replica_timeout)
 
     @property
     def servers(self) -> Servers:
@@ -145,7 +156,18 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
             if draft.writes:
                 await transaction.commit(commands_of(draft, self._timing))
                 committed(draft)
+            await self._replicated(transaction, session_id)
             return result, draft
+
+    async def _replicated(self, transaction: Transaction, session_id: str) -> None:
+        """See to it that no single server has alone what the caller is told, if that was set."""
+        if self._replica_timeout is None:
+            return
+        if not await transaction.replicated(
+            self._replica_timeout, keys.replication_key(session_id)
+        ):
+            seen(ErrorType.TIMEOUT, "no replica has confirmed")
+            raise NotReplicated
 
     async def session(self, session_id: str) -> SessionRecord | None:
         return (await self.sessions([session_id]))[0]

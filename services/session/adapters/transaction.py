@@ -21,6 +21,8 @@ from services.session.adapters.link import Command
 from services.session.adapters.replies import is_wrong_type
 from services.session.adapters.servers import Servers
 
+_MARK_MS = 1_000
+
 
 class Conflict(Exception):
     """Somebody else wrote what was read, or the watch was lost: nothing was written."""
@@ -46,6 +48,7 @@ class Transaction:
         self._servers = servers
         self._key = key
         self._watching = False
+        self._written = False
 
     async def __aenter__(self) -> Self:
         self._links = self._servers.at(self._key)
@@ -79,7 +82,28 @@ class Transaction:
         except (ConnectionError, TimeoutError) as error:
             raise CommitUnknown(error) from error
         self._watching = False
-        return _committed(replies)
+        done = _committed(replies)
+        self._written = True
+        return done
+
+    async def replicated(self, timeout: float, mark: str) -> bool:  # noqa: ASYNC109 - the server's
+        """Return whether a replica has, within *timeout* seconds, all that stands here by now.
+
+        A server promises to wait for what the same link has written. Where that is nothing, because
+        what was to be written stands already, the key *mark* is written for it. Raises
+        CommitUnknown if the link is lost meanwhile.
+        """
+        wait: list[Command] = [("WAIT", 1, round(timeout * 1000))]
+        if not self._written:
+            wait.insert(0, ("SET", mark, b"", "PX", _MARK_MS))
+        try:
+            replies = await self._link.request(wait)
+        except (ConnectionError, TimeoutError) as error:
+            raise CommitUnknown(error) from error
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return bool(replies[-1])
 
     async def __aexit__(
         self,
