@@ -8,6 +8,7 @@ import grpc
 from maieutic_client.connection import Connection
 from maieutic_client.documents import Documents
 from maieutic_client.notes import Bookmarks, Notes
+from maieutic_client.quarantine import Quarantine
 from maieutic_client.retry import RetryPolicy
 from maieutic_client.sessions import Sessions
 from maieutic_client.tracing import Tracing
@@ -27,6 +28,7 @@ class Maieutic:
         self.notes = Notes(connection)
         self.bookmarks = Bookmarks(connection)
         self.documents = Documents(connection)
+        self.quarantine = Quarantine(connection)
 
     @classmethod
     def connect(

@@ -2,18 +2,20 @@
 
 from typing import Any
 
-from services.gateway.errors import UnknownKey
+from services.gateway.errors import NotAnAdmin, UnknownKey
 from services.gateway.model import TenantShares, caller_of, key_in
 from services.gateway.ports import KeyStore
 from services.runtime.identity import acting_for
 from services.runtime.interceptors import Answer, Around, Call
 
+ADMIN_SERVICE = "maieutic.v1.AdminService"
+
 
 def admitted(keys: KeyStore, shares: TenantShares) -> Around:
     """Require a valid API key, and make the calls behind it for its tenant and user.
 
-    Health and reflection pass without a key. Raises Unauthenticated, PermissionDenied,
-    InvalidArgument for a bad user name, and ResourceExhausted.
+    Health and reflection pass without a key; the AdminService needs an admin's. Raises
+    Unauthenticated, PermissionDenied, InvalidArgument for a bad user name, and ResourceExhausted.
     """
 
     async def around(call: Call, answer: Answer) -> Any:
@@ -22,6 +24,8 @@ def admitted(keys: KeyStore, shares: TenantShares) -> Around:
         holder = await keys.holder(key_in(call.metadata))
         if holder is None:
             raise UnknownKey
+        if call.method.startswith(f"/{ADMIN_SERVICE}/") and not holder.admin:
+            raise NotAnAdmin
         caller = caller_of(holder, call.metadata)
         with (
             shares.one(caller.tenant, streaming=call.streaming),

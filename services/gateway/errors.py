@@ -47,6 +47,17 @@ class KeyMayNotNameUsers(PermissionDenied):
         )
 
 
+class NotAnAdmin(PermissionDenied):
+    """A key that is not an admin's was used for the AdminService."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this API key is not an admin's: use the first key of the deployment, or one whose "
+            'entry in the file of keys has "admin": true',
+            reason="NOT_AN_ADMIN",
+        )
+
+
 class BadUser(InvalidArgument):
     """The user that a backend names cannot be a user id."""
 

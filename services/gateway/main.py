@@ -7,6 +7,10 @@ from pathlib import Path
 
 import grpc
 
+from maieutic.v1.admin_service_pb2_grpc import (
+    AdminServiceStub,
+    add_AdminServiceServicer_to_server,
+)
 from maieutic.v1.document_service_pb2_grpc import (
     DocumentServiceStub,
     add_DocumentServiceServicer_to_server,
@@ -17,11 +21,11 @@ from maieutic.v1.session_service_pb2_grpc import (
 )
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub, add_TurnServiceServicer_to_server
 from services.gateway.adapters.key_file import KeyFile, ensure_key
-from services.gateway.admission import admitted
+from services.gateway.admission import ADMIN_SERVICE, admitted
 from services.gateway.model import KeyHolder, TenantShares
 from services.gateway.ports import KeyStore
 from services.gateway.relay import explaining_absence
-from services.gateway.rpc import Documents, Sessions, Turns
+from services.gateway.rpc import Admin, Documents, Sessions, Turns
 from services.gateway.settings import GatewaySettings
 from services.gateway.validation import CheckedRequests, RequestRules
 from services.runtime.channel import open_channel
@@ -36,9 +40,10 @@ PEERS = {
     "maieutic.v1.SessionService": "session",
     "maieutic.v1.TurnService": "session",
     "maieutic.v1.DocumentService": "retrieval",
+    ADMIN_SERVICE: "session",
 }
 """The service behind each public one."""
-ADMIN = KeyHolder(tenant="default", user="admin", may_act_for_users=True)
+ADMIN = KeyHolder(tenant="default", user="admin", may_act_for_users=True, admin=True)
 """Whom the first key is for."""
 
 
@@ -77,6 +82,7 @@ def _registering(
         sessions, turns = SessionServiceStub(session), TurnServiceStub(session)
         add_SessionServiceServicer_to_server(Sessions(sessions, documents), server)
         add_TurnServiceServicer_to_server(Turns(turns), server)
+        add_AdminServiceServicer_to_server(Admin(AdminServiceStub(session)), server)
         add_DocumentServiceServicer_to_server(Documents(documents, ingest_timeout=ingest), server)
         return list(PEERS)
 

@@ -23,6 +23,8 @@ class KeyHolder:
     user: str
     may_act_for_users: bool = False
     """Whether the holder is a backend that may name the end user of each call."""
+    admin: bool = False
+    """Whether the holder runs the backend, and may see to the records of all tenants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

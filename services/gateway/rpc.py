@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from maieutic.v1 import (
+    admin_service_pb2 as admin,
     document_service_pb2 as documents,
     session_service_pb2 as sessions,
     turn_service_pb2 as turns,
 )
+from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.gateway.relay import relayed, require_documents
 
 if TYPE_CHECKING:  # typing names of the generated stubs
+    from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
@@ -216,3 +219,28 @@ class Documents(DocumentServiceServicer):
     ) -> documents.SearchDocumentsResponse:
         """Pass on."""
         return await self._service.SearchDocuments(request)
+
+
+class Admin(AdminServiceServicer):
+    """What is in quarantine, at the session service."""
+
+    def __init__(self, service: "AdminServiceAsyncStub") -> None:
+        self._service = service
+
+    async def ListQuarantined(
+        self, request: admin.ListQuarantinedRequest, context: Context
+    ) -> admin.ListQuarantinedResponse:
+        """Pass on."""
+        return await self._service.ListQuarantined(request)
+
+    async def GetQuarantined(
+        self, request: admin.GetQuarantinedRequest, context: Context
+    ) -> admin.GetQuarantinedResponse:
+        """Pass on."""
+        return await self._service.GetQuarantined(request)
+
+    async def DropQuarantined(
+        self, request: admin.DropQuarantinedRequest, context: Context
+    ) -> admin.DropQuarantinedResponse:
+        """Pass on."""
+        return await self._service.DropQuarantined(request)

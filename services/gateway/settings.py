@@ -27,7 +27,7 @@ class GatewaySettings:
     """Ed25519 private key in PEM, with which the gateway signs for whom it calls."""
 
     api_keys_file: str = "api-keys.jsonl"
-    """API keys, one JSON object a line: sha256, tenant, user, may_act_for_users."""
+    """API keys, one JSON object a line: sha256, tenant, user, may_act_for_users, admin."""
 
     bootstrap_key_file: str = ""
     """File with the first admin key; made if it is not there. Empty makes none."""

@@ -29,6 +29,7 @@ FIXES: Mapping[str, str] = MappingProxyType(
         "note_id": "take it from AddNote or ListNotes",
         "bookmark_id": "take it from AddBookmark or ListBookmarks",
         "message_id": "take it from ListMessages",
+        "record_id": "take it from ListQuarantined",
         "document_id": "take it from AddDocument or ListDocuments",
         "document_ids": "take them from AddDocument or ListDocuments",
         "page_token": "take next_page_token of the previous answer, or leave it empty",

@@ -152,6 +152,39 @@ STORE_DURATION = Metric(
     help="Duration of the live store's steps, waits and retries included, by operation",
     buckets=FAST_SECONDS,
 )
+STORE_LENT = Metric(
+    name="maieutic.session.store.connections.used",
+    unit="{connection}",
+    help="Connections to the live store that are in use, each by one call",
+)
+STORE_WAITING = Metric(
+    name="maieutic.session.store.connections.waiting",
+    unit="{call}",
+    help="Calls that wait for a connection to the live store",
+)
+SESSIONS_LIVE = Metric(
+    name="maieutic.session.live", unit="{session}", help="Sessions in the live store"
+)
+SESSIONS_ACTIVE = Metric(
+    name="maieutic.session.active",
+    unit="{session}",
+    help="Sessions in which a turn runs or waits",
+)
+SESSION_SIZE = Metric(
+    name="maieutic.session.size",
+    unit="By",
+    help="Memory of a session in the live store with its window and notes: the average of some",
+)
+QUARANTINED = Metric(
+    name="maieutic.session.quarantined",
+    unit="{record}",
+    help="Records of the live store that could not be read and were put aside",
+)
+DUE_AGE = Metric(
+    name="maieutic.session.due.age",
+    unit="s",
+    help="For how long the oldest work that is due has been due, over all shards; 0 if none is",
+)
 STORE_CONFLICTS = Metric(
     name="maieutic.session.store.conflicts",
     unit="{conflict}",

@@ -40,6 +40,9 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
         "ReleaseTurn": StoreOperation.TURN,
         "MarkArchived": StoreOperation.TURN,
         "EnsureTurns": StoreOperation.TURN,
+        "ListQuarantined": StoreOperation.LIST,
+        "GetQuarantined": StoreOperation.GET,
+        "DropQuarantined": StoreOperation.DELETE,
     }
 )
 """What each method asks the store for."""

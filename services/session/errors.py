@@ -211,8 +211,8 @@ class RecordDamaged(DataLoss):
 
     def __init__(self) -> None:
         super().__init__(
-            "the stored record is damaged, and the archive has no copy: it is put aside for 30 "
-            "days, and an operator may look at it",
+            "the stored record is damaged, and the archive has no copy: an operator finds it with "
+            "`maieutic admin quarantine list`",
             reason="RECORD_DAMAGED",
         )
 

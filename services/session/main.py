@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 
 from maieutic.session.v1.turn_work_service_pb2_grpc import add_TurnWorkServiceServicer_to_server
+from maieutic.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from maieutic.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from maieutic.v1.turn_service_pb2_grpc import add_TurnServiceServicer_to_server
 from services.runtime.bus import Bus
@@ -38,7 +39,8 @@ from services.session.notebook import Notebook
 from services.session.orphans import OrphanSearch
 from services.session.ports import SessionStore
 from services.session.publisher import Publisher
-from services.session.rpc import SessionServicer, TurnServicer, TurnWorkServicer
+from services.session.quarantine import QuarantineOffice
+from services.session.rpc import AdminServicer, SessionServicer, TurnServicer, TurnWorkServicer
 from services.session.settings import SessionSettings
 from services.session.statistics import Statistics
 from services.session.sweeper import Sweeper
@@ -51,6 +53,7 @@ SERVICES = (
     "maieutic.v1.SessionService",
     "maieutic.v1.TurnService",
     "maieutic.session.v1.TurnWorkService",
+    "maieutic.v1.AdminService",
 )
 
 
@@ -127,7 +130,7 @@ class _Parts:
     def __init__(
         self,
         settings: SessionSettings,
-        store: SessionStore,
+        store: RedisSessionStore,
         wakes: Wakes,
         archive: Archive,
         publisher: Publisher,
@@ -161,6 +164,7 @@ class _Parts:
             memory_full=self.sweeper.memory_full,
         )
         self._watching = Watching(store=store, turns=self._turns, wakes=wakes)
+        self._quarantine = QuarantineOffice(store)
         self._archiving = Archiving(store=store, publisher=publisher, timing=timing)
         self._work = Work(
             store=store,
@@ -172,10 +176,11 @@ class _Parts:
         )
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
-        """Add the three services to the server."""
+        """Add the four services to the server."""
         add_SessionServiceServicer_to_server(self._sessions, server)
         add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
         add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work, self._archiving), server)
+        add_AdminServiceServicer_to_server(AdminServicer(self._quarantine), server)
         return SERVICES
 
 

@@ -135,6 +135,58 @@ class Pressure:
     """Of maxmemory, 0 to 1; 0 if there is no limit."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """What the store holds. Sessions that it lost by itself may be counted for a while."""
+
+    sessions: int
+    active: int
+    """Sessions in which a turn runs or waits."""
+    quarantined: int
+    """Records that could not be read."""
+    overdue_ms: int
+    """How long the check that should have come first has been due; 0 if none is."""
+    session_bytes: Sequence[int]
+    """Memory that some sessions take, chosen at random: records, windows and annotations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The connections that are lent to one call each."""
+
+    lent: int
+    waiting: int
+    """Calls that wait for one."""
+
+
+class Damage(StrEnum):
+    """Why a record cannot be read; part of stored names."""
+
+    WRONG_TYPE = "wrong_type"
+    VERSION = "version"
+    CHECKSUM = "checksum"
+    UNPARSABLE = "unparsable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutAside:
+    """A record in quarantine."""
+
+    record_id: str
+    """Its name there, and nobody else's."""
+    key: str
+    """What it was: the key that it had, without the shard."""
+    damage: Damage
+    at_ms: int
+    """When it was put aside."""
+    size: int
+    """Memory that it takes, in bytes."""
+
+
+QUARANTINE_MS = 30 * 86_400_000
+"""How long a record is kept in quarantine."""
+
+
 class AppendOutcome:
     """What became of an append: now or before, too late, or nowhere to put it."""
 
@@ -250,4 +302,38 @@ class SessionStore(Protocol):
 
     async def pressure(self) -> Pressure:
         """Return how near the store is to its limits."""
+        ...
+
+    async def census(self) -> Census:
+        """Return what the store holds, without looking at everything in it."""
+        ...
+
+    def pool(self) -> Pool:
+        """Return how many of this process's connections to the store are lent now."""
+        ...
+
+
+class Quarantine(Protocol):
+    """The records that could not be read. Every method may raise StoreUnavailable."""
+
+    async def put_aside(self, before: tuple[int, str] | None, limit: int) -> list[PutAside]:
+        """Return records, the latest first, those before a place: when in ms, and record id."""
+        ...
+
+    async def find_put_aside(self, record_id: str) -> PutAside | None:
+        """Return a record, None if there is no such one, or no longer."""
+        ...
+
+    async def content_put_aside(self, record_id: str, limit: int) -> tuple[str, bytes]:
+        """Return a record's type of value, and at most *limit* bytes of it.
+
+        They are a string's own bytes, or those that the store makes of another type of value.
+        """
+        ...
+
+    async def drop_put_aside(self, record_id: str, request_id: str) -> bool:
+        """Remove a record, if it is there.
+
+        False, and nothing is removed, if the request id was given for another record before.
+        """
         ...

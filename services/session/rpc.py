@@ -7,7 +7,12 @@ import grpc
 
 from maieutic.session.v1 import turn_work_service_pb2 as work_pb
 from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceServicer
-from maieutic.v1 import session_service_pb2 as session_pb, turn_service_pb2 as turn_pb
+from maieutic.v1 import (
+    admin_service_pb2 as admin_pb,
+    session_service_pb2 as session_pb,
+    turn_service_pb2 as turn_pb,
+)
+from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.runtime.identity import current_identity
@@ -19,6 +24,7 @@ from services.session.history import History
 from services.session.listing import SessionList
 from services.session.model import Caller
 from services.session.notebook import Notebook
+from services.session.quarantine import QuarantineOffice
 from services.session.statistics import Statistics
 from services.session.turns import Turns
 from services.session.watching import Watching
@@ -28,6 +34,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 WORKERS = frozenset({"agents"})
 ARCHIVE = frozenset({"persistence"})
+GATEWAY = frozenset({"gateway"})
+"""It lets nobody but admins through to the AdminService."""
 
 
 def _caller() -> Caller:
@@ -251,3 +259,30 @@ class TurnWorkServicer(TurnWorkServiceServicer):
         _only(ARCHIVE)
         rebuilt = await self._work.ensure(request.jobs)
         return work_pb.EnsureTurnsResponse(rebuilt_turn_ids=rebuilt)
+
+
+class AdminServicer(AdminServiceServicer):
+    """The public AdminService, for those whom the gateway vouches for as admins."""
+
+    def __init__(self, quarantine: QuarantineOffice) -> None:
+        self._quarantine = quarantine
+
+    async def ListQuarantined(
+        self, request: admin_pb.ListQuarantinedRequest, context: Context
+    ) -> admin_pb.ListQuarantinedResponse:
+        _only(GATEWAY)
+        records, token = await self._quarantine.page(request)
+        return admin_pb.ListQuarantinedResponse(records=records, next_page_token=token)
+
+    async def GetQuarantined(
+        self, request: admin_pb.GetQuarantinedRequest, context: Context
+    ) -> admin_pb.GetQuarantinedResponse:
+        _only(GATEWAY)
+        return await self._quarantine.get(request.record_id, with_content=request.with_content)
+
+    async def DropQuarantined(
+        self, request: admin_pb.DropQuarantinedRequest, context: Context
+    ) -> admin_pb.DropQuarantinedResponse:
+        _only(GATEWAY)
+        await self._quarantine.drop(_caller(), request)
+        return admin_pb.DropQuarantinedResponse()

@@ -290,3 +290,34 @@ async def test_the_client_and_its_command_import_nothing_of_the_server() -> None
     )
     out, _ = await process.communicate()
     assert out == b"[]\n"
+
+
+async def test_an_admin_lists_shows_and_drops_records_in_quarantine(cli: Cli) -> None:
+    record_id = f"7:checksum:s:{'s' * 48}:rec:1795283703988"
+    cli.stack.quarantine.put(record_id, b"\x01\x02\x03\x04\x05\x0a\x07what a user wrote")
+    key = {"MAIEUTIC_API_KEY": cli.stack.admin_key}
+
+    listed = await cli.run("admin", "quarantine", "list", **key)
+    assert listed.out.split("\t")[:4] == [record_id, "session", "checksum", "24 B"]
+    shown = await cli.run("admin", "quarantine", "show", record_id, **key)
+    assert "first bytes\t01 02 03 04 05 0a 07 77\n" in shown.out
+    assert "user wrote" not in shown.out
+    whole = await cli.run("admin", "quarantine", "show", record_id, "--content", **key)
+    assert whole.out.endswith(
+        "00000000  01 02 03 04 05 0a 07 77 68 61 74 20 61 20 75 73  |.......what a us|\n"
+        "00000010  65 72 20 77 72 6f 74 65                          |er wrote|\n"
+    )
+    dropped = await cli.run("admin", "quarantine", "drop", record_id, **key)
+    assert (dropped.status, dropped.out) == (0, f"dropped {record_id}\n")
+    again = await cli.run("admin", "quarantine", "drop", record_id, **key)
+    assert again.status == 4
+    assert record_id in again.err
+    empty = await cli.run("admin", "quarantine", "list", **key)
+    assert (empty.status, empty.out) == (0, "")
+    assert "nothing is in quarantine" in empty.err
+
+
+async def test_records_in_quarantine_need_an_admins_key(cli: Cli) -> None:
+    ended = await cli.run("admin", "quarantine", "list")
+    assert ended.status == 3
+    assert "not an admin's" in ended.err

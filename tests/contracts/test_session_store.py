@@ -535,7 +535,7 @@ async def test_a_damaged_record_is_put_aside_and_counts_as_gone(
     assert await store.session(session_id) is None
     gone, _ = await store.transact(session_id, lambda draft: draft.session is None)
     assert gone
-    pattern = f"{{{shard_of(session_id)}}}:q:s:{session_id}:*"
+    pattern = f"{{{shard_of(session_id)}}}:q:checksum:s:{session_id}:*"
     aside = [key async for key in redis.scan_iter(match=pattern)]
     assert len(aside) == 1
     assert await redis.pttl(aside[0]) > 0
@@ -835,3 +835,77 @@ async def test_a_line_is_served_in_order_and_once_though_replies_to_exec_are_los
     ended = {turn.job.turn_id: turn.finished.outcome.state for turn in served}
     assert len(ended) == 30
     assert {f"{t}.u" for t, s in ended.items() if s == TURN_STATE_COMPLETED} <= set(asked)
+
+
+@pytest.fixture
+async def own_database(server: RedisServer) -> AsyncIterator[str]:
+    """The URL of a database that has nothing but what its test puts there."""
+    url = server.url.removesuffix("/0") + "/9"
+    async with Redis.from_url(url) as client:
+        await client.flushdb()
+        yield url
+
+
+async def test_live_sessions_are_counted_and_those_in_which_a_turn_runs_or_waits(
+    own_database: str,
+) -> None:
+    def running(draft: Draft) -> None:
+        draft.record.session.active_turn_id = "t"
+        draft.session_changed = True
+
+    def buried(draft: Draft) -> None:
+        draft.record.tombstone = draft.session_changed = True
+
+    async with opened(own_database) as store:
+        idle, unarchived, busy, deleted = (new_session() for _ in range(4))
+        for session_id in (idle, busy, deleted):
+            await store.transact(session_id, make(session_id))
+        await store.transact(unarchived, make(unarchived, archived=False))
+        await store.transact(busy, running)
+        assert (await store.census()).sessions == 4
+        await store.transact(deleted, buried)
+        census = await store.census()
+        assert (census.sessions, census.active) == (3, 1)
+        assert min(census.session_bytes) > 0
+
+
+async def test_a_session_that_expired_or_was_lost_is_not_counted_for_long(
+    own_database: str,
+) -> None:
+    async with (
+        opened(own_database, timing=Timing(idle=50)) as hasty,
+        opened(own_database) as store,
+        Redis.from_url(own_database) as redis,
+    ):
+        session_id, lost = new_session(), new_session()
+        await hasty.transact(session_id, make(session_id))
+        await store.transact(lost, make(lost))
+        await redis.delete(keys.record_key(lost))
+
+        async def forgotten() -> bool:
+            return (await store.census()).sessions == 0
+
+        await wait_until(forgotten, 5)
+
+
+async def test_a_session_that_was_read_is_counted_for_longer(own_database: str) -> None:
+    async with opened(own_database) as store, Redis.from_url(own_database) as redis:
+        session_id = new_session()
+        await store.transact(session_id, make(session_id))
+        live = keys.live_key(shard_of(session_id))
+        await redis.zadd(live, {session_id: 1.0})
+        await redis.pexpire(keys.record_key(session_id), 10_000)
+        await store.keep_alive(session_id)
+        assert (await store.census()).sessions == 1
+
+
+async def test_the_oldest_work_that_is_due_is_told(own_database: str) -> None:
+    async with opened(own_database) as store, Redis.from_url(own_database) as redis:
+        assert (await store.census()).overdue_ms == 0
+        now = (await redis.time())[0] * 1000
+        for age in (-60_000, 5_000, 70_000):
+            session_id = new_session()
+            await store.transact(session_id, make(session_id))
+            turn_id = new_turn(session_id)
+            await store.transact(session_id, put_turn(turn_id, session_id, now - age))
+        assert 70_000 <= (await store.census()).overdue_ms < 80_000

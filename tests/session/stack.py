@@ -22,6 +22,7 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceStub
 from maieutic.v1 import session_service_pb2 as sessions, turn_service_pb2 as turns
+from maieutic.v1.admin_service_pb2_grpc import AdminServiceStub
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub
@@ -42,6 +43,7 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:  # the generated module has one class for both kinds of channel
     from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
+    from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
 
@@ -125,6 +127,8 @@ class Replica:
     gateway_work: "TurnWorkServiceAsyncStub"
     work: "TurnWorkServiceAsyncStub"
     archive: "TurnWorkServiceAsyncStub"
+    admin: "AdminServiceAsyncStub"
+    worker_admin: "AdminServiceAsyncStub"
 
 
 @dataclass(kw_only=True)
@@ -638,6 +642,8 @@ async def _replica(settings: SessionSettings, bus: Bus) -> AsyncIterator[Replica
             gateway_work=TurnWorkServiceStub(gateway),
             work=TurnWorkServiceStub(agents),
             archive=TurnWorkServiceStub(persistence),
+            admin=AdminServiceStub(gateway),
+            worker_admin=AdminServiceStub(agents),
         )
 
 

@@ -11,7 +11,11 @@ from google.protobuf.message_factory import GetMessageClass
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 from maieutic.session.v1 import turn_work_service_pb2 as work
-from maieutic.v1 import session_service_pb2 as sessions, turn_service_pb2 as turns
+from maieutic.v1 import (
+    admin_service_pb2 as admin,
+    session_service_pb2 as sessions,
+    turn_service_pb2 as turns,
+)
 from services.runtime.scraping import metrics_endpoint
 from services.runtime.telemetry import TelemetryOptions, telemetry
 from services.session.calls import OPERATIONS
@@ -24,11 +28,11 @@ GOOD = "a" * 48
 BAD = "a b*" + "c" * 40
 METHODS = {
     method.name: method
-    for file in (sessions, turns, work)
+    for file in (sessions, turns, work, admin)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-IDS = frozenset({"session_id", "turn_id", "message_id", "note_id", "bookmark_id"})
+IDS = frozenset({"session_id", "turn_id", "message_id", "note_id", "bookmark_id", "record_id"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ async def test_a_wrong_id_is_refused_by_name_before_anything_is_asked_for(
     valkey_server: RedisServer,
 ) -> None:
     cases = [*plain_cases(), *nested_cases()]
-    without_ids = {"CreateSession", "GetOrCreateSession"}
+    without_ids = {"CreateSession", "GetOrCreateSession", "ListQuarantined"}
     assert {case.method for case in cases} == METHODS.keys() - without_ids
     options = TelemetryOptions()
     async with (
@@ -125,7 +129,7 @@ def called(stack: Stack, case: Case) -> Any:
     replica = stack.first
     archive = case.method in ("MarkArchived", "EnsureTurns")
     worker_or_archive = replica.archive if archive else replica.work
-    stubs: tuple[Any, ...] = (replica.sessions, replica.turns, worker_or_archive)
+    stubs: tuple[Any, ...] = (replica.sessions, replica.turns, replica.admin, worker_or_archive)
     stub = next(stub for stub in stubs if hasattr(stub, case.method))
     with stack.user().acting():
         if case.method == "RecordTurnEvents":

@@ -19,6 +19,7 @@ from services.session.adapters.link import Link
 from services.session.adapters.links import Links
 from services.session.adapters.topologies import servers_at
 from services.session.adapters.wake import RedisWakes
+from services.session.ports import Pool
 from tests.backends.redis import RedisServer, valkey
 from tests.proxy import Direction, proxy
 from tests.waiting import wait_until
@@ -146,10 +147,13 @@ async def test_no_more_links_are_lent_than_allowed(valkey_server: RedisServer) -
         link = await links.lend()
         with pytest.raises(MaxConnectionsError):
             await links.lend()
+        assert links.pool() == Pool(lent=1, waiting=0)
         waiting = asyncio.create_task(links.lend())
         await asyncio.sleep(0)
+        assert links.pool() == Pool(lent=1, waiting=1)
         links.take_back(link)
         assert await waiting is link
+        assert links.pool() == Pool(lent=1, waiting=0)
 
 
 async def test_a_failed_opening_gives_its_place_back(valkey_server: RedisServer) -> None:

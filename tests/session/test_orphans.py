@@ -135,7 +135,13 @@ async def turn_of_deleted_session(redis: Redis) -> None:
 
 
 async def quarantined(redis: Redis) -> None:
-    await redis.set(keys.quarantine_key(keys.record_key(new_id()), LONG_AGO), b"bad")
+    await redis.set(put_aside_at(LONG_AGO), b"bad")
+
+
+def put_aside_at(ms: int) -> str:
+    """Return the key of a record that went into quarantine then."""
+    session_id = new_id()
+    return keys.quarantine_key(shard_of(session_id), f"checksum:s:{session_id}:rec:{ms}")
 
 
 GONE: list[tuple[LeftoverKind, Callable[[Redis], Awaitable[None]]]] = [
@@ -194,7 +200,7 @@ async def test_a_stub_that_would_stay_for_ever_expires(place: Place) -> None:
 
 
 async def test_what_was_put_aside_lately_stays_for_its_days(place: Place) -> None:
-    aside = keys.quarantine_key(keys.record_key(new_id()), now_ms())
+    aside = put_aside_at(now_ms())
     await place.redis.set(aside, b"bad")
     assert await place.remove(await place.one())
     assert DAYS_30 - GRACE_MS < await place.redis.pttl(aside) <= DAYS_30

@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from maieutic_client.cli.admin import admin
 from maieutic_client.cli.chat import chat
 from maieutic_client.cli.documents import docs
 from maieutic_client.cli.emulating import emulate
@@ -38,5 +39,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character
 
 
-for command in (serve, chat, docs, sessions, notes, demo, emulate):
+for command in (serve, chat, docs, sessions, notes, admin, demo, emulate):
     main.add_command(command)

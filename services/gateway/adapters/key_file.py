@@ -1,6 +1,7 @@
 """API keys in a file of JSON lines, which holds their hashes only.
 
-A line: {"sha256": "<64 hex digits>", "tenant": "acme", "user": "ann", "may_act_for_users": false}
+A line: {"sha256": "<64 hex digits>", "tenant": "acme", "user": "ann", "may_act_for_users": false,
+"admin": false}
 """
 
 import asyncio
@@ -153,8 +154,9 @@ def _entry(entry: dict[str, object]) -> tuple[str, KeyHolder]:
     digest, tenant, user = (str(entry[name]) for name in ("sha256", "tenant", "user"))
     if len(digest) != SHA256_DIGITS or not (tenant and user):
         raise ValueError("sha256 has 64 hex digits; tenant and user are not empty")
-    backend = entry.get("may_act_for_users", False) is True
-    return digest.lower(), KeyHolder(tenant=tenant, user=user, may_act_for_users=backend)
+    backend, admin = (entry.get(name, False) is True for name in ("may_act_for_users", "admin"))
+    holder = KeyHolder(tenant=tenant, user=user, may_act_for_users=backend, admin=admin)
+    return digest.lower(), holder
 
 
 def _line(digest: str, holder: KeyHolder) -> str:
@@ -163,6 +165,7 @@ def _line(digest: str, holder: KeyHolder) -> str:
         "tenant": holder.tenant,
         "user": holder.user,
         "may_act_for_users": holder.may_act_for_users,
+        "admin": holder.admin,
     }
     return f"{json.dumps(entry)}\n"
 

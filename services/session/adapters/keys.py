@@ -45,15 +45,29 @@ def due_key(shard: int) -> str:
     return f"{{{shard}}}:due"
 
 
+def live_key(shard: int) -> str:
+    """Return the key of a shard's live sessions: a sorted set by when each expires."""
+    return f"{{{shard}}}:live"
+
+
 def out_key(shard: int) -> str:
     """Return the key of a shard's facts for the archive: a stream."""
     return f"{{{shard}}}:out"
 
 
-def quarantine_key(key: str, now_ms: int) -> str:
-    """Return where a corrupt record goes, in the same slot."""
-    tag, rest = key.split(":", 1)
-    return f"{tag}:q:{rest}:{now_ms}"
+def quarantine_key(shard: int, name: str) -> str:
+    """Return where a record in quarantine is, by its name there: in the slot that it was in."""
+    return f"{{{shard}}}:q:{name}"
+
+
+def quarantine_index_key(shard: int) -> str:
+    """Return the key of a shard's quarantine: a sorted set of names by when they came."""
+    return f"{{{shard}}}:quarantine"
+
+
+def quarantine_request_key(request_id: str) -> str:
+    """Return the key of the marker that a request removed a record from quarantine."""
+    return f"q:op:{request_id}"
 
 
 def replication_key(session_id: str) -> str:

@@ -9,6 +9,7 @@ from redis.exceptions import MaxConnectionsError, RedisError
 from services.session.adapters.breaker import Breaker
 from services.session.adapters.link import Command, Link, OnMessage
 from services.session.adapters.passing import ends_link, is_failure
+from services.session.ports import Pool
 
 Open: TypeAlias = Callable[[OnMessage | None], Coroutine[Any, Any, Link]]
 """Opens a link to the server; raises RedisError or OSError."""
@@ -35,6 +36,8 @@ class Links:
         self._wait = wait
         self._on_failure = on_failure
         self._places = asyncio.Semaphore(connections)
+        self._lent = 0
+        self._waiting = 0
         self._idle: list[Link] = []
         self._open: set[Link] = set()
         self._opening: asyncio.Task[Link] | None = None
@@ -100,27 +103,42 @@ class Links:
         try:
             return await self.dial()
         except BaseException as error:
-            self._places.release()
+            self._give_back_place()
             if isinstance(error, RedisError | OSError):
                 self.failed(error)
             raise
 
+    def pool(self) -> Pool:
+        """Return how many links are lent, and how many callers wait for one."""
+        return Pool(lent=self._lent, waiting=self._waiting)
+
     async def _place(self) -> None:
-        if not self._places.locked():
+        if self._places.locked():
+            await self._wait_for_place()
+        else:
             await self._places.acquire()
-            return
+        self._lent += 1
+
+    async def _wait_for_place(self) -> None:
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._wait):
                 await self._places.acquire()
         except TimeoutError as error:
             message = f"none was given back within {self._wait} s"
             raise MaxConnectionsError(message) from error
+        finally:
+            self._waiting -= 1
+
+    def _give_back_place(self) -> None:
+        self._lent -= 1
+        self._places.release()
 
     def take_back(self, link: Link) -> None:
         """Let others have a link that was lent."""
         if link.alive:
             self._idle.append(link)
-        self._places.release()
+        self._give_back_place()
 
     async def dial(self, on_message: OnMessage | None = None) -> Link:
         """Open a link of the caller's own. Raises RedisError or OSError."""

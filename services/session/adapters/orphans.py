@@ -13,14 +13,13 @@ from redis.exceptions import RedisError, ResponseError
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from services.session.adapters import keys
 from services.session.adapters.link import Command
-from services.session.adapters.reading import QUARANTINE_MS
 from services.session.adapters.refusals import refusal
 from services.session.adapters.replies import decoded_or_none, event_id, milliseconds, scored
 from services.session.adapters.transaction import CommitUnknown, Conflict, Transaction
 from services.session.adapters.walk import KeyWalk
 from services.session.ids import shard_of
 from services.session.model import STUB, Timing
-from services.session.ports import Leftover, LeftoverKind, Walked
+from services.session.ports import QUARANTINE_MS, Leftover, LeftoverKind, Walked
 
 _NO_EXPIRY = -1
 _ENTRIES_AT_ONCE = 1_000

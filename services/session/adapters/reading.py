@@ -8,14 +8,13 @@ from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from services.session.adapters import keys
 from services.session.adapters.codec import Corrupt
+from services.session.adapters.quarantine import put_aside
 from services.session.adapters.replies import decoded, is_wrong_type, milliseconds, pairs, tails
 from services.session.adapters.transaction import Transaction
 from services.session.errors import ErrorType
 from services.session.model import Draft
 from services.session.observing import seen
-from services.session.ports import Reads
-
-QUARANTINE_MS = 30 * 86_400_000
+from services.session.ports import Damage, Reads
 
 
 async def read_draft(transaction: Transaction, session_id: str, reads: Reads) -> Draft:
@@ -67,7 +66,7 @@ async def _decode_window(transaction: Transaction, draft: Draft, reply: Any) -> 
     if draft.session is None:
         return
     if is_wrong_type(reply):
-        error = Corrupt(str(reply))
+        error = Corrupt(Message, Damage.WRONG_TYPE)
         await _put_aside(transaction, keys.messages_key(draft.session_id), draft, error)
         raise error
     raws = pairs(reply)
@@ -129,5 +128,4 @@ async def _kept(
 
 async def _put_aside(transaction: Transaction, key: str, draft: Draft, error: Corrupt) -> None:
     seen(ErrorType.SERIALIZATION, str(error))
-    aside = keys.quarantine_key(key, draft.now_ms)
-    await transaction.commit([("RENAME", key, aside), ("PEXPIRE", aside, str(QUARANTINE_MS))])
+    await transaction.commit(put_aside(key, error.damage, draft.now_ms))

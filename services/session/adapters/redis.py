@@ -17,6 +17,7 @@ from maieutic.v1.message_pb2 import Message
 from services.runtime import deadline, names, telemetry
 from services.runtime.errors import NotFound
 from services.session.adapters import keys
+from services.session.adapters.census import LiveIndex, later_entry_of
 from services.session.adapters.codec import Corrupt
 from services.session.adapters.dialing import Patience
 from services.session.adapters.due import DueTurns
@@ -24,6 +25,7 @@ from services.session.adapters.event_log import EventLogs
 from services.session.adapters.outbox import Outbox
 from services.session.adapters.owners import OwnerLists
 from services.session.adapters.passing import is_passing, is_worth_another_try
+from services.session.adapters.quarantine import Quarantined
 from services.session.adapters.reading import read_draft
 from services.session.adapters.refusals import refusal
 from services.session.adapters.replies import decoded_or_none, is_wrong_type, pairs
@@ -43,7 +45,7 @@ from services.session.errors import (
 from services.session.measuring import committed
 from services.session.model import Draft, Timing
 from services.session.observing import operation_labels, seen, timed
-from services.session.ports import Pressure, Reads
+from services.session.ports import Pool, Pressure, Reads
 
 T = TypeVar("T")
 
@@ -54,7 +56,7 @@ _CAUSES = MappingProxyType({Conflict: "changed", CommitUnknown: "unknown"})
 """Why a transaction starts again; anything else is a lost connection, or a slot that moved."""
 
 
-class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
+class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists, Quarantined, LiveIndex):
     """Sessions and turns in Redis. Safe for any number of processes at the same time."""
 
     def __init__(
@@ -216,6 +218,7 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
                         *(str(idle + _REFRESH_MARGIN_MS), "GT"),
                     ),
                     ("PEXPIRE", record, str(idle), "GT"),
+                    later_entry_of(session_id, idle),
                 ]
             )
             return idle
@@ -225,6 +228,12 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists):
         key = keys.content_key()
         _, name = await self._pipeline([("SET", key, uuid4().hex, "NX"), ("GET", key)])
         return bytes(name).decode()
+
+    def pool(self) -> Pool:
+        pools = [links.pool() for links in self._servers.primaries()]
+        return Pool(
+            lent=sum(pool.lent for pool in pools), waiting=sum(pool.waiting for pool in pools)
+        )
 
     async def pressure(self) -> Pressure:
         told = await self._pipeline_to_all([("INFO", "memory")])

@@ -8,6 +8,7 @@ from redis.exceptions import ResponseError
 from services.session.adapters.codec import Corrupt, decode
 from services.session.adapters.refusals import refusal
 from services.session.model import EventId
+from services.session.ports import Damage
 
 
 def is_wrong_type(reply: Any) -> bool:
@@ -62,7 +63,7 @@ def decoded_or_none(kind: type[Any], raw: bytes | None) -> Any:
 def decoded(kind: type[Any], raw: Any) -> Any:
     """Return the record; raises Corrupt if it is damaged or of another type."""
     if is_wrong_type(raw):
-        raise Corrupt(str(raw))
+        raise Corrupt(kind, Damage.WRONG_TYPE)
     if isinstance(raw, Exception):
         raise refusal(raw) from raw
     return decode(kind, raw)

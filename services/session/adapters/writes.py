@@ -2,6 +2,7 @@
 
 from maieutic.bus.v1.bus_pb2 import SessionChanged, SessionDeleted
 from services.session.adapters import keys
+from services.session.adapters.census import entry_of, no_entry_of
 from services.session.adapters.codec import encode
 from services.session.adapters.link import Command
 from services.session.ids import shard_of
@@ -53,15 +54,22 @@ def _session(draft: Draft, timing: Timing) -> list[Command]:
     parts = [keys.messages_key(draft.session_id)]
     if record.tombstone:
         notes = keys.annotations_key(draft.session_id)
-        return [("SET", name, encode(record), "PX", timing.stub), ("DEL", *parts, notes)]
+        return [
+            ("SET", name, encode(record), "PX", timing.stub),
+            ("DEL", *parts, notes),
+            no_entry_of(draft.session_id),
+        ]
     if record.annotations_revision:
         parts.append(keys.annotations_key(draft.session_id))
+    expire_ms = draft.now_ms + timing.idle
+    entry = entry_of(record, expire_ms)
     if not settled(record):
         record.session.ClearField("expire_time")
-        return [("SET", name, encode(record)), *(("PERSIST", part) for part in parts)]
-    record.session.expire_time.CopyFrom(timestamp(draft.now_ms + timing.idle))
+        return [("SET", name, encode(record)), entry, *(("PERSIST", part) for part in parts)]
+    record.session.expire_time.CopyFrom(timestamp(expire_ms))
     return [
         ("SET", name, encode(record), "PX", timing.idle),
+        entry,
         *(("PEXPIRE", part, timing.idle + PARTS_OUTLIVE_MS) for part in parts),
     ]
 

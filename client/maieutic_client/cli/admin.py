@@ -1,0 +1,122 @@
+"""`maieutic admin`: what those who run the backend need."""
+
+from collections.abc import Iterator, Sequence
+
+import click
+
+from maieutic.v1 import admin_service_pb2 as pb
+from maieutic_client.cli.running import run
+from maieutic_client.cli.screen import Screen, size, when
+from maieutic_client.cli.target import Target, connected, target_options
+
+KINDS = {
+    pb.RECORD_KIND_SESSION: "session",
+    pb.RECORD_KIND_MESSAGES: "messages",
+    pb.RECORD_KIND_ANNOTATIONS: "notes and bookmarks",
+    pb.RECORD_KIND_OPERATION: "request marker",
+    pb.RECORD_KIND_TURN: "turn",
+}
+DAMAGES = {
+    pb.RECORD_DAMAGE_WRONG_TYPE: "wrong type",
+    pb.RECORD_DAMAGE_VERSION: "unknown version",
+    pb.RECORD_DAMAGE_CHECKSUM: "checksum",
+    pb.RECORD_DAMAGE_UNPARSABLE: "unparsable",
+}
+BYTES_IN_LINE = 16
+PRINTABLE = range(0x20, 0x7F)
+
+
+@click.group()
+def admin() -> None:
+    """Run the backend; needs an admin's API key."""
+
+
+@admin.group()
+def quarantine() -> None:
+    """Look at stored records that could not be read.
+
+    Each was moved aside and counts as absent; where the archive has a copy, that one took its
+    place. A record is kept for 30 days.
+    """
+
+
+@quarantine.command("list")
+@target_options
+def list_records(*, target: Target) -> None:
+    """Show the records in quarantine, the latest first."""
+    run(_list(target))
+
+
+@quarantine.command("show")
+@click.argument("record_id")
+@click.option("--content", is_flag=True, help="Also the content, which may have what users wrote.")
+@target_options
+def show(*, target: Target, record_id: str, content: bool) -> None:
+    """Show one record."""
+    run(_show(target, record_id, content=content))
+
+
+@quarantine.command("drop")
+@click.argument("record_ids", nargs=-1, required=True, metavar="RECORD_ID…")
+@target_options
+def drop(*, target: Target, record_ids: tuple[str, ...]) -> None:
+    """Remove records for good."""
+    run(_drop(target, record_ids))
+
+
+async def _list(target: Target) -> None:
+    async with connected(target) as client:
+        rows = [_row(record) async for record in client.quarantine.list()]
+    screen = Screen()
+    screen.table(("ID", "KIND", "WHY", "SIZE", "SINCE", "UNTIL"), rows)
+    if not rows:
+        screen.aside("nothing is in quarantine")
+
+
+def _row(record: pb.QuarantinedRecord) -> tuple[str, ...]:
+    return (
+        record.record_id,
+        KINDS.get(record.kind, "-"),
+        DAMAGES.get(record.damage, "-"),
+        size(record.size),
+        when(record.quarantine_time),
+        when(record.expire_time),
+    )
+
+
+async def _show(target: Target, record_id: str, *, content: bool) -> None:
+    async with connected(target) as client:
+        answer = await client.quarantine.get(record_id, with_content=content)
+    record, screen = answer.record, Screen()
+    rows = [
+        ("id", record.record_id),
+        ("kind", KINDS.get(record.kind, "-")),
+        ("session", record.session_id),
+        ("turn", record.turn_id),
+        ("why", DAMAGES.get(record.damage, "-")),
+        ("since", when(record.quarantine_time)),
+        ("until", when(record.expire_time)),
+        ("size", size(record.size)),
+        ("value", answer.value_type),
+        ("first bytes", answer.first_bytes.hex(" ")),
+    ]
+    screen.table(("", ""), [row for row in rows if row[1]])
+    for line in _dump(answer.content):
+        screen.line(line)
+
+
+def _dump(content: bytes) -> Iterator[str]:
+    """Yield the bytes in lines, as `hexdump -C` does."""
+    for start in range(0, len(content), BYTES_IN_LINE):
+        part = content[start : start + BYTES_IN_LINE]
+        text = "".join(chr(byte) if byte in PRINTABLE else "." for byte in part)
+        yield f"{start:08x}  {part.hex(' '):{3 * BYTES_IN_LINE}} |{text}|"
+
+
+async def _drop(target: Target, record_ids: Sequence[str]) -> None:
+    screen = Screen()
+    async with connected(target) as client:
+        for record_id in record_ids:
+            await client.quarantine.get(record_id)  # dropping alone tells no slip in the id
+            await client.quarantine.drop(record_id)
+            screen.line(f"dropped {record_id}")

@@ -1,0 +1,50 @@
+"""The AdminService: for admins' keys alone."""
+
+import pytest
+
+from maieutic_client import InvalidArgument, Maieutic, NotFound, PermissionDenied
+from tests.fakes.gateway import Stack
+
+RECORD = "7:checksum:s:" + "s" * 48 + ":rec:1795283703988"
+
+
+async def test_an_admins_key_lists_looks_and_drops(stack: Stack) -> None:
+    for number in range(3):
+        stack.quarantine.put(f"{number}{RECORD[1:]}", b"\x01\x02\x03\x04\x05content")
+    async with Maieutic.connect(stack.address, api_key=stack.admin_key) as client:
+        listed = [record.record_id async for record in client.quarantine.list()]
+        assert listed == list(stack.quarantine.records)
+        shown = await client.quarantine.get(listed[0])
+        assert (shown.first_bytes, shown.content) == (b"\x01\x02\x03\x04\x05con", b"")
+        whole = await client.quarantine.get(listed[0], with_content=True)
+        assert whole.content.endswith(b"content")
+        await client.quarantine.drop(listed[0])
+        await client.quarantine.drop(listed[0])
+        with pytest.raises(NotFound):
+            await client.quarantine.get(listed[0])
+
+
+@pytest.mark.parametrize("holder", ["key", "backend_key", "stranger_key"])
+async def test_nobody_elses_key_does(stack: Stack, holder: str) -> None:
+    stack.quarantine.put(RECORD, b"content")
+    async with Maieutic.connect(stack.address, api_key=getattr(stack, holder)) as client:
+        for call in (
+            anext(client.quarantine.list()),
+            client.quarantine.get(RECORD, with_content=True),
+            client.quarantine.drop(RECORD),
+        ):
+            with pytest.raises(PermissionDenied, match="not an admin's") as raised:
+                await call
+            assert raised.value.reason == "NOT_AN_ADMIN"
+    assert RECORD in stack.quarantine.records
+
+
+@pytest.mark.parametrize("record_id", ["", "7", "x:y", "7:é", "7:" + "a" * 401])
+async def test_an_id_of_no_form_is_refused_by_name(stack: Stack, record_id: str) -> None:
+    async with Maieutic.connect(stack.address, api_key=stack.admin_key) as client:
+        for call in (client.quarantine.get(record_id), client.quarantine.drop(record_id)):
+            with pytest.raises(InvalidArgument) as raised:
+                await call
+            (violation,) = raised.value.violations
+            assert violation.field == "record_id"
+            assert "take it from ListQuarantined" in violation.description
