@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -15,7 +16,7 @@ from redis.exceptions import (
 
 from services.session.adapters.dialing import Patience
 from services.session.adapters.keys import wake_channel
-from services.session.adapters.link import Link
+from services.session.adapters.link import MOST_UNSENT_BYTES, Link
 from services.session.adapters.links import Links
 from services.session.adapters.topologies import servers_at
 from services.session.adapters.wake import RedisWakes
@@ -64,6 +65,10 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
+        self.buffered = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))
@@ -90,6 +95,50 @@ async def test_what_was_not_sent_when_the_link_was_closed_fails_and_is_never_sen
     with pytest.raises(ConnectionError):
         await answer
     assert wire.writes == [b"abort"]
+
+
+async def test_exactly_as_much_waits_on_a_link_as_may_and_a_large_request_alone() -> None:
+    wire, link = Wire(), Link(timeout=5)
+    link.connection_made(wire)
+    size = len(b"*1\r\n$4\r\nPING\r\n")
+    wire.buffered = MOST_UNSENT_BYTES - 2 * size
+    for _ in range(2):
+        link.request([("PING",)])
+    with pytest.raises(MaxConnectionsError, match="bytes wait to be sent"):
+        link.request([("PING",)])
+    await asyncio.sleep(0)
+    wire.buffered = 0
+    link.request([("SET", "k", b"v" * MOST_UNSENT_BYTES)])
+    with pytest.raises(MaxConnectionsError):
+        link.request([("PING",)])
+    link.close()
+
+
+async def test_a_server_that_takes_nothing_fills_no_memory_and_loses_nothing_that_was_taken(
+    valkey_server: RedisServer,
+) -> None:
+    async with (
+        proxy(valkey_server.port) as way,
+        links_to(valkey_server, port=way.port, timeout=30.0) as links,
+    ):
+        link, text = await links.shared(), b"t" * 1024 * 1024
+        answers: list[asyncio.Future[list[Any]]] = []
+
+        async def fill() -> None:
+            while len(answers) < 200:
+                answers.append(link.request([("APPEND", "taken", text), ("STRLEN", "taken")]))
+                await asyncio.sleep(0)
+
+        way.pause(Direction.TO_SERVER)
+        with pytest.raises(MaxConnectionsError):
+            await fill()
+        with pytest.raises(MaxConnectionsError):
+            await links.ask([("ECHO", text)])
+        way.resume(Direction.TO_SERVER)
+        lengths = [(await answer)[1] for answer in answers]
+        assert lengths == [len(text) * (n + 1) for n in range(len(answers))]
+        assert await links.ask([("DEL", "taken")]) == [1]
+        assert await links.shared() is link
 
 
 async def test_a_cancelled_caller_does_not_disturb_the_next_one(

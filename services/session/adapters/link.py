@@ -16,6 +16,7 @@ from redis._parsers import BaseParser
 from redis.exceptions import (
     ConnectionError,  # noqa: A004 - redis-py's own name
     InvalidResponse,
+    MaxConnectionsError,
     RedisError,
     TimeoutError,  # noqa: A004 - redis-py's own name
 )
@@ -24,6 +25,8 @@ Command: TypeAlias = tuple[str | bytes | int, ...]
 OnMessage: TypeAlias = Callable[[bytes], None]
 """Takes the name of the channel on which something was published."""
 
+MOST_UNSENT_BYTES = 32 * 1024 * 1024
+"""What may wait on a link for a server that takes it slowly, beside a request that waits alone."""
 _NOTHING = object()
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment] # its stub allows one word
 
@@ -52,6 +55,7 @@ class Link(asyncio.Protocol):
         self._on_message = on_message
         self._requests: deque[_Request] = deque()
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._problem = "not connected yet"
@@ -72,12 +76,14 @@ class Link(asyncio.Protocol):
         """Send the commands; the answer has their replies, with errors as exceptions among them.
 
         What is asked in one round of the event loop goes out in one write. Raises ConnectionError
-        if the link is lost already, and nothing was sent. The answer may fail with ConnectionError
-        or TimeoutError: then nobody knows what was carried out.
+        if the link is lost already, and MaxConnectionsError if too much waits to be sent; then
+        nothing was sent. The answer may fail with ConnectionError or TimeoutError: then nobody
+        knows what was carried out.
         """
         if self._transport is None:
             raise ConnectionError(self._problem)
         packed = b"".join(map(_pack, commands))
+        self._require_room(self._transport, len(packed))
         answer: asyncio.Future[list[Any]] = self._loop.create_future()
         due = self._loop.time() + self._timeout
         self._requests.append(_Request(len(commands), [], answer, due))
@@ -86,10 +92,17 @@ class Link(asyncio.Protocol):
         if not self._unsent:
             self._loop.call_soon(self._send)
         self._unsent.append(packed)
+        self._unsent_bytes += len(packed)
         return answer
 
+    def _require_room(self, transport: asyncio.Transport, size: int) -> None:
+        """Keep what waits within bounds: a server that stalls must not fill this process."""
+        waiting = self._unsent_bytes + transport.get_write_buffer_size()
+        if waiting and waiting + size > MOST_UNSENT_BYTES:
+            raise MaxConnectionsError(f"{waiting} bytes wait to be sent on this link")
+
     def _send(self) -> None:
-        unsent, self._unsent = self._unsent, []
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
         if self._transport is not None:
             self._transport.write(b"".join(unsent))
 

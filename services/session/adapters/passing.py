@@ -11,6 +11,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,  # noqa: A004 - redis-py's own name
+    MaxConnectionsError,
     NoPermissionError,
     ReadOnlyError,
     ResponseError,
@@ -34,6 +35,7 @@ class NotAsked(ConnectionError):
     """The server has not answered for so long that it is only probed."""
 
 
+_NOT_ITS_FAULT = (*REFUSED, MaxConnectionsError)
 _FINAL = (*REFUSED, SSLCertVerificationError, NotAsked)
 
 
@@ -51,7 +53,7 @@ def is_worth_another_try(error: BaseException) -> bool:
 
 def is_failure(error: Any) -> bool:
     """Whether the server itself is out of order, rather than no longer the right one."""
-    return isinstance(error, _NOT_NOW + _UNREACHED) and not isinstance(error, REFUSED)
+    return isinstance(error, _NOT_NOW + _UNREACHED) and not isinstance(error, _NOT_ITS_FAULT)
 
 
 def ends_link(error: BaseException) -> bool:

@@ -57,7 +57,7 @@ _SAID: Mapping[ErrorType, _Said] = MappingProxyType(
             retry_after=30.0,
         ),
         ErrorType.POOL_EXHAUSTED: _Said(
-            "all connections to it are in use",
+            "all connections to it are in use, or it takes too slowly what is sent",
             "retry; if it lasts, an operator adds replicas, or raises MAIEUTIC_REDIS_CONNECTIONS",
         ),
         ErrorType.UNKNOWN: _Said(
