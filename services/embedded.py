@@ -34,7 +34,7 @@ from services.persistence.main import persistence_service
 from services.persistence.ports import Archive
 from services.persistence.settings import PersistenceSettings
 from services.retrieval.main import retrieval_service
-from services.retrieval.settings import PineconeOptions, RetrievalSettings
+from services.retrieval.settings import IngestOptions, PineconeOptions, RetrievalSettings
 from services.runtime.hosting import hosted
 from services.runtime.keyring import KeyRing
 from services.runtime.lifecycle import run
@@ -209,9 +209,13 @@ class _Wiring:
             archive_address=self._address("persistence"),
             index_url=self._settings.index_url or f"local://{self._home / 'vectors'}",
             pinecone=self._pinecone(),
+            ingest=IngestOptions(lease=self._settings.lease),
         )
         return retrieval_service(
-            settings, signer=self._keys.signer("retrieval"), verifier=self._keys.verifier()
+            settings,
+            bus=self._bus,
+            signer=self._keys.signer("retrieval"),
+            verifier=self._keys.verifier(),
         )
 
     def _pinecone(self) -> PineconeOptions:

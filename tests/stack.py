@@ -34,7 +34,7 @@ from tests.backends.redis import RedisServer, redis_server
 from tests.proxy import Direction, Proxy, proxy
 
 SERVICES = ("persistence", "session", "retrieval", "agents", "gateway")
-ON_THE_BUS = ("persistence", "session", "agents")
+ON_THE_BUS = ("persistence", "session", "retrieval", "agents")
 REPLICAS = (1, 2)
 HEALTH_SECONDS = 20.0
 LOG_LINES = 60

@@ -3,9 +3,13 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import PurePath
 
+import grpc
+
 from maieutic.v1 import document_service_pb2 as pb
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from maieutic_client.connection import Connection, new_request_id
+from maieutic_client.errors import lifted
+from maieutic_client.retry import Patience, link_broke, passes_by_itself
 
 ADD_TIMEOUT_SECONDS = 120.0
 FORMATS = {
@@ -32,22 +36,48 @@ class Documents:
         content: bytes | str,
         *,
         format: pb.DocumentFormat.ValueType | None = None,  # noqa: A002 - the field's name
+        wait: bool = True,
         request_id: str | None = None,
         timeout: float = ADD_TIMEOUT_SECONDS,  # noqa: ASYNC109 - it spans several tries
     ) -> pb.AddDocumentResponse:
-        """Store and index a document; it can be searched when this returns.
+        """Store a document and have it indexed; it is safe when this returns.
 
         Text, Markdown, HTML, PDF or DOCX, as the file is; without a *format* the name's ending
         decides. Content that is stored already is embedded once only: the response tells how many
-        chunks were.
+        chunks were. The document in it is READY, or PENDING with a `failure` if the index is away;
+        without *wait* it may be PENDING without one. Raises InvalidArgument if it cannot be read.
         """
         request = pb.AddDocumentRequest(
             request_id=request_id or new_request_id(),
             name=name,
             format=format_of(name) if format is None else format,
             content=content.encode() if isinstance(content, str) else content,
+            accept_only=not wait,
         )
         return await self._connection.call(self._stub.AddDocument, request, timeout=timeout)
+
+    async def watch(self, document_id: str) -> AsyncIterator[pb.Document]:
+        """Yield a document whenever its indexing comes forward, until it is READY or FAILED.
+
+        Goes on where it was cut off.
+        """
+        request = pb.WatchDocumentRequest(document_id=document_id)
+        patience = Patience(self._connection.retry, None)
+        while True:
+            call = self._stub.WatchDocument(request, metadata=self._connection.metadata)
+            try:
+                async for response in call:
+                    patience.renew()
+                    yield response.document
+            except grpc.aio.AioRpcError as failed:
+                error = lifted(failed)
+                if not (passes_by_itself(error) or link_broke(error)):
+                    raise error from failed
+                await patience.after(error)
+            else:
+                return
+            finally:
+                call.cancel()
 
     async def get(self, document_id: str) -> pb.Document:
         """Return one of the caller's documents; raises NotFound."""

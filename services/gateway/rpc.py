@@ -196,6 +196,13 @@ class Documents(DocumentServiceServicer):
         """Pass on, with the time that embedding a large document takes."""
         return await self._service.AddDocument(request, timeout=self._ingest_timeout)
 
+    async def WatchDocument(
+        self, request: documents.WatchDocumentRequest, context: Context
+    ) -> AsyncIterator[documents.WatchDocumentResponse]:
+        """Pass on frame by frame."""
+        async for response in relayed(self._service.WatchDocument(request)):
+            yield response
+
     async def GetDocument(
         self, request: documents.GetDocumentRequest, context: Context
     ) -> documents.GetDocumentResponse:

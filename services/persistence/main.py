@@ -39,7 +39,7 @@ async def persistence_service(
     """Serve reads and archive what the bus brings during the block. `embedded` calls this too."""
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        servicer = ArchiveServicer(reads=archive, branches=archive, documents=archive)
+        servicer = ArchiveServicer(archive)
         add_ArchiveServiceServicer_to_server(servicer, server)
         return ["maieutic.archive.v1.ArchiveService"]
 

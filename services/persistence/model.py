@@ -18,6 +18,14 @@ ROLLED_BACK = "ROLLED_BACK"
 """The state of a turn that is as if it had never been asked."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place in a list that is sorted by time and id."""
+
+    time: datetime
+    id: str
+
+
 # Rows are tuples, in the order of their columns, because that is what a database driver takes.
 
 

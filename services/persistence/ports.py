@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations, TurnFinished
-from maieutic.v1.document_service_pb2 import Document
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import (
     SESSION_ORDER_NEWEST_FIRST,
@@ -14,17 +13,10 @@ from maieutic.v1.session_service_pb2 import (
     SessionOrder,
     SessionStatistics,
 )
-from services.persistence.model import Applied, Fact
+from services.persistence.document_ports import DocumentRegistry, DocumentWork
+from services.persistence.model import Applied, Fact, Place
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A place in a list that is sorted by time and id."""
-
-    time: datetime
-    id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,18 +55,6 @@ class ArchivedTurn:
     finished: TurnFinished | None = None
     archive_time: datetime | None = None
     session_deleted: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """A document that an owner adds."""
-
-    tenant: str
-    user_id: str
-    request_id: str
-    request_hash: bytes
-    document: Document
-    content: bytes
 
 
 class Facts(Protocol):
@@ -173,42 +153,7 @@ class Branches(Protocol):
         ...
 
 
-class DocumentRegistry(Protocol):
-    """Documents, and who refers to them; one row for the same content in a tenant.
-
-    Every method raises ArchiveUnavailable while the database is away.
-    """
-
-    async def register_document(self, registration: Registration) -> Document:
-        """Refer the owner to the document, and store it unless the tenant has its content.
-
-        Returns the stored one. Raises RequestIdTaken and DocumentIdTaken.
-        """
-        ...
-
-    async def finish_document(self, tenant: str, document_id: str, chunk_count: int) -> Document:
-        """Mark a document as searchable; raises DocumentNotFound."""
-        ...
-
-    async def get_document(self, tenant: str, user_id: str, document_id: str) -> Document:
-        """Return one of the owner's documents; raises DocumentNotFound."""
-        ...
-
-    async def list_documents(
-        self, tenant: str, user_id: str, *, before: Place | None, limit: int
-    ) -> Sequence[Document]:
-        """Return the owner's documents, newest first."""
-        ...
-
-    async def release_document(self, tenant: str, user_id: str, document_id: str) -> bool:
-        """Drop the owner's reference; the document goes with its last one.
-
-        Returns whether no owner is left, also when the document was gone before.
-        """
-        ...
-
-
-class Archive(Facts, Reads, Branches, DocumentRegistry, Protocol):
+class Archive(Facts, Reads, Branches, DocumentRegistry, DocumentWork, Protocol):
     """The whole database."""
 
     async def check(self) -> None:

@@ -53,6 +53,15 @@ class DocumentChanging(Aborted):
     default_reason = "DOCUMENT_CHANGING"
 
 
+class VectorsLeft(Unavailable):
+    """The index still has chunks of a document that was removed from it."""
+
+    default_reason = "VECTORS_LEFT"
+
+    def __init__(self, document_id: str, count: int) -> None:
+        super().__init__(f"{count} chunks of document {document_id!r} are left", retry_after=1.0)
+
+
 class IndexUnavailable(Unavailable):
     """The vector index does not answer now. What was to be written may have been written."""
 

@@ -2,12 +2,16 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 
 from maieutic.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
 from services.retrieval.adapters.index import open_index
 from services.retrieval.adapters.wordllama import WordllamaEmbedder
+from services.retrieval.claims import Claims
+from services.retrieval.ingesting import Ingester
+from services.retrieval.jobs import Jobs, Worker
 from services.retrieval.library import Library
 from services.retrieval.model import Splitter
 from services.retrieval.parsing.parser import Parser
@@ -15,12 +19,16 @@ from services.retrieval.ports import Embedder, VectorIndex
 from services.retrieval.registry import Registry
 from services.retrieval.rpc import DocumentServicer
 from services.retrieval.settings import RetrievalSettings
+from services.retrieval.watching import Watchers
+from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer, Verifier
 from services.runtime.lifecycle import run
+from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.server import RunningServer, serving
 from services.runtime.settings import load
 from services.runtime.telemetry import telemetry
+from services.runtime.topology import maieutic_topology
 
 SERVICE = "retrieval"
 
@@ -29,19 +37,19 @@ SERVICE = "retrieval"
 async def retrieval_service(
     settings: RetrievalSettings,
     *,
+    bus: Bus,
     signer: Signer,
     verifier: Verifier,
     index: VectorIndex | None = None,
     embedder: Embedder | None = None,
 ) -> AsyncIterator[RunningServer]:
-    """Serve during the block, with the index and the embedder of the settings unless given."""
+    """Serve and index during the block, with the settings' index and embedder unless given."""
     async with AsyncExitStack() as stack:
         if embedder is None:
             embedder = await stack.enter_async_context(WordllamaEmbedder.open())
         if index is None:
             opened = open_index(settings.index_url, embedder, settings.pinecone)
             index = await stack.enter_async_context(opened)
-        parser = await stack.enter_async_context(Parser.open(settings.parsing))
         channel = await stack.enter_async_context(
             open_channel(
                 settings.archive_address,
@@ -50,21 +58,68 @@ async def retrieval_service(
                 options=settings.channel,
             )
         )
-        registry = Registry(channel)
-        splitter = Splitter(
-            embedder=embedder.name, size=settings.chunk_characters, overlap=settings.chunk_overlap
-        )
-        library = Library(
-            registry=registry, index=index, embedder=embedder, parser=parser, splitter=splitter
-        )
-        servicer = DocumentServicer(library=library, registry=registry)
+        parser = await stack.enter_async_context(Parser.open(settings.parsing))
+        parts = _parts(settings, channel, bus, _Tools(index, embedder, parser))
+        await stack.enter_async_context(parts.worker.working())
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
-            add_DocumentServiceServicer_to_server(servicer, server)
+            add_DocumentServiceServicer_to_server(parts.servicer, server)
             return ["maieutic.v1.DocumentService"]
 
         async with serving(settings.server, register, verifier=verifier) as running:
             yield running
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What documents are brought into."""
+
+    index: VectorIndex
+    embedder: Embedder
+    parser: Parser
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What answers calls, and what works apart from them."""
+
+    servicer: DocumentServicer
+    worker: Worker
+
+
+def _parts(
+    settings: RetrievalSettings,
+    channel: grpc.aio.Channel,
+    bus: Bus,
+    tools: _Tools,
+) -> _Parts:
+    ingest, registry, watchers, jobs = settings.ingest, Registry(channel), Watchers(), Jobs(bus)
+    splitter = Splitter(
+        embedder=tools.embedder.name, size=settings.chunk_characters, overlap=settings.chunk_overlap
+    )
+    claims = Claims(channel, lease=ingest.lease, most_attempts=ingest.attempts)
+    ingester = Ingester(
+        claims=claims,
+        index=tools.index,
+        embedder=tools.embedder,
+        parser=tools.parser,
+        splitter=splitter,
+        watchers=watchers,
+        options=ingest,
+    )
+    library = Library(
+        registry=registry,
+        jobs=jobs,
+        watchers=watchers,
+        index=tools.index,
+        embedder=tools.embedder,
+        parser=tools.parser,
+        splitter=splitter,
+    )
+    return _Parts(
+        servicer=DocumentServicer(library=library, registry=registry),
+        worker=Worker(bus=bus, ingester=ingester, claims=claims, jobs=jobs, options=ingest),
+    )
 
 
 async def main(settings: RetrievalSettings) -> None:
@@ -72,7 +127,8 @@ async def main(settings: RetrievalSettings) -> None:
     signer, verifier = Signer(SERVICE, settings.signing_key), Verifier(settings.public_keys)
     async with (
         telemetry(SERVICE, settings.telemetry),
-        retrieval_service(settings, signer=signer, verifier=verifier) as running,
+        RabbitMQBus.connect(settings.bus_url, maieutic_topology()) as bus,
+        retrieval_service(settings, bus=bus, signer=signer, verifier=verifier) as running,
     ):
         await running.wait()
 

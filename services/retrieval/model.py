@@ -1,11 +1,11 @@
 """What a document is: its text, its identity, its chunks. Pure: no I/O, no clock.
 
-Everything is named by its content. The same text of one tenant is the same document, whoever adds
-it, and the same passage embedded by the same model is the same chunk, in whatever document it is.
+The same text of one tenant is the same document, whoever adds it, and the same passage embedded by
+the same model is the same chunk, in whatever document it is.
 """
 
-import base64
 import re
+import secrets
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -100,10 +100,12 @@ def checked_form(form: DocumentFormat.ValueType) -> Form:
         raise BadDocument("format", f"is not known: choose {', '.join(Form)}") from error
 
 
-def document_id(tenant: str, content: Content) -> str:
-    """Return the id of this content at this tenant, 24 characters of base64url."""
-    digest = sha256(f"{len(tenant)}:{tenant}:{content.hash}".encode()).digest()
-    return base64.urlsafe_b64encode(digest[:DOCUMENT_ID_BYTES]).decode()
+def new_document_id() -> str:
+    """Return an id that nobody can guess, 24 characters of base64url.
+
+    It says nothing of the content, which may be replaced.
+    """
+    return secrets.token_urlsafe(DOCUMENT_ID_BYTES)
 
 
 def chunk_id(embedder: str, text: str) -> str:
@@ -121,6 +123,7 @@ class Splitter:
         of them.
         """
         self._embedder = embedder
+        self._version = f"{embedder}/{SPLITTER_VERSION}/{size}/{overlap}"
         plain, marked = TextSplitter(size, overlap), MarkdownSplitter(size, overlap)
         # The text of a web page or of Word's documents has the marks of Markdown.
         self._splitters: Mapping[DocumentFormat.ValueType, TextSplitter | MarkdownSplitter] = {
@@ -130,6 +133,11 @@ class Splitter:
             DocumentFormat.DOCUMENT_FORMAT_PDF: plain,
             DocumentFormat.DOCUMENT_FORMAT_DOCX: marked,
         }
+
+    @property
+    def version(self) -> str:
+        """The embedder and how it is cut: documents of one version can be searched together."""
+        return self._version
 
     def chunks(self, content: Content, form: DocumentFormat.ValueType) -> list[Chunk]:
         """Return the document's chunks in their order; a text that repeats gives equal chunks.

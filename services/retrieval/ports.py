@@ -1,6 +1,6 @@
 """What the retrieval service needs from the outside world."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,18 +62,22 @@ class VectorIndex(Protocol):
         """Return those of the ids that are not stored."""
         ...
 
-    async def upsert(self, namespace: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        """Store the chunks with their vectors, [len(chunks), dimension].
+    async def upsert(
+        self, namespace: str, document_id: str, chunks: Sequence[Chunk], vectors: Vectors
+    ) -> None:
+        """Store chunks for a document, with their vectors, [len(chunks), dimension].
 
-        They are not found before a document is linked to them.
+        They are not found before a document is linked to them, and go when theirs is unlinked, or
+        linked without them, and no other document has them.
         """
         ...
 
     async def link(self, namespace: str, document_id: str, chunk_ids: Sequence[str]) -> bool:
         """Make the document consist of exactly these stored chunks, in this order.
 
-        Returns False, and links nothing, if one of them is not stored (any more): another document
-        that had it was removed meanwhile.
+        What it had before goes, unless another document has it. Returns False, and changes
+        nothing, if one of the chunks is not stored (any more): another document that had it was
+        removed meanwhile.
         """
         ...
 
@@ -81,6 +85,17 @@ class VectorIndex(Protocol):
         """Remove the document, and those of its chunks that no other document has.
 
         A document that is not there is no error.
+        """
+        ...
+
+    async def count(self, namespace: str, document_id: str) -> int:
+        """Return how many distinct chunks are stored for the document, linked or not."""
+        ...
+
+    async def contents(self, namespace: str) -> Mapping[str, frozenset[str]]:
+        """Return the ids of the chunks of each document that is linked.
+
+        Under an empty name: those that are stored, and part of no document.
         """
         ...
 

@@ -11,9 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
-from maieutic.v1.document_service_pb2 import Document, DocumentState
+from maieutic.v1.document_service_pb2 import Document
 from services.retrieval.errors import DocumentNotFound
-from services.retrieval.model import Content, Owner
+from services.retrieval.model import Owner
 from services.retrieval.paging import Place
 from services.runtime.errors import NotFound, from_rpc
 
@@ -25,15 +25,33 @@ LISTED_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """A document that an owner adds."""
+class Operation:
+    """A request that changes something."""
 
     owner: Owner
     request_id: str
     request_hash: bytes
     """sha256 of the request: one request id is good for one request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A document that an owner adds."""
+
+    operation: Operation
     document: Document
-    content: Content
+    content: bytes
+    index_version: str
+    """What it is to be indexed under."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A document in the registry."""
+
+    document: Document
+    indexes: bool
+    """Whether the index has something to do for this request."""
 
 
 class Registry:
@@ -45,32 +63,24 @@ class Registry:
         self._archive = ArchiveServiceStub(channel)
         self._owned = _Owned(clock)
 
-    async def register(self, registration: Registration) -> Document:
+    async def register(self, registration: Registration) -> Registered:
         """Store the document unless the tenant has its content, and refer the owner to it.
 
         Returns the stored one, whose name and format may be of an earlier registration.
         """
-        owner = registration.owner
+        operation = registration.operation
         response = await self._archive.RegisterDocument(
             pb.RegisterDocumentRequest(
-                tenant=owner.tenant,
-                user_id=owner.user,
-                request_id=registration.request_id,
-                request_hash=registration.request_hash,
+                tenant=operation.owner.tenant,
+                user_id=operation.owner.user,
+                request_id=operation.request_id,
+                request_hash=operation.request_hash,
                 document=registration.document,
-                content=registration.content.data,
+                content=registration.content,
+                index_version=registration.index_version,
             )
         )
-        return response.document
-
-    async def finish(self, tenant: str, document_id: str, chunk_count: int) -> Document:
-        """Mark the document as searchable."""
-        response = await self._archive.FinishDocument(
-            pb.FinishDocumentRequest(
-                tenant=tenant, document_id=document_id, chunk_count=chunk_count
-            )
-        )
-        return response.document
+        return Registered(document=response.document, indexes=response.indexes)
 
     async def get(self, owner: Owner, document_id: str, *, field: str = "document_id") -> Document:
         """Return one of the owner's documents; raises DocumentNotFound naming the *field*."""
@@ -101,7 +111,7 @@ class Registry:
     async def names(self, owner: Owner, document_ids: Sequence[str]) -> dict[str, str]:
         """Return the names of these documents, or of all the owner's if there are no ids.
 
-        Of those that are searchable: others may be in the index in parts. Raises DocumentNotFound,
+        Of those of which a version is in the index. Raises DocumentNotFound,
         naming the field document_ids, unless all are the owner's.
         """
         if not document_ids:
@@ -114,12 +124,17 @@ class Registry:
         )
         return _searchable(owned)
 
-    async def release(self, owner: Owner, document_id: str) -> bool:
+    async def release(self, operation: Operation, document_id: str) -> bool:
         """Drop the owner's reference; returns whether the document has no owner any more."""
+        owner = operation.owner
         self._owned.forget(owner, document_id)
         response = await self._archive.ReleaseDocument(
             pb.ReleaseDocumentRequest(
-                tenant=owner.tenant, user_id=owner.user, document_id=document_id
+                tenant=owner.tenant,
+                user_id=owner.user,
+                document_id=document_id,
+                request_id=operation.request_id,
+                request_hash=operation.request_hash,
             )
         )
         # Once more: a search that began before the release may have remembered it meanwhile.
@@ -151,7 +166,8 @@ def _searchable(documents: Iterable[Document]) -> dict[str, str]:
 
 
 def _is_searchable(document: Document) -> bool:
-    return document.state == DocumentState.DOCUMENT_STATE_READY
+    """Whether a version of it is in the index, if an older one than is being indexed."""
+    return document.indexed_version > 0
 
 
 class _Owned:

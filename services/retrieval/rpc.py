@@ -1,5 +1,6 @@
 """gRPC in, library call, gRPC out."""
 
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any, TypeAlias
 
@@ -7,10 +8,11 @@ import grpc
 
 from maieutic.v1 import document_service_pb2 as pb
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
+from services.retrieval.errors import BadDocument
 from services.retrieval.library import Found, Library, Upload
 from services.retrieval.model import Owner
 from services.retrieval.paging import page_size, page_token, parse_page_token
-from services.retrieval.registry import Registry, place_of
+from services.retrieval.registry import Operation, Registry, place_of
 from services.runtime.errors import InvalidArgument
 from services.runtime.identity import current_identity
 
@@ -31,21 +33,32 @@ class DocumentServicer(DocumentServiceServicer):
         self, request: pb.AddDocumentRequest, context: Context
     ) -> pb.AddDocumentResponse:
         """Store a document and index it."""
-        added = await self._library.add(
-            Upload(
-                owner=_caller(),
-                request_id=request.request_id,
-                request_hash=sha256(request.SerializeToString(deterministic=True)).digest(),
-                name=request.name,
-                format=request.format,
-                content=request.content,
-            )
+        operation = _operation(request)
+        upload = Upload(
+            operation=operation,
+            name=request.name,
+            format=request.format,
+            content=request.content,
         )
+        added = await self._library.accept(upload)
+        document = added.document
+        if not request.accept_only:
+            document = await self._library.settled(operation.owner, document.document_id)
+            if document.state == pb.DOCUMENT_STATE_FAILED:
+                raise BadDocument("content", document.failure)
+        embedded = document.chunks_embedded if added.indexes else 0
         return pb.AddDocumentResponse(
-            document=added.document,
-            chunks_embedded=added.chunks_embedded,
-            chunks_reused=added.chunks_reused,
+            document=document,
+            chunks_embedded=embedded,
+            chunks_reused=document.chunk_count - embedded,
         )
+
+    async def WatchDocument(
+        self, request: pb.WatchDocumentRequest, context: Context
+    ) -> AsyncIterator[pb.WatchDocumentResponse]:
+        """Tell how far the indexing of a document is."""
+        async for document in self._library.changes(_caller(), request.document_id):
+            yield pb.WatchDocumentResponse(document=document)
 
     async def GetDocument(
         self, request: pb.GetDocumentRequest, context: Context
@@ -70,7 +83,7 @@ class DocumentServicer(DocumentServiceServicer):
         self, request: pb.DeleteDocumentRequest, context: Context
     ) -> pb.DeleteDocumentResponse:
         """Give up the caller's reference."""
-        await self._library.remove(_caller(), request.document_id)
+        await self._library.remove(_operation(request), request.document_id)
         return pb.DeleteDocumentResponse()
 
     async def SearchDocuments(
@@ -89,6 +102,16 @@ class DocumentServicer(DocumentServiceServicer):
 def _caller() -> Owner:
     identity = current_identity()
     return Owner(tenant=identity.tenant, user=identity.user)
+
+
+def _operation(request: pb.AddDocumentRequest | pb.DeleteDocumentRequest) -> Operation:
+    """Name what is done, so that it is done once."""
+    body = request.SerializeToString(deterministic=True)
+    return Operation(
+        owner=_caller(),
+        request_id=request.request_id,
+        request_hash=sha256(request.DESCRIPTOR.name.encode() + b"\0" + body).digest(),
+    )
 
 
 def _query(query: str) -> str:

@@ -100,6 +100,32 @@ class ParsingOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IngestOptions:
+    """How documents are brought into the index, apart from the calls that add them."""
+
+    concurrency: int = 2
+    """Documents that a process works on at once."""
+
+    lease: float = 60.0
+    """Seconds after which a silent worker has lost its document."""
+
+    attempts: int = 5
+    """How often a document is begun that never ends; then it has failed."""
+
+    pause: float = 5.0
+    """Seconds between two attempts."""
+
+    sweep_interval: float = 5.0
+    """Seconds between two looks for documents that nobody works on, on average."""
+
+    batch_bytes: int = 262_144
+    """Text whose vectors are made and stored together: what a killed process repeats at most."""
+
+    drain: float = 5.0
+    """Seconds that documents at hand may take once the service stops."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalSettings:
     """Where documents are indexed, and how they are cut."""
 
@@ -111,6 +137,12 @@ class RetrievalSettings:
 
     channel: ChannelOptions = field(default=ChannelOptions())
     """How the archive is called."""
+
+    bus_url: str = field(default="amqp://guest:guest@127.0.0.1:5672/", repr=False)
+    """RabbitMQ; several nodes are separated by commas."""
+
+    ingest: IngestOptions = field(default=IngestOptions())
+    """How documents are brought into the index, apart from the calls that add them."""
 
     index_url: str = "local:///var/lib/maieutic/vectors"
     """The vector index: local:///path is a folder on this machine, for one process;

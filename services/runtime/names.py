@@ -279,6 +279,9 @@ LOST_TURNS = Metric(
 )
 
 # --- documents ----------------------------------------------------------------------------------
+INGEST_DOCUMENT = "ingest document"
+"""Span of bringing the index to what the registry says of a document."""
+DOCUMENT = "maieutic.document"
 EMBED_TEXTS = "embed texts"
 """Span of turning texts, a query or chunks, into vectors."""
 SEARCH_VECTORS = "search vectors"

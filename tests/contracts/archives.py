@@ -56,7 +56,8 @@ async def emptied_postgres_url(server: PostgresServer) -> str:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("TRUNCATE sessions, turns, messages, usage, events, annotations")
-        await connection.execute("TRUNCATE documents CASCADE")
+        await connection.execute("TRUNCATE document_operations")
+        await connection.execute("TRUNCATE documents, document_tenants, document_contents CASCADE")
     finally:
         await connection.close()
     return url

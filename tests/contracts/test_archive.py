@@ -1,20 +1,12 @@
 """One suite for the archive, over PostgreSQL and SQLite."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from maieutic.bus.v1.bus_pb2 import SessionChanged, TurnFinished
 from maieutic.v1 import turn_service_pb2 as turn_pb
-from maieutic.v1.document_service_pb2 import (
-    DOCUMENT_FORMAT_MARKDOWN,
-    DOCUMENT_STATE_PENDING,
-    DOCUMENT_STATE_READY,
-    Document,
-)
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import (
     SESSION_ORDER_LAST_USED_FIRST,
@@ -24,44 +16,15 @@ from maieutic.v1.session_service_pb2 import (
     SessionOrder,
 )
 from services.persistence.errors import (
-    DocumentIdTaken,
-    DocumentNotFound,
     MessageNotFound,
     Refused,
-    RequestIdTaken,
     SessionNotFound,
 )
-from services.persistence.model import Applied
-from services.persistence.ports import Place, Registration, Snapshot
+from services.persistence.model import Applied, Place
+from services.persistence.ports import Snapshot
 from services.runtime.server import MEBIBYTE
-from tests.backends.postgres import PostgresServer
-from tests.contracts.archives import (
-    ArchiveHarness,
-    emptied_postgres_url,
-    postgres_harness,
-    sqlite_harness,
-)
+from tests.contracts.archives import ArchiveHarness
 from tests.persistence.stories import TENANT, USER, Story, fact
-
-
-@pytest.fixture(params=["postgres", "sqlite"])
-def server(request: pytest.FixtureRequest) -> PostgresServer | None:
-    """The database server, or None for the database that needs none; started only if asked for."""
-    if request.param == "sqlite":
-        return None
-    found: PostgresServer = request.getfixturevalue("postgres_server")
-    return found
-
-
-@pytest.fixture
-async def harness(server: PostgresServer | None, tmp_path: Path) -> AsyncIterator[ArchiveHarness]:
-    if server is None:
-        async with sqlite_harness(tmp_path) as opened:
-            yield opened
-        return
-    async with postgres_harness(await emptied_postgres_url(server)) as opened:
-        yield opened
-
 
 # --- turns --------------------------------------------------------------------------------------
 
@@ -706,132 +669,6 @@ async def test_fields_of_a_newer_version_survive(harness: ArchiveHarness) -> Non
     turn = await harness.archive.get_turn(story.turn_id(1), "")
     assert turn.finished is not None
     assert unknown in turn.finished.SerializeToString()
-
-
-# --- documents ----------------------------------------------------------------------------------
-
-
-def registration(
-    document_id: str = "document-1",
-    *,
-    user: str = USER,
-    request_id: str = "add-1",
-    content: bytes = b"# Ships",
-    tenant: str = TENANT,
-) -> Registration:
-    return Registration(
-        tenant=tenant,
-        user_id=user,
-        request_id=request_id,
-        request_hash=b"hash of " + content,
-        document=Document(
-            document_id=document_id,
-            name="Ships\x00",
-            format=DOCUMENT_FORMAT_MARKDOWN,
-            size=len(content),
-            content_hash=content.hex(),
-        ),
-        content=content,
-    )
-
-
-async def test_a_document_is_pending_until_it_is_finished(harness: ArchiveHarness) -> None:
-    added = await harness.archive.register_document(registration())
-    assert (added.state, added.format) == (DOCUMENT_STATE_PENDING, DOCUMENT_FORMAT_MARKDOWN)
-    assert added.HasField("create_time")
-    finished = await harness.archive.finish_document(TENANT, "document-1", 12)
-    assert (finished.state, finished.chunk_count) == (DOCUMENT_STATE_READY, 12)
-    assert await harness.archive.get_document(TENANT, USER, "document-1") == finished
-    assert await harness.rows("SELECT content FROM document_bytes") == [(b"# Ships",)]
-
-
-async def test_the_same_content_is_stored_once_for_all_owners(harness: ArchiveHarness) -> None:
-    first = await harness.archive.register_document(registration())
-    again = await harness.archive.register_document(
-        registration("document-2", user="bob", request_id="add-2")
-    )
-    assert again == first
-    assert await harness.rows("SELECT count(*) FROM document_bytes") == [(1,)]
-    for user in (USER, "bob"):
-        assert await harness.archive.get_document(TENANT, user, "document-1") == first
-    foreign = await harness.archive.register_document(registration("document-3", tenant="globex"))
-    assert foreign.document_id == "document-3"
-
-
-async def test_a_request_id_makes_one_reference_and_fits_one_request(
-    harness: ArchiveHarness,
-) -> None:
-    first = await harness.archive.register_document(registration())
-    assert await harness.archive.register_document(registration()) == first
-    with pytest.raises(RequestIdTaken):
-        await harness.archive.register_document(registration("document-2", content=b"other"))
-    assert await harness.archive.list_documents(TENANT, USER, before=None, limit=9) == [first]
-
-
-async def test_a_document_id_fits_one_content(harness: ArchiveHarness) -> None:
-    await harness.archive.register_document(registration())
-    with pytest.raises(DocumentIdTaken):
-        await harness.archive.register_document(registration(request_id="add-2", content=b"other"))
-
-
-async def test_documents_of_others_do_not_exist(harness: ArchiveHarness) -> None:
-    await harness.archive.register_document(registration())
-    for tenant, user in ((TENANT, "bob"), ("globex", USER)):
-        with pytest.raises(DocumentNotFound):
-            await harness.archive.get_document(tenant, user, "document-1")
-        assert await harness.archive.list_documents(tenant, user, before=None, limit=9) == []
-    with pytest.raises(DocumentNotFound):
-        await harness.archive.finish_document("globex", "document-1", 1)
-
-
-async def test_the_last_release_removes_the_document(harness: ArchiveHarness) -> None:
-    await harness.archive.register_document(registration())
-    await harness.archive.register_document(registration(user="bob", request_id="add-2"))
-    assert not await harness.archive.release_document(TENANT, USER, "document-1")
-    assert not await harness.archive.release_document(TENANT, USER, "document-1")
-    with pytest.raises(DocumentNotFound):
-        await harness.archive.get_document(TENANT, USER, "document-1")
-    assert await harness.archive.release_document(TENANT, "bob", "document-1")
-    assert await harness.archive.release_document(TENANT, "bob", "document-1")
-    for table in ("documents", "document_bytes", "document_owners", "document_requests"):
-        assert await _rows_of(harness, table) == [[]]
-
-
-async def test_a_released_document_may_be_added_again(harness: ArchiveHarness) -> None:
-    await harness.archive.register_document(registration())
-    await harness.archive.release_document(TENANT, USER, "document-1")
-    added = await harness.archive.register_document(registration("document-9"))
-    assert added.document_id == "document-9"
-
-
-async def test_documents_are_listed_newest_first_and_by_page(harness: ArchiveHarness) -> None:
-    for number in range(5):
-        await harness.archive.register_document(
-            registration(f"document-{number}", request_id=f"r{number}", content=b"%d" % number)
-        )
-    listed: list[Document] = []
-    before: Place | None = None
-    while page := await harness.archive.list_documents(TENANT, USER, before=before, limit=2):
-        listed += page
-        before = Place(time=page[-1].create_time.ToDatetime(UTC), id=page[-1].document_id)
-    places = [(d.create_time.ToNanoseconds(), d.document_id) for d in listed]
-    assert len(places) == 5
-    assert places == sorted(places, reverse=True)
-
-
-async def test_adding_and_releasing_at_the_same_time_leaves_no_half_document(
-    harness: ArchiveHarness,
-) -> None:
-    async def come_and_go(user: str) -> None:
-        for turn in range(5):
-            added = await harness.archive.register_document(
-                registration(user=user, request_id=f"{user}-{turn}")
-            )
-            await harness.archive.release_document(TENANT, user, added.document_id)
-
-    await asyncio.gather(*(come_and_go(f"user-{number}") for number in range(4)))
-    for table in ("documents", "document_bytes", "document_owners", "document_requests"):
-        assert await _rows_of(harness, table) == [[]]
 
 
 # --- helpers ------------------------------------------------------------------------------------

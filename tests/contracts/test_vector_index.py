@@ -46,7 +46,8 @@ async def store(
     index: VectorIndex, document: str, chunks: dict[str, Vectors], *, namespace: str = TENANT
 ) -> None:
     """Store a document of these chunks, in this order."""
-    await index.upsert(namespace, [chunk(name) for name in chunks], np.stack(list(chunks.values())))
+    vectors = np.stack(list(chunks.values()))
+    await index.upsert(namespace, document, [chunk(name) for name in chunks], vectors)
     assert await index.link(namespace, document, [chunk(name).id for name in chunks])
 
 
@@ -112,14 +113,14 @@ async def test_a_namespace_is_a_world_of_its_own(index: VectorIndex) -> None:
 
 async def test_missing_are_those_never_stored(index: VectorIndex) -> None:
     assert await index.missing(TENANT, []) == frozenset()
-    await index.upsert(TENANT, [chunk("one")], np.stack([EAST]))
+    await index.upsert(TENANT, "d", [chunk("one")], np.stack([EAST]))
     ids = [chunk("one").id, chunk("two").id]
     assert await index.missing(TENANT, ids) == frozenset({chunk("two").id})
 
 
 async def test_a_chunk_is_not_found_before_it_is_linked(index: VectorIndex) -> None:
     await store(index, "d", {"one": EAST})
-    await index.upsert(TENANT, [chunk("two")], np.stack([EAST]))
+    await index.upsert(TENANT, "d", [chunk("two")], np.stack([EAST]))
     assert names(await found(index, EAST, ["d"])) == ["one"]
 
 
@@ -164,7 +165,7 @@ async def test_a_shared_chunk_is_found_once_at_a_place_in_what_is_searched(
 
 
 async def test_a_chunk_that_repeats_within_a_document_is_found_once(index: VectorIndex) -> None:
-    await index.upsert(TENANT, [chunk("one"), chunk("two")], np.stack([EAST, NORTH]))
+    await index.upsert(TENANT, "d", [chunk("one"), chunk("two")], np.stack([EAST, NORTH]))
     ids = [chunk(name).id for name in ("one", "two", "one")]
     assert await index.link(TENANT, "d", ids)
     hits = await found(index, EAST, ["d"])
@@ -239,6 +240,39 @@ async def test_a_search_sees_a_document_whole_or_not_at_all(index: VectorIndex) 
 
 async def test_text_is_kept_to_the_character(index: VectorIndex) -> None:
     text = "Zeile\n\t'; DROP TABLE chunks; -- \x00 e\u0301 👩\u200d👩 \u202e"
-    await index.upsert(TENANT, [Chunk(id="x", text=text)], np.stack([EAST]))
+    await index.upsert(TENANT, "d", [Chunk(id="x", text=text)], np.stack([EAST]))
     assert await index.link(TENANT, "d", ["x"])
     assert (await found(index, EAST, ["d"]))[0].chunk == Chunk(id="x", text=text)
+
+
+async def test_what_a_document_is_linked_without_goes_unless_another_has_it(
+    index: VectorIndex,
+) -> None:
+    await store(index, "a", {"shared": EAST, "old": NORTH})
+    await store(index, "b", {"shared": EAST})
+    await store(index, "a", {"new": NORTH})
+    assert await stored(index, "shared", "old", "new") == {"shared", "new"}
+    assert names(await found(index, EAST, ["a"])) == ["new"]
+    assert await index.count(TENANT, "a") == 1
+
+
+async def test_chunks_of_a_document_that_never_came_to_be_go_with_it(index: VectorIndex) -> None:
+    await index.upsert(TENANT, "a", [chunk("one"), chunk("two")], np.stack([EAST, NORTH]))
+    await store(index, "b", {"one": EAST})
+    await index.unlink(TENANT, "a")
+    assert await index.count(TENANT, "a") == 0
+    assert await index.contents(TENANT) == {"b": frozenset({chunk("one").id})}
+
+
+async def test_the_contents_are_those_of_every_document(index: VectorIndex) -> None:
+    assert await index.contents(TENANT) == {}
+    await store(index, "a", {"one": EAST, "two": NORTH})
+    await store(index, "b/#", {"two": NORTH})
+    await store(index, "c", {"three": EAST}, namespace=OTHER)
+    await store(index, "d", {"four": EAST})
+    await index.unlink(TENANT, "d")
+    assert await index.contents(TENANT) == {
+        "a": frozenset({chunk("one").id, chunk("two").id}),
+        "b/#": frozenset({chunk("two").id}),
+    }
+    assert [await index.count(TENANT, one) for one in ("a", "b/#", "c", "d")] == [2, 1, 0, 0]

@@ -1,7 +1,7 @@
 """A small working document service: it keeps texts and searches them by shared words."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -60,6 +60,11 @@ class FakeDocuments(DocumentServiceServicer):
         return pb.AddDocumentResponse(
             document=document, chunks_embedded=int(new), chunks_reused=int(not new)
         )
+
+    async def WatchDocument(
+        self, request: pb.WatchDocumentRequest, context: Context
+    ) -> AsyncIterator[pb.WatchDocumentResponse]:
+        yield pb.WatchDocumentResponse(document=self._library.get(request.document_id)[0])
 
     async def GetDocument(
         self, request: pb.GetDocumentRequest, context: Context

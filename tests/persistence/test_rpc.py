@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.v1.document_service_pb2 import (
@@ -19,6 +21,9 @@ from services.runtime.server import MEBIBYTE
 from tests.contracts.archives import ArchiveHarness, sqlite_harness
 from tests.persistence.office import Office, office
 from tests.persistence.stories import TENANT, USER, Story, fact
+
+if TYPE_CHECKING:
+    from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceAsyncStub
 
 
 @pytest.fixture
@@ -138,8 +143,7 @@ async def test_a_document_of_two_mebibytes_is_registered_read_and_released(
     async with running.stub("retrieval") as stub:
         added = (await stub.RegisterDocument(register(content))).document
         assert added.size == 2 * MEBIBYTE
-        finish = pb.FinishDocumentRequest(tenant=TENANT, document_id="document-1", chunk_count=3)
-        assert (await stub.FinishDocument(finish)).document.state == DOCUMENT_STATE_READY
+        assert await _indexed(stub) == content
         listing = pb.ListRegisteredDocumentsRequest(tenant=TENANT, user_id=USER, limit=5)
         (listed,) = (await stub.ListRegisteredDocuments(listing)).documents
         assert (listed.document_id, listed.chunk_count) == ("document-1", 3)
@@ -149,11 +153,52 @@ async def test_a_document_of_two_mebibytes_is_registered_read_and_released(
         assert (await stub.GetRegisteredDocument(owned)).document == listed
         release = pb.ReleaseDocumentRequest(tenant=TENANT, user_id=USER, document_id="document-1")
         assert (await stub.ReleaseDocument(release)).last
+        await _removed(stub)
         with pytest.raises(grpc.aio.AioRpcError) as missing:
             await stub.GetRegisteredDocument(owned)
     error = from_rpc(missing.value)
     assert isinstance(error, NotFound)
     assert error.reason == DocumentNotFound("document-1").reason
+
+
+async def _claimed(stub: "ArchiveServiceAsyncStub") -> pb.ClaimDocumentResponse:
+    request = pb.ClaimDocumentRequest(
+        tenant=TENANT,
+        document_id="document-1",
+        claim_id="w",
+        lease=Duration(seconds=60),
+        most_attempts=5,
+    )
+    return await stub.ClaimDocument(request)
+
+
+async def _indexed(stub: "ArchiveServiceAsyncStub") -> bytes:
+    """Do a worker's part of the document; returns the bytes that were given to it."""
+    work = await _claimed(stub)
+    assert work.work == pb.DOCUMENT_WORK_INDEX
+    renew = pb.RenewDocumentClaimRequest(
+        tenant=TENANT, document_id="document-1", claim_id="w", lease=Duration(seconds=60)
+    )
+    assert (await stub.RenewDocumentClaim(renew)).held
+    finish = pb.FinishDocumentRequest(
+        tenant=TENANT, document_id="document-1", claim_id="w", chunk_count=3, version=1
+    )
+    finished = await stub.FinishDocument(finish)
+    assert finished.document.state == DOCUMENT_STATE_READY
+    assert not (await stub.FinishDocument(finish)).held
+    return work.content
+
+
+async def _removed(stub: "ArchiveServiceAsyncStub") -> None:
+    """Hand the removal back once, and do it when it is handed out again."""
+    assert (await _claimed(stub)).work == pb.DOCUMENT_WORK_REMOVE
+    release = pb.ReleaseDocumentClaimRequest(tenant=TENANT, document_id="document-1", claim_id="w")
+    await stub.ReleaseDocumentClaim(release)
+    due = await stub.ListDueDocuments(pb.ListDueDocumentsRequest(limit=9))
+    assert list(due.documents) == [pb.DocumentKey(tenant=TENANT, document_id="document-1")]
+    await _claimed(stub)
+    drop = pb.DropDocumentRequest(tenant=TENANT, document_id="document-1", claim_id="w")
+    assert (await stub.DropDocument(drop)).dropped
 
 
 async def test_a_request_id_used_for_another_request_is_already_taken(running: Office) -> None:
@@ -199,6 +244,10 @@ async def test_bad_limits_times_and_formats_are_told_their_field(running: Office
             ),
             "before_create_time": lambda: stub.ListArchivedSessions(place),
             "document.format": lambda: stub.RegisterDocument(unknown),
+            "claim_id": lambda: stub.DropDocument(pb.DropDocumentRequest()),
+            "lease": lambda: stub.ListDueDocuments(
+                pb.ListDueDocumentsRequest(lease=Duration(seconds=-1), limit=1)
+            ),
         }
         for field, call in calls.items():
             with pytest.raises(grpc.aio.AioRpcError) as bad:

@@ -9,20 +9,23 @@ from uuid import uuid4
 
 import grpc
 
-from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceServicer
 from maieutic.v1 import document_service_pb2 as pb
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from services.retrieval.main import retrieval_service
 from services.retrieval.ports import Embedder, Vectors
-from services.retrieval.settings import PineconeOptions, RetrievalSettings
+from services.retrieval.settings import IngestOptions, PineconeOptions, RetrievalSettings
 from services.runtime.channel import open_channel
 from services.runtime.errors import ServiceError, from_rpc
 from services.runtime.identity import acting_for
 from services.runtime.keyring import KeyRing
+from services.runtime.memory import MemoryBus
 from services.runtime.server import ServerOptions
-from tests.fakes.archive import DocumentArchive, serving_archive
+from services.runtime.topology import maieutic_topology
+from tests.retrieval.archives import HeldArchive, held_archive, serving_archive
 
 CALL_SECONDS = 30.0
+BRISK = IngestOptions(lease=2.0, pause=0.1, sweep_interval=0.1, drain=0.5)
+"""Clocks that run fast enough for tests."""
 
 
 @dataclass
@@ -59,15 +62,24 @@ class User:
         name: str = "a text",
         form: pb.DocumentFormat.ValueType = pb.DOCUMENT_FORMAT_TEXT,
         request_id: str = "",
+        accept_only: bool = False,
     ) -> pb.AddDocumentResponse:
         request = pb.AddDocumentRequest(
             request_id=request_id or uuid4().hex,
             name=name,
             format=form,
             content=content.encode() if isinstance(content, str) else content,
+            accept_only=accept_only,
         )
         with self._acting():
             return await self._stub.AddDocument(request, timeout=CALL_SECONDS)
+
+    async def watch(self, document_id: str) -> list[pb.Document]:
+        """Return all that is told until the document is settled."""
+        with self._acting():
+            request = pb.WatchDocumentRequest(document_id=document_id)
+            call = self._stub.WatchDocument(request, timeout=CALL_SECONDS)
+            return [response.document async for response in call]
 
     async def get(self, document_id: str) -> pb.Document:
         with self._acting():
@@ -79,9 +91,11 @@ class User:
             request = pb.ListDocumentsRequest(page_size=size, page_token=token)
             return await self._stub.ListDocuments(request)
 
-    async def delete(self, document_id: str) -> None:
+    async def delete(self, document_id: str, *, request_id: str = "") -> None:
         with self._acting():
-            request = pb.DeleteDocumentRequest(document_id=document_id, request_id="delete-1")
+            request = pb.DeleteDocumentRequest(
+                document_id=document_id, request_id=request_id or uuid4().hex
+            )
             await self._stub.DeleteDocument(request)
 
     async def search(
@@ -107,8 +121,8 @@ class Retrieval:
     """A running service."""
 
     channel: grpc.aio.Channel
-    archive: DocumentArchive
-    """Empty if the service runs on another one."""
+    archive: HeldArchive
+    bus: MemoryBus
 
     def user(self, user: str = "ana", *, tenant: str = "acme") -> User:
         return User(self.channel, tenant, user)
@@ -118,34 +132,41 @@ class Retrieval:
 async def running_retrieval(
     folder: Path,
     *,
-    other_archive: ArchiveServiceServicer | None = None,
+    ingest: IngestOptions = BRISK,
     pinecone: PineconeOptions | None = None,
     **parts: Any,
 ) -> AsyncIterator[Retrieval]:
     """Run the service on a folder of vectors, or on the index "passages" at Pinecone.
 
-    *parts* are further arguments of its root.
+    The archive is a file in the folder. *parts* are further arguments of the service's root.
     """
-    keys, archive = KeyRing.generate(["gateway", "retrieval"]), DocumentArchive()
+    keys = KeyRing.generate(["gateway", "retrieval"])
     async with AsyncExitStack() as stack:
+        archive = await stack.enter_async_context(held_archive(folder))
         archive_server = await stack.enter_async_context(
-            serving_archive(other_archive or archive, "127.0.0.1:0", verifier=keys.verifier())
+            serving_archive(archive, "127.0.0.1:0", verifier=keys.verifier())
         )
+        bus = await stack.enter_async_context(MemoryBus(maieutic_topology()))
         settings = RetrievalSettings(
             server=ServerOptions(listen="127.0.0.1:0"),
             archive_address=archive_server.address,
             index_url="pinecone://passages" if pinecone else f"local://{folder}",
             pinecone=pinecone or PineconeOptions(),
+            ingest=ingest,
         )
         running = await stack.enter_async_context(
             retrieval_service(
-                settings, signer=keys.signer("retrieval"), verifier=keys.verifier(), **parts
+                settings,
+                bus=bus,
+                signer=keys.signer("retrieval"),
+                verifier=keys.verifier(),
+                **parts,
             )
         )
         channel = await stack.enter_async_context(
             open_channel(running.address, service="retrieval", signer=keys.signer("gateway"))
         )
-        yield Retrieval(channel=channel, archive=archive)
+        yield Retrieval(channel=channel, archive=archive, bus=bus)
 
 
 async def refusal_of(call: Any) -> ServiceError:

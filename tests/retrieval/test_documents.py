@@ -12,9 +12,9 @@ from services.runtime.errors import (
     PermissionDenied,
     ServiceError,
 )
-from tests.retrieval.corpus import descriptions
 from tests.retrieval.parsing.files import docx, paragraph, pdf
 from tests.retrieval.running import CountingEmbedder, Retrieval, refusal_of
+from tests.waiting import wait_until
 
 PARAGRAPHS = [f"Paragraph {number} " + f"speaks of subject {number}. " * 30 for number in range(12)]
 
@@ -31,6 +31,11 @@ def fields_of(error: ServiceError) -> list[str]:
             detail.Unpack(bad)  # type: ignore[attr-defined] # an Any, by its Is
             found += [violation.field for violation in bad.field_violations]
     return found
+
+
+async def known(retrieval: Retrieval, *document_ids: str) -> bool:
+    """Whether the registry has these documents, and no others, not even to remove them."""
+    return set(await retrieval.archive.states()) == set(document_ids)
 
 
 async def test_a_document_is_ready_and_complete_once_it_is_added(retrieval: Retrieval) -> None:
@@ -121,7 +126,7 @@ async def test_a_bad_document_is_refused_by_field(retrieval: Retrieval) -> None:
         "unprintable name": ["name"],
         "path as a name": ["name"],
     }
-    assert not retrieval.archive.documents
+    assert await retrieval.archive.is_empty()
 
 
 async def test_a_file_is_searched_by_its_text_and_one_that_is_broken_is_refused_by_name(
@@ -205,6 +210,7 @@ async def test_only_the_chunks_that_nobody_shares_go_with_a_document(
     whole = await user.add(text_of(PARAGRAPHS))
     await user.delete(whole.document.document_id)
     await user.delete(whole.document.document_id)
+    await wait_until(lambda: known(retrieval, half.document.document_id))
     passages = await user.search("subject 2", limit=50)
     assert {passage.document_id for passage in passages} == {half.document.document_id}
     assert len(passages) == half.document.chunk_count
@@ -217,22 +223,7 @@ async def test_documents_belong_to_a_tenant_and_a_user(retrieval: Retrieval) -> 
         assert isinstance(await refusal_of(nobody.page()), PermissionDenied)
 
 
-async def test_a_document_left_pending_is_finished_by_adding_it_again(
-    retrieval: Retrieval, embedder: CountingEmbedder
-) -> None:
-    user = retrieval.user()
-    text = next(iter(descriptions(1).values()))
-    document = (await user.add(text)).document
-    pending = pb.Document()
-    pending.CopyFrom(document)
-    pending.state, pending.chunk_count = pb.DOCUMENT_STATE_PENDING, 0
-    retrieval.archive.documents["acme", document.document_id] = pending
-    again = await user.add(text)
-    assert again.document == document
-    assert again.chunks_embedded == 0
-
-
-async def test_a_caller_who_leaves_does_not_stop_the_next(retrieval: Retrieval) -> None:
+async def test_a_caller_who_leaves_does_not_stop_the_indexing(retrieval: Retrieval) -> None:
     retrieval.archive.may_finish.clear()
     user = retrieval.user()
     leaving = asyncio.create_task(user.add(text_of(PARAGRAPHS)))
@@ -243,3 +234,50 @@ async def test_a_caller_who_leaves_does_not_stop_the_next(retrieval: Retrieval) 
     added = await user.add(text_of(PARAGRAPHS))
     assert added.document.state == pb.DOCUMENT_STATE_READY
     assert added.chunks_embedded == 0
+
+
+async def test_a_document_that_is_only_accepted_can_be_watched_until_it_is_ready(
+    retrieval: Retrieval,
+) -> None:
+    retrieval.archive.may_finish.clear()
+    user = retrieval.user()
+    accepted = (await user.add(text_of(PARAGRAPHS), accept_only=True)).document
+    assert accepted.state == pb.DOCUMENT_STATE_PENDING
+    assert not await user.search("subject 3")
+    watching = asyncio.create_task(user.watch(accepted.document_id))
+    await retrieval.archive.finishing.wait()
+    retrieval.archive.may_finish.set()
+    *_, ready = await watching
+    assert ready.state == pb.DOCUMENT_STATE_READY
+    assert await user.search("subject 3")
+    assert await user.watch(accepted.document_id) == [ready]
+    assert isinstance(await refusal_of(retrieval.user("ben").watch(ready.document_id)), NotFound)
+
+
+async def test_whether_a_caller_waits_is_part_of_its_request(retrieval: Retrieval) -> None:
+    user = retrieval.user()
+    await user.add("one text", request_id="r-1", accept_only=True)
+    refusal = await refusal_of(user.add("one text", request_id="r-1"))
+    assert isinstance(refusal, AlreadyExists)
+
+
+async def test_a_deletion_is_done_once_for_each_request_id(retrieval: Retrieval) -> None:
+    user = retrieval.user()
+    one = (await user.add("one text")).document.document_id
+    two = (await user.add("two texts")).document.document_id
+    await user.delete(one, request_id="d-1")
+    assert isinstance(await refusal_of(user.delete(two, request_id="d-1")), AlreadyExists)
+    again = (await user.add("one text")).document.document_id
+    await user.delete(one, request_id="d-1")
+    assert (await user.get(again)).state == pb.DOCUMENT_STATE_READY
+    assert (await user.get(two)).state == pb.DOCUMENT_STATE_READY
+
+
+async def test_nothing_is_left_of_a_document_that_everybody_gave_up(retrieval: Retrieval) -> None:
+    ana, ben = retrieval.user("ana"), retrieval.user("ben")
+    first = await ana.add(text_of(PARAGRAPHS))
+    assert (await ben.add(text_of(PARAGRAPHS))).chunks_embedded == 0
+    for user in (ana, ben, ben):
+        await user.delete(first.document.document_id)
+    await wait_until(retrieval.archive.is_empty)
+    assert (await ana.add(text_of(PARAGRAPHS))).chunks_embedded == first.chunks_embedded

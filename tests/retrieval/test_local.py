@@ -66,7 +66,7 @@ async def test_the_loop_goes_on_while_the_index_works(tmp_path: Path) -> None:
     chunks = [Chunk(id=str(number), text="x" * 1000) for number in range(5000)]
     vectors = unit_vectors(len(chunks))
     async with LocalVectorIndex.open(tmp_path, embedder="one", dimension=16) as index:
-        storing = asyncio.create_task(index.upsert("acme", chunks, vectors))
+        storing = asyncio.create_task(index.upsert("acme", "d", chunks, vectors))
         rounds = 0
         while not storing.done():
             await asyncio.sleep(0)

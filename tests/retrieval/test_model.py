@@ -13,7 +13,7 @@ from services.retrieval.model import (
     Splitter,
     checked_name,
     chunk_id,
-    document_id,
+    new_document_id,
     normalised,
     sections,
 )
@@ -68,10 +68,9 @@ def test_a_chunk_is_known_by_its_embedder_and_its_text() -> None:
     assert len({chunk_id("one", "text"), chunk_id("two", "text"), chunk_id("one", "texts")}) == 3
 
 
-def test_a_document_is_known_by_its_tenant_and_its_text() -> None:
-    one, two = Content(text="one"), Content(text="two")
-    ids = {document_id(tenant, content) for tenant in ("acme", "other") for content in (one, two)}
-    assert len(ids) == 4
+def test_no_two_documents_have_the_same_id() -> None:
+    ids = {new_document_id() for _ in range(100)}
+    assert len(ids) == 100
     assert all(ID.match(id_) for id_ in ids)
 
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from pinecone import AsyncIndex
 
+from maieutic.v1 import document_service_pb2 as pb
 from services.retrieval.adapters.pinecone import trusting
 from services.retrieval.adapters.pinecone_faults import Kind, fault_of
 from services.retrieval.adapters.pinecone_records import MOST_RECORDS, space_of
@@ -21,10 +22,10 @@ from services.retrieval.errors import (
     IndexUnavailable,
 )
 from services.runtime import deadline, names
-from services.runtime.errors import ServiceError, Unavailable
+from services.runtime.errors import ServiceError
 from tests.emulators.pinecone_plan import Fault, Rule
 from tests.recorded import recording
-from tests.retrieval.running import CountingEmbedder, refusal_of, running_retrieval
+from tests.retrieval.running import CountingEmbedder, running_retrieval
 from tests.retrieval.vectors_at_pinecone import (
     CHUNKS,
     TENANT,
@@ -385,7 +386,7 @@ async def test_the_service_keeps_its_documents_at_pinecone(
         assert await bo.search("What is bread made of?") == []
         await ana.delete(sky.document.document_id)
         assert {one.document_name for one in await ana.search("sky")} == {"bread"}
-        assert len(pinecone.stored()) == 1
+        await wait_until(lambda: len(pinecone.stored()) == 1)
     assert pinecone.emulator.ended("reset") > 0
 
 
@@ -397,9 +398,12 @@ async def test_the_service_starts_while_pinecone_is_away_and_finds_it_when_it_is
     async with running_retrieval(tmp_path, pinecone=options, embedder=embedder) as retrieval:
         user = retrieval.user()
         assert not (await user.page()).documents
-        assert isinstance(await refusal_of(user.add("Bread is baked.")), Unavailable)
+        put_off = (await user.add("Bread is baked.")).document
+        assert put_off.state == pb.DOCUMENT_STATE_PENDING
+        assert put_off.failure
         pinecone.emulator.follow([])
-        await user.add("Bread is baked.")
+        *_, ready = await user.watch(put_off.document_id)
+        assert ready.state == pb.DOCUMENT_STATE_READY
         assert await user.search("bread")
 
 

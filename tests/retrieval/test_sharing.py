@@ -5,8 +5,7 @@ from pathlib import Path
 
 from maieutic.v1 import document_service_pb2 as pb
 from services.retrieval.adapters.local import LocalVectorIndex
-from services.runtime.errors import Aborted
-from tests.retrieval.running import CountingEmbedder, Retrieval, refusal_of, running_retrieval
+from tests.retrieval.running import CountingEmbedder, Retrieval, running_retrieval
 
 SHARED = "What both documents say. " * 30
 ONE = f"{SHARED}\n\nWhat only the first one says. " + "One. " * 100
@@ -47,15 +46,20 @@ async def test_a_chunk_that_goes_with_another_document_is_embedded_again(
     assert len(passages) == added.document.chunk_count
 
 
-async def test_a_document_whose_chunks_keep_going_is_refused_for_now(
+async def test_a_document_whose_chunks_keep_going_is_put_off_with_the_reason(
     tmp_path: Path, embedder: CountingEmbedder
 ) -> None:
     class Restless(RemovingIndex):
+        calm = False
+
         async def link(self, namespace: str, document_id: str, chunk_ids: Sequence[str]) -> bool:
-            return False
+            return self.calm and await super().link(namespace, document_id, chunk_ids)
 
     opened = Restless.open(tmp_path, embedder=embedder.name, dimension=embedder.dimension)
     async with opened as index, running_retrieval(tmp_path, index=index, embedder=embedder) as run:
-        refusal = await refusal_of(run.user().add(ONE))
-    assert isinstance(refusal, Aborted)
-    assert refusal.retry_after
+        put_off = (await run.user().add(ONE)).document
+        assert put_off.state == pb.DOCUMENT_STATE_PENDING
+        assert "keep being removed" in put_off.failure
+        index.calm = True
+        *_, ready = await run.user().watch(put_off.document_id)
+        assert (ready.state, ready.failure) == (pb.DOCUMENT_STATE_READY, "")

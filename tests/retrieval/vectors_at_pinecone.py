@@ -68,7 +68,7 @@ def vectors(number: int = CHUNKS) -> Vectors:
 async def add(index: PineconeVectorIndex, document: str = "d", number: int = CHUNKS) -> None:
     """Store a document of so many chunks."""
     chunks = passages(number)
-    await index.upsert(TENANT, chunks, vectors(number))
+    await index.upsert(TENANT, document, chunks, vectors(number))
     assert await index.link(TENANT, document, [chunk.id for chunk in chunks])
 
 

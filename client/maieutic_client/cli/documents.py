@@ -15,7 +15,11 @@ from maieutic_client.documents import FORMATS
 from maieutic_client.errors import InvalidArgument
 
 SUFFIXES = frozenset({*FORMATS, ".txt", ".rst", ".text"})
-STATES = {pb.DOCUMENT_STATE_PENDING: "pending", pb.DOCUMENT_STATE_READY: "ready"}
+STATES = {
+    pb.DOCUMENT_STATE_PENDING: "pending",
+    pb.DOCUMENT_STATE_READY: "ready",
+    pb.DOCUMENT_STATE_FAILED: "failed",
+}
 SHOWN_CHARACTERS = 300
 
 
@@ -87,6 +91,10 @@ async def _added(client: Maieutic, screen: Screen, name: str, path: Path) -> boo
         return False
     new, reused = answer.chunks_embedded, answer.chunks_reused
     document = answer.document
+    if document.state != pb.DOCUMENT_STATE_READY:
+        state = STATES.get(document.state, "-")
+        screen.problem(f"{path}: {state}: {document.failure}  {document.document_id}")
+        return document.state != pb.DOCUMENT_STATE_FAILED
     screen.line(f"added {document.name}: {new} new chunks, {reused} known  {document.document_id}")
     return True
 

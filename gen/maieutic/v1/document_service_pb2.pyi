@@ -53,16 +53,86 @@ class _DocumentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Documen
     DESCRIPTOR: _descriptor.EnumDescriptor
     DOCUMENT_STATE_UNSPECIFIED: _DocumentState.ValueType  # 0
     DOCUMENT_STATE_PENDING: _DocumentState.ValueType  # 1
-    """Stored, not yet searchable."""
+    """Stored, and being indexed. Of a document whose content was replaced, the
+    version before is searched meanwhile.
+    """
     DOCUMENT_STATE_READY: _DocumentState.ValueType  # 2
+    """Its current version is searched."""
+    DOCUMENT_STATE_FAILED: _DocumentState.ValueType  # 3
+    """It cannot be indexed; `failure` says why. Adding it again is another try."""
 
 class DocumentState(_DocumentState, metaclass=_DocumentStateEnumTypeWrapper): ...
 
 DOCUMENT_STATE_UNSPECIFIED: DocumentState.ValueType  # 0
 DOCUMENT_STATE_PENDING: DocumentState.ValueType  # 1
-"""Stored, not yet searchable."""
+"""Stored, and being indexed. Of a document whose content was replaced, the
+version before is searched meanwhile.
+"""
 DOCUMENT_STATE_READY: DocumentState.ValueType  # 2
+"""Its current version is searched."""
+DOCUMENT_STATE_FAILED: DocumentState.ValueType  # 3
+"""It cannot be indexed; `failure` says why. Adding it again is another try."""
 Global___DocumentState: _TypeAlias = DocumentState  # noqa: Y015
+
+class _IngestStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IngestStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IngestStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INGEST_STAGE_UNSPECIFIED: _IngestStage.ValueType  # 0
+    INGEST_STAGE_ACCEPTED: _IngestStage.ValueType  # 1
+    """Its bytes are safe."""
+    INGEST_STAGE_PARSED: _IngestStage.ValueType  # 2
+    """Its text is known."""
+    INGEST_STAGE_CHUNKED: _IngestStage.ValueType  # 3
+    """So is the number of its chunks."""
+    INGEST_STAGE_EMBEDDED: _IngestStage.ValueType  # 4
+    """Each chunk has a vector."""
+    INGEST_STAGE_STORED: _IngestStage.ValueType  # 5
+    """It can be searched."""
+
+class IngestStage(_IngestStage, metaclass=_IngestStageEnumTypeWrapper):
+    """How far the indexing of a document is."""
+
+INGEST_STAGE_UNSPECIFIED: IngestStage.ValueType  # 0
+INGEST_STAGE_ACCEPTED: IngestStage.ValueType  # 1
+"""Its bytes are safe."""
+INGEST_STAGE_PARSED: IngestStage.ValueType  # 2
+"""Its text is known."""
+INGEST_STAGE_CHUNKED: IngestStage.ValueType  # 3
+"""So is the number of its chunks."""
+INGEST_STAGE_EMBEDDED: IngestStage.ValueType  # 4
+"""Each chunk has a vector."""
+INGEST_STAGE_STORED: IngestStage.ValueType  # 5
+"""It can be searched."""
+Global___IngestStage: _TypeAlias = IngestStage  # noqa: Y015
+
+@_typing.final
+class IngestProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    CHUNKS_DONE_FIELD_NUMBER: _builtins.int
+    CHUNKS_TOTAL_FIELD_NUMBER: _builtins.int
+    stage: Global___IngestStage.ValueType
+    chunks_done: _builtins.int
+    """Chunks that have a vector by now, and all there are; 0 until CHUNKED."""
+    chunks_total: _builtins.int
+    def __init__(
+        self,
+        *,
+        stage: Global___IngestStage.ValueType = ...,
+        chunks_done: _builtins.int = ...,
+        chunks_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_done", b"chunks_done", "chunks_total", b"chunks_total", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IngestProgress: _TypeAlias = IngestProgress  # noqa: Y015
 
 @_typing.final
 class Document(_message.Message):
@@ -76,6 +146,12 @@ class Document(_message.Message):
     CHUNK_COUNT_FIELD_NUMBER: _builtins.int
     CONTENT_HASH_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    INDEXED_VERSION_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CHUNKS_EMBEDDED_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     name: _builtins.str
     format: Global___DocumentFormat.ValueType
@@ -84,9 +160,23 @@ class Document(_message.Message):
     """Of the normalised content, in bytes."""
     chunk_count: _builtins.int
     content_hash: _builtins.str
-    """sha256 of the normalised content, hex: the document's version."""
+    """sha256 of the normalised content, hex."""
+    version: _builtins.int
+    """From 1; each replacement of the content raises it."""
+    indexed_version: _builtins.int
+    """The version that is searched; 0 if none is."""
+    failure: _builtins.str
+    """Why it is FAILED; of a PENDING one, why the last attempt came to nothing."""
+    chunks_embedded: _builtins.int
+    """Chunks of the indexed version that had no vector before it was indexed."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def progress(self) -> Global___IngestProgress: ...
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When this version came."""
+
     def __init__(
         self,
         *,
@@ -98,10 +188,16 @@ class Document(_message.Message):
         chunk_count: _builtins.int = ...,
         content_hash: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        version: _builtins.int = ...,
+        indexed_version: _builtins.int = ...,
+        failure: _builtins.str = ...,
+        progress: Global___IngestProgress | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        chunks_embedded: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "progress", b"progress", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "content_hash", b"content_hash", "create_time", b"create_time", "document_id", b"document_id", "format", b"format", "name", b"name", "size", b"size", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunks_embedded", b"chunks_embedded", "content_hash", b"content_hash", "create_time", b"create_time", "document_id", b"document_id", "failure", b"failure", "format", b"format", "indexed_version", b"indexed_version", "name", b"name", "progress", b"progress", "size", b"size", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,6 +249,7 @@ class AddDocumentRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    ACCEPT_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     name: _builtins.str
     format: Global___DocumentFormat.ValueType
@@ -160,6 +257,8 @@ class AddDocumentRequest(_message.Message):
     """The file as it is, at most 2 MiB: text and Markdown in UTF-8. What its
     bytes are by their own account must agree with the format.
     """
+    accept_only: _builtins.bool
+    """Answer as soon as the document is safe. WatchDocument tells the rest."""
     def __init__(
         self,
         *,
@@ -167,10 +266,11 @@ class AddDocumentRequest(_message.Message):
         name: _builtins.str = ...,
         format: Global___DocumentFormat.ValueType = ...,
         content: _builtins.bytes = ...,
+        accept_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "format", b"format", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_only", b"accept_only", "content", b"content", "format", b"format", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -202,6 +302,45 @@ class AddDocumentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AddDocumentResponse: _TypeAlias = AddDocumentResponse  # noqa: Y015
+
+@_typing.final
+class WatchDocumentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDocumentRequest: _TypeAlias = WatchDocumentRequest  # noqa: Y015
+
+@_typing.final
+class WatchDocumentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def document(self) -> Global___Document: ...
+    def __init__(
+        self,
+        *,
+        document: Global___Document | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDocumentResponse: _TypeAlias = WatchDocumentResponse  # noqa: Y015
 
 @_typing.final
 class GetDocumentRequest(_message.Message):

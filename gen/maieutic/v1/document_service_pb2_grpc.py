@@ -43,6 +43,11 @@ class DocumentServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentResponse.FromString,
                 _registered_method=True)
+        self.WatchDocument = channel.unary_stream(
+                '/maieutic.v1.DocumentService/WatchDocument',
+                request_serializer=maieutic_dot_v1_dot_document__service__pb2.WatchDocumentRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_document__service__pb2.WatchDocumentResponse.FromString,
+                _registered_method=True)
         self.GetDocument = channel.unary_unary(
                 '/maieutic.v1.DocumentService/GetDocument',
                 request_serializer=maieutic_dot_v1_dot_document__service__pb2.GetDocumentRequest.SerializeToString,
@@ -73,9 +78,21 @@ class DocumentServiceServicer(object):
     """
 
     def AddDocument(self, request, context):
-        """AddDocument stores a document and indexes it; once it answers, the
-        document can be searched. Adding the same content again, under any
-        request_id, refers to the stored one and embeds nothing.
+        """AddDocument stores a document and has it indexed. Once it answers, its
+        bytes are safe: whatever dies, it is indexed, or FAILED with a reason.
+        Unless it is told not to wait, it answers when that is decided, or put off:
+        then the document is PENDING, and `failure` says why. One that FAILED is
+        INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
+        of the tenant consists of now, under any request_id, refers to that
+        document and embeds nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchDocument(self, request, context):
+        """WatchDocument tells how far the indexing of one of the caller's documents
+        is, whenever that changes, until it is READY or FAILED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +136,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.AddDocument,
                     request_deserializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentResponse.SerializeToString,
+            ),
+            'WatchDocument': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDocument,
+                    request_deserializer=maieutic_dot_v1_dot_document__service__pb2.WatchDocumentRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_document__service__pb2.WatchDocumentResponse.SerializeToString,
             ),
             'GetDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDocument,
@@ -172,6 +194,33 @@ class DocumentService(object):
             '/maieutic.v1.DocumentService/AddDocument',
             maieutic_dot_v1_dot_document__service__pb2.AddDocumentRequest.SerializeToString,
             maieutic_dot_v1_dot_document__service__pb2.AddDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/maieutic.v1.DocumentService/WatchDocument',
+            maieutic_dot_v1_dot_document__service__pb2.WatchDocumentRequest.SerializeToString,
+            maieutic_dot_v1_dot_document__service__pb2.WatchDocumentResponse.FromString,
             options,
             channel_credentials,
             insecure,

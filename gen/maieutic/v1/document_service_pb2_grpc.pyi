@@ -38,9 +38,17 @@ class DocumentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DocumentServiceAsyncStub: ...
     AddDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.AddDocumentRequest, _document_service_pb2.AddDocumentResponse]
-    """AddDocument stores a document and indexes it; once it answers, the
-    document can be searched. Adding the same content again, under any
-    request_id, refers to the stored one and embeds nothing.
+    """AddDocument stores a document and has it indexed. Once it answers, its
+    bytes are safe: whatever dies, it is indexed, or FAILED with a reason.
+    Unless it is told not to wait, it answers when that is decided, or put off:
+    then the document is PENDING, and `failure` says why. One that FAILED is
+    INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
+    of the tenant consists of now, under any request_id, refers to that
+    document and embeds nothing.
+    """
+    WatchDocument: _grpc.UnaryStreamMultiCallable[_document_service_pb2.WatchDocumentRequest, _document_service_pb2.WatchDocumentResponse]
+    """WatchDocument tells how far the indexing of one of the caller's documents
+    is, whenever that changes, until it is READY or FAILED.
     """
     GetDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.GetDocumentRequest, _document_service_pb2.GetDocumentResponse]
     """GetDocument returns one of the caller's documents."""
@@ -66,9 +74,17 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.AddDocumentRequest, _document_service_pb2.AddDocumentResponse]  # type: ignore[assignment]
-    """AddDocument stores a document and indexes it; once it answers, the
-    document can be searched. Adding the same content again, under any
-    request_id, refers to the stored one and embeds nothing.
+    """AddDocument stores a document and has it indexed. Once it answers, its
+    bytes are safe: whatever dies, it is indexed, or FAILED with a reason.
+    Unless it is told not to wait, it answers when that is decided, or put off:
+    then the document is PENDING, and `failure` says why. One that FAILED is
+    INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
+    of the tenant consists of now, under any request_id, refers to that
+    document and embeds nothing.
+    """
+    WatchDocument: _aio.UnaryStreamMultiCallable[_document_service_pb2.WatchDocumentRequest, _document_service_pb2.WatchDocumentResponse]  # type: ignore[assignment]
+    """WatchDocument tells how far the indexing of one of the caller's documents
+    is, whenever that changes, until it is READY or FAILED.
     """
     GetDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.GetDocumentRequest, _document_service_pb2.GetDocumentResponse]  # type: ignore[assignment]
     """GetDocument returns one of the caller's documents."""
@@ -97,9 +113,23 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_service_pb2.AddDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_service_pb2.AddDocumentResponse, _abc.Awaitable[_document_service_pb2.AddDocumentResponse]]:
-        """AddDocument stores a document and indexes it; once it answers, the
-        document can be searched. Adding the same content again, under any
-        request_id, refers to the stored one and embeds nothing.
+        """AddDocument stores a document and has it indexed. Once it answers, its
+        bytes are safe: whatever dies, it is indexed, or FAILED with a reason.
+        Unless it is told not to wait, it answers when that is decided, or put off:
+        then the document is PENDING, and `failure` says why. One that FAILED is
+        INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
+        of the tenant consists of now, under any request_id, refers to that
+        document and embeds nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchDocument(
+        self,
+        request: _document_service_pb2.WatchDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_document_service_pb2.WatchDocumentResponse], _abc.AsyncIterator[_document_service_pb2.WatchDocumentResponse]]:
+        """WatchDocument tells how far the indexing of one of the caller's documents
+        is, whenever that changes, until it is READY or FAILED.
         """
 
     @_abc_1.abstractmethod

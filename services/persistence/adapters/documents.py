@@ -1,213 +1,233 @@
-"""The registry of documents, and of who refers to them."""
+"""The registry of documents, and of who refers to them.
+
+Changes of a tenant's references run one after the other: each locks the tenant's row first.
+"""
 
 from collections.abc import Sequence
 
-from maieutic.v1.document_service_pb2 import Document, DocumentFormat, DocumentState
-from services.persistence.adapters.sql import Connection, Database, Row, moment
-from services.persistence.errors import (
-    ArchiveUnavailable,
-    DocumentIdTaken,
-    DocumentNotFound,
-    RequestIdTaken,
-)
+from maieutic.v1.document_service_pb2 import Document, DocumentFormat
+from services.persistence.adapters.document_rows import document_of
+from services.persistence.adapters.sql import Connection, Database, Row
+from services.persistence.document_ports import Operation, Registered, Registration
+from services.persistence.errors import DocumentIdTaken, DocumentNotFound, RequestIdTaken
 from services.persistence.facts import enum_name, visible
-from services.persistence.ports import Place, Registration
+from services.persistence.model import Place
 
-STATE_PREFIX = "DOCUMENT_STATE_"
-FORMAT_PREFIX = "DOCUMENT_FORMAT_"
-ATTEMPTS = 5
+USER = "USER"
 
-CONTENT_OF_ID = """
-SELECT content_hash FROM documents WHERE tenant = $1 AND document_id = $2
+LOCK_TENANT = """
+INSERT INTO document_tenants (tenant, revision) VALUES ($1, 1)
+ON CONFLICT (tenant) DO UPDATE SET revision = document_tenants.revision + 1
+RETURNING revision
 """
 
-# Without a named constraint: two who add the same at once may meet at either of the two.
 KEEP_DOCUMENT = """
 INSERT INTO documents (
-    tenant, document_id, name, format, state, size, content_hash, chunk_count, create_time
-) VALUES ($1, $2, $3, $4, 'PENDING', $5, $6, 0, now())
+    tenant, document_id, name, format, state, size, content_hash, chunk_count, create_time,
+    revision, update_time, sweep_time
+) VALUES ($1, $2, $3, $4, 'PENDING', $5, $6, 0, now(), $7, now(), now())
 ON CONFLICT DO NOTHING
-RETURNING document_id
+RETURNING *
 """
 
-# The lock makes adding a document and releasing it happen one after the other.
+# The oldest, unless it is on its way out.
 DOCUMENT_OF_CONTENT = """
-SELECT * FROM documents WHERE tenant = $1 AND content_hash = $2 FOR UPDATE
+SELECT * FROM documents WHERE tenant = $1 AND content_hash = $2
+ORDER BY state = 'REMOVING', create_time, document_id LIMIT 1 FOR UPDATE
 """
 
-KEEP_CONTENT = """
-INSERT INTO document_bytes (tenant, document_id, content) VALUES ($1, $2, $3)
-ON CONFLICT DO NOTHING
-"""
-
-KEEP_OWNER = """
-INSERT INTO document_owners (tenant, user_id, document_id) VALUES ($1, $2, $3)
-ON CONFLICT DO NOTHING
-"""
-
-KEEP_REQUEST = """
-INSERT INTO document_requests (tenant, user_id, request_id, request_hash, document_id)
-VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT DO NOTHING
-"""
-
-REQUEST = """
-SELECT request_hash, document_id FROM document_requests
-WHERE tenant = $1 AND user_id = $2 AND request_id = $3
-"""
-
-FINISH = """
-UPDATE documents SET state = 'READY', chunk_count = $3
+# Whoever holds its claim finds out at the end that there is more to do.
+REVIVE = """
+UPDATE documents SET
+    state = 'PENDING', format = $3, revision = $4, failure = '', stage = 'ACCEPTED',
+    chunks_done = 0, chunks_total = 0, attempts = 0, sweep_time = now(),
+    lease_time = CASE WHEN claim = '' THEN NULL ELSE lease_time END
 WHERE tenant = $1 AND document_id = $2
 RETURNING *
 """
 
+RESTORE = """
+UPDATE documents SET state = 'READY' WHERE tenant = $1 AND document_id = $2 RETURNING *
+"""
+
+REMOVE = """
+UPDATE documents SET
+    state = 'REMOVING', revision = $3, attempts = 0, sweep_time = now(),
+    lease_time = CASE WHEN claim = '' THEN NULL ELSE lease_time END
+WHERE tenant = $1 AND document_id = $2 AND state <> 'REMOVING'
+"""
+
+KEEP_CONTENT = """
+INSERT INTO document_contents (tenant, content_hash, content) VALUES ($1, $2, $3)
+ON CONFLICT DO NOTHING
+"""
+
+KEEP_REFERENCE = """
+INSERT INTO document_references (tenant, scope, owner, document_id) VALUES ($1, $2, $3, $4)
+ON CONFLICT DO NOTHING
+"""
+
+DROP_REFERENCE = """
+DELETE FROM document_references
+WHERE tenant = $1 AND scope = $2 AND owner = $3 AND document_id = $4
+"""
+
+REFERENCES = """
+SELECT owner FROM document_references WHERE tenant = $1 AND document_id = $2 LIMIT 1
+"""
+
+KEEP_OPERATION = """
+INSERT INTO document_operations (tenant, user_id, request_id, request_hash, document_id, indexes)
+VALUES ($1, $2, $3, $4, $5, $6)
+"""
+
+OPERATION = """
+SELECT request_hash, document_id, indexes FROM document_operations
+WHERE tenant = $1 AND user_id = $2 AND request_id = $3
+"""
+
 OWNED = """
 SELECT documents.* FROM documents
-JOIN document_owners AS owner
-    ON owner.tenant = documents.tenant AND owner.document_id = documents.document_id
-WHERE owner.tenant = $1 AND owner.user_id = $2 AND documents.document_id = $3
+JOIN document_references AS held
+    ON held.tenant = documents.tenant AND held.document_id = documents.document_id
+WHERE held.tenant = $1 AND held.scope = 'USER' AND held.owner = $2
 """
-
-OWNED_ALL = """
-SELECT documents.* FROM documents
-JOIN document_owners AS owner
-    ON owner.tenant = documents.tenant AND owner.document_id = documents.document_id
-WHERE owner.tenant = $1 AND owner.user_id = $2
+ONE = f"{OWNED} AND documents.document_id = $3"
+NEWEST_FIRST = """
 ORDER BY documents.create_time DESC, documents.document_id DESC
 LIMIT $3
 """
-
-OWNED_BEFORE = """
-SELECT documents.* FROM documents
-JOIN document_owners AS owner
-    ON owner.tenant = documents.tenant AND owner.document_id = documents.document_id
-WHERE owner.tenant = $1 AND owner.user_id = $2
-    AND (documents.create_time, documents.document_id) < ($4, $5)
-ORDER BY documents.create_time DESC, documents.document_id DESC
-LIMIT $3
-"""
-
-LOCK = "SELECT 1 AS one FROM documents WHERE tenant = $1 AND document_id = $2 FOR UPDATE"
-DROP_OWNER = """
-DELETE FROM document_owners WHERE tenant = $1 AND user_id = $2 AND document_id = $3
-"""
-OWNERS = """
-SELECT user_id FROM document_owners WHERE tenant = $1 AND document_id = $2 LIMIT 1
-"""
-DROP_DOCUMENT = "DELETE FROM documents WHERE tenant = $1 AND document_id = $2"
+FIRST_PAGE = OWNED + NEWEST_FIRST
+NEXT_PAGE = f"{OWNED} AND (documents.create_time, documents.document_id) < ($4, $5) {NEWEST_FIRST}"
 
 
 class Registry:
-    """The document registry; see `ports.DocumentRegistry`."""
+    """The document registry; see `document_ports.DocumentRegistry`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def register_document(self, registration: Registration) -> Document:
-        """Refer the owner to the document, and store what is new."""
-        tenant, user_id = registration.tenant, registration.user_id
+    async def register_document(self, registration: Registration) -> Registered:
+        """Refer the user to the document, and store what is new."""
+        operation = registration.operation
         async with self._database.writing() as connection:
-            row = await _kept(connection, registration)
-            document_id: str = row["document_id"]
-            await connection.write(KEEP_OWNER, [(tenant, user_id, document_id)])
-            await _keep_request(connection, registration, document_id)
-        return _document(row)
-
-    async def finish_document(self, tenant: str, document_id: str, chunk_count: int) -> Document:
-        """Mark a document as searchable."""
-        async with self._database.writing() as connection:
-            rows = await connection.fetch(FINISH, tenant, document_id, chunk_count)
-        return _found(rows, document_id)
+            revision = await _locked(connection, operation.tenant)
+            if (done := await _done(connection, operation)) is not None:
+                row = await _owned(connection, operation, done["document_id"])
+                return Registered(document=document_of(row), indexes=bool(done["indexes"]))
+            row, indexes = await _kept(connection, registration, revision)
+            reference = (operation.tenant, USER, operation.user_id, row["document_id"])
+            await connection.write(KEEP_REFERENCE, [reference])
+            await _note(connection, operation, row["document_id"], indexes=indexes)
+        return Registered(document=document_of(row), indexes=indexes)
 
     async def get_document(self, tenant: str, user_id: str, document_id: str) -> Document:
-        """Return one of the owner's documents."""
+        """Return one of the user's documents."""
         async with self._database.reading() as connection:
-            rows = await connection.fetch(OWNED, tenant, user_id, document_id)
-        return _found(rows, document_id)
+            rows = await connection.fetch(ONE, tenant, user_id, document_id)
+        return document_of(_found(rows, document_id))
 
     async def list_documents(
         self, tenant: str, user_id: str, *, before: Place | None, limit: int
     ) -> Sequence[Document]:
-        """Return the owner's documents, newest first."""
+        """Return the user's documents, newest first."""
         async with self._database.reading() as connection:
             if before is None:
-                rows = await connection.fetch(OWNED_ALL, tenant, user_id, limit)
+                rows = await connection.fetch(FIRST_PAGE, tenant, user_id, limit)
             else:
-                rows = await connection.fetch(
-                    OWNED_BEFORE, tenant, user_id, limit, before.time, before.id
-                )
-        return [_document(row) for row in rows]
+                place = before.time, before.id
+                rows = await connection.fetch(NEXT_PAGE, tenant, user_id, limit, *place)
+        return [document_of(row) for row in rows]
 
-    async def release_document(self, tenant: str, user_id: str, document_id: str) -> bool:
-        """Drop the owner's reference, and the document with its last one."""
+    async def release_document(self, operation: Operation, document_id: str) -> bool:
+        """Drop the user's reference; with the last one the document is to be removed."""
+        tenant = operation.tenant
         async with self._database.writing() as connection:
-            if not await connection.fetch(LOCK, tenant, document_id):
-                return True
-            await connection.write(DROP_OWNER, [(tenant, user_id, document_id)])
-            if await connection.fetch(OWNERS, tenant, document_id):
+            revision = await _locked(connection, tenant)
+            if await _done(connection, operation) is None:
+                reference = (tenant, USER, operation.user_id, document_id)
+                await connection.write(DROP_REFERENCE, [reference])
+                await _note(connection, operation, document_id, indexes=False)
+            if await connection.fetch(REFERENCES, tenant, document_id):
                 return False
-            await connection.write(DROP_DOCUMENT, [(tenant, document_id)])
+            await connection.write(REMOVE, [(tenant, document_id, revision)])
         return True
 
 
-async def _kept(connection: Connection, registration: Registration) -> Row:
-    """Return the locked row of the tenant's document with this content, made if there was none."""
-    tenant, document = registration.tenant, registration.document
-    for _ in range(ATTEMPTS):
-        made = await _made(connection, registration)
-        found = await connection.fetch(DOCUMENT_OF_CONTENT, tenant, document.content_hash)
-        if found:
-            if made:
-                content = (tenant, document.document_id, registration.content)
-                await connection.write(KEEP_CONTENT, [content])
-            return found[0]
-        if await connection.fetch(CONTENT_OF_ID, tenant, document.document_id):
-            raise DocumentIdTaken(document.document_id)
-        # It was there, and was released before it could be locked.
-    raise ArchiveUnavailable
+async def _locked(connection: Connection, tenant: str) -> int:
+    """Let no other change of the tenant's references run until the commit; returns its number."""
+    (row,) = await connection.fetch(LOCK_TENANT, tenant)
+    return int(row["revision"])
 
 
-async def _made(connection: Connection, registration: Registration) -> bool:
-    document = registration.document
-    rows = await connection.fetch(
+async def _done(connection: Connection, operation: Operation) -> Row | None:
+    """Return what the request did before, None if it is new; raises RequestIdTaken."""
+    if not operation.request_id:
+        return None
+    key = operation.tenant, operation.user_id, operation.request_id
+    rows = await connection.fetch(OPERATION, *key)
+    if rows and rows[0]["request_hash"] != operation.request_hash:
+        raise RequestIdTaken(operation.request_id)
+    return rows[0] if rows else None
+
+
+async def _note(
+    connection: Connection, operation: Operation, document_id: str, *, indexes: bool
+) -> None:
+    if operation.request_id:
+        key = operation.tenant, operation.user_id, operation.request_id
+        await connection.write(
+            KEEP_OPERATION, [(*key, operation.request_hash, document_id, indexes)]
+        )
+
+
+async def _kept(
+    connection: Connection, registration: Registration, revision: int
+) -> tuple[Row, bool]:
+    """Return the tenant's document with this content, and whether it is to be indexed."""
+    tenant, document = registration.operation.tenant, registration.document
+    found = await connection.fetch(DOCUMENT_OF_CONTENT, tenant, document.content_hash)
+    if found:
+        return await _revived(connection, registration, found[0], revision)
+    made = await connection.fetch(
         KEEP_DOCUMENT,
-        registration.tenant,
+        tenant,
         document.document_id,
         visible(document.name),
         enum_name(DocumentFormat.DESCRIPTOR, document.format),
         document.size,
         document.content_hash,
+        revision,
     )
-    return bool(rows)
+    if not made:
+        raise DocumentIdTaken(document.document_id)
+    content = (tenant, document.content_hash, registration.content)
+    await connection.write(KEEP_CONTENT, [content])
+    return made[0], True
 
 
-async def _keep_request(
-    connection: Connection, registration: Registration, document_id: str
-) -> None:
-    key = (registration.tenant, registration.user_id, registration.request_id)
-    await connection.write(KEEP_REQUEST, [(*key, registration.request_hash, document_id)])
-    (row,) = await connection.fetch(REQUEST, *key)
-    # Read back after the insert: of two requests with one id at the same time, one is too late.
-    if row["request_hash"] != registration.request_hash:
-        raise RequestIdTaken(registration.request_id)
+async def _revived(
+    connection: Connection, registration: Registration, row: Row, revision: int
+) -> tuple[Row, bool]:
+    """Have the document indexed again if it is not, and nobody is about to."""
+    key = row["tenant"], row["document_id"]
+    indexed = row["indexed_version"], row["index_version"]
+    if row["state"] == "PENDING":
+        return row, False
+    if row["state"] != "FAILED" and indexed == (row["version"], registration.index_version):
+        (row,) = await connection.fetch(RESTORE, *key)
+        return row, False
+    form = enum_name(DocumentFormat.DESCRIPTOR, registration.document.format)
+    (row,) = await connection.fetch(REVIVE, *key, form, revision)
+    return row, True
 
 
-def _found(rows: Sequence[Row], document_id: str) -> Document:
+async def _owned(connection: Connection, operation: Operation, document_id: str) -> Row:
+    rows = await connection.fetch(ONE, operation.tenant, operation.user_id, document_id)
+    return _found(rows, document_id)
+
+
+def _found(rows: Sequence[Row], document_id: str) -> Row:
     if not rows:
         raise DocumentNotFound(document_id)
-    return _document(rows[0])
-
-
-def _document(row: Row) -> Document:
-    document = Document(
-        document_id=row["document_id"],
-        name=row["name"],
-        format=DocumentFormat.Value(FORMAT_PREFIX + row["format"]),
-        state=DocumentState.Value(STATE_PREFIX + row["state"]),
-        size=row["size"],
-        chunk_count=row["chunk_count"],
-        content_hash=row["content_hash"],
-    )
-    document.create_time.FromDatetime(moment(row["create_time"]))
-    return document
+    return rows[0]

@@ -16,8 +16,8 @@ from maieutic.v1.session_service_pb2 import (
     SessionStatistics,
 )
 from services.persistence.adapters.sql import Connection, Database, Row, moment
-from services.persistence.model import in_acceptance_order
-from services.persistence.ports import ArchivedTurn, Page, Place, Snapshot
+from services.persistence.model import Place, in_acceptance_order
+from services.persistence.ports import ArchivedTurn, Page, Snapshot
 from services.persistence.statistics import EndedTurn, statistics
 
 SESSION = "SELECT tenant, delete_time, record FROM sessions WHERE session_id = $1"

@@ -23,6 +23,7 @@ NOW = "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'"
 SPELLINGS = MappingProxyType(
     {
         r"now\(\) - make_interval\(secs => \$(\d+)\)": rf"{NOW}, -?\1 || ' seconds')",
+        r"now\(\) \+ make_interval\(secs => \$(\d+)\)": rf"{NOW}, ?\1 || ' seconds')",
         r"now\(\)": f"{NOW})",
         r"= ANY\(\$(\d+)\)": r"IN (SELECT value FROM json_each(?\1))",
         # A writer has the whole database for itself.

@@ -8,7 +8,15 @@ process that is killed loses nothing that it had answered.
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from itertools import groupby
@@ -92,9 +100,11 @@ class LocalVectorIndex:
         """Return those of the ids that are not stored."""
         return await self._run(self._store.missing, namespace, chunk_ids)
 
-    async def upsert(self, namespace: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        """Store the chunks with their vectors, [len(chunks), dimension]."""
-        await self._run(self._store.upsert, namespace, chunks, vectors)
+    async def upsert(
+        self, namespace: str, document_id: str, chunks: Sequence[Chunk], vectors: Vectors
+    ) -> None:
+        """Store chunks for a document, with their vectors, [len(chunks), dimension]."""
+        await self._run(self._store.upsert, namespace, document_id, chunks, vectors)
 
     async def link(self, namespace: str, document_id: str, chunk_ids: Sequence[str]) -> bool:
         """Make the document consist of exactly these chunks; False if one is not stored."""
@@ -103,6 +113,14 @@ class LocalVectorIndex:
     async def unlink(self, namespace: str, document_id: str) -> None:
         """Remove the document, and those of its chunks that no other document has."""
         await self._run(self._store.unlink, namespace, document_id)
+
+    async def count(self, namespace: str, document_id: str) -> int:
+        """Return how many distinct chunks are stored for the document."""
+        return await self._run(self._store.count, namespace, document_id)
+
+    async def contents(self, namespace: str) -> Mapping[str, frozenset[str]]:
+        """Return the ids of each linked document's chunks; under "" those of no document."""
+        return await self._run(self._store.contents, namespace)
 
     async def search(
         self, namespace: str, vector: Vectors, *, document_ids: Collection[str], limit: int
@@ -116,6 +134,15 @@ class LocalVectorIndex:
                 return work(*args, **kwargs)
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, translated)
+
+
+def staged(key: int) -> int:
+    """Return the place of a chunk that its document is not linked to yet: negative, and its own.
+
+    So every chunk has a link from its first moment, and none is left behind by a document that
+    never came to be.
+    """
+    return -key
 
 
 class _Store:
@@ -145,13 +172,16 @@ class _Store:
     def missing(self, namespace: str, chunk_ids: Collection[str]) -> frozenset[str]:
         return frozenset(chunk_ids) - self._keys(namespace, chunk_ids).keys()
 
-    def upsert(self, namespace: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+    def upsert(
+        self, namespace: str, document_id: str, chunks: Sequence[Chunk], vectors: Vectors
+    ) -> None:
         stored = np.ascontiguousarray(vectors, STORED).reshape(len(chunks), self._dimension)
         new: dict[int, Vectors] = {}
         with self._transaction():
             for chunk, vector in zip(chunks, stored, strict=True):
                 key = self._inserted(namespace, chunk, vector.tobytes())
                 new |= {} if key is None else {key: vector}
+            self._insert_links(namespace, document_id, [(staged(key), key) for key in new])
         if new and (matrix := self._matrices.get(namespace)):
             matrix.put(list(new), np.stack(list(new.values())))
 
@@ -160,25 +190,38 @@ class _Store:
             keys = self._keys(namespace, chunk_ids)
             if len(keys) < len(set(chunk_ids)):
                 return False
-            self._remove_links(namespace, document_id)
-            self._database.executemany(
-                "INSERT INTO links (namespace, document_id, position, chunk) VALUES (?, ?, ?, ?)",
-                [(namespace, document_id, at, keys[id_]) for at, id_ in enumerate(chunk_ids)],
-            )
+            had = self._remove_links(namespace, document_id)
+            places = [(position, keys[id_]) for position, id_ in enumerate(chunk_ids)]
+            self._insert_links(namespace, document_id, places)
+            removed = self._remove_unlinked(had)
         if matrix := self._matrices.get(namespace):
+            matrix.unlink(document_id, removed)
             matrix.link({document_id: keys.values()})
         return True
 
     def unlink(self, namespace: str, document_id: str) -> None:
         with self._transaction():
-            had = self._remove_links(namespace, document_id)
-            removed = self._database.execute(
-                "DELETE FROM chunks WHERE key IN (SELECT value FROM json_each(?))"
-                " AND NOT EXISTS (SELECT 1 FROM links WHERE chunk = chunks.key) RETURNING key",
-                [json.dumps(had)],
-            ).fetchall()
+            removed = self._remove_unlinked(self._remove_links(namespace, document_id))
         if matrix := self._matrices.get(namespace):
-            matrix.unlink(document_id, [key for (key,) in removed])
+            matrix.unlink(document_id, removed)
+
+    def count(self, namespace: str, document_id: str) -> int:
+        (count,) = self._database.execute(
+            "SELECT count(DISTINCT chunk) FROM links WHERE namespace = ? AND document_id = ?",
+            [namespace, document_id],
+        ).fetchone()
+        return int(count)
+
+    def contents(self, namespace: str) -> dict[str, frozenset[str]]:
+        rows = self._database.execute(
+            "SELECT document_id, chunk_id FROM links JOIN chunks ON chunks.key = links.chunk"
+            " WHERE links.namespace = ? AND position >= 0"
+            " UNION SELECT '', chunk_id FROM chunks WHERE namespace = ? AND NOT EXISTS"
+            " (SELECT 1 FROM links WHERE chunk = chunks.key AND position >= 0) ORDER BY 1",
+            [namespace, namespace],
+        )
+        by_document = groupby(rows, key=lambda row: str(row[0]))
+        return {one: frozenset(chunk_id for _, chunk_id in group) for one, group in by_document}
 
     def search(
         self, namespace: str, vector: Vectors, document_ids: Collection[str], limit: int
@@ -200,7 +243,8 @@ class _Store:
         """Return one place of each chunk in these documents."""
         rows = self._database.execute(
             "SELECT chunks.key, document_id, position, chunk_id, text FROM json_each(?) AS wanted"
-            " JOIN chunks ON chunks.key = wanted.value JOIN links ON links.chunk = chunks.key"
+            " JOIN chunks ON chunks.key = wanted.value"
+            " JOIN links ON links.chunk = chunks.key AND position >= 0"
             " ORDER BY document_id DESC, position DESC",
             [json.dumps(keys)],
         )
@@ -227,6 +271,23 @@ class _Store:
         ).fetchone()
         return None if row is None else int(row[0])
 
+    def _insert_links(
+        self, namespace: str, document_id: str, places: Iterable[tuple[int, int]]
+    ) -> None:
+        self._database.executemany(
+            "INSERT INTO links (namespace, document_id, position, chunk) VALUES (?, ?, ?, ?)",
+            [(namespace, document_id, position, key) for position, key in places],
+        )
+
+    def _remove_unlinked(self, keys: Sequence[int]) -> list[int]:
+        """Remove those of the chunks that no document has, and return their keys."""
+        rows = self._database.execute(
+            "DELETE FROM chunks WHERE key IN (SELECT value FROM json_each(?))"
+            " AND NOT EXISTS (SELECT 1 FROM links WHERE chunk = chunks.key) RETURNING key",
+            [json.dumps(keys)],
+        )
+        return [key for (key,) in rows.fetchall()]
+
     def _remove_links(self, namespace: str, document_id: str) -> list[int]:
         """Return the keys of the chunks that the document had."""
         rows = self._database.execute(
@@ -243,7 +304,8 @@ class _Store:
         vectors = np.frombuffer(b"".join(vector for _, vector in rows), STORED)
         matrix.put([key for key, _ in rows], vectors.reshape(len(rows), self._dimension))
         links = self._database.execute(
-            "SELECT document_id, chunk FROM links WHERE namespace = ? ORDER BY document_id",
+            "SELECT document_id, chunk FROM links WHERE namespace = ? AND position >= 0"
+            " ORDER BY document_id",
             [namespace],
         )
         by_document = groupby(links, key=lambda link: str(link[0]))

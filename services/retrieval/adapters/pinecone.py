@@ -4,7 +4,15 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -23,6 +31,7 @@ from services.retrieval.adapters.pinecone_records import (
     Record,
     embedded_of,
     hit_of,
+    ids_of,
     numbers,
     prefix_of,
     record_id,
@@ -114,8 +123,10 @@ class PineconeVectorIndex:
         known = await self._known(self._space(namespace), chunk_ids)
         return frozenset(chunk_ids) - known.keys()
 
-    async def upsert(self, namespace: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        """Hold the chunks with their vectors, [len(chunks), dimension], for their document."""
+    async def upsert(
+        self, namespace: str, document_id: str, chunks: Sequence[Chunk], vectors: Vectors
+    ) -> None:
+        """Hold the chunks with their vectors, [len(chunks), dimension], for the document's link."""
         space = self._space(namespace)
         for chunk, vector in zip(chunks, vectors, strict=True):
             self._held[space, chunk.id] = Embedded(chunk=chunk, vector=np.array(vector))
@@ -142,6 +153,19 @@ class PineconeVectorIndex:
         space = self._space(namespace)
         has = await self._run("list", partial(_listed, space, prefix_of(document_id)))
         await self._delete(space, has)
+
+    async def count(self, namespace: str, document_id: str) -> int:
+        """Return how many distinct chunks are stored for the document."""
+        space = self._space(namespace)
+        return len(await self._run("list", partial(_listed, space, prefix_of(document_id))))
+
+    async def contents(self, namespace: str) -> Mapping[str, frozenset[str]]:
+        """Return the ids of each linked document's chunks."""
+        found: dict[str, set[str]] = {}
+        for record in await self._run("list", partial(_listed, self._space(namespace), "")):
+            document_id, chunk_id = ids_of(record)
+            found.setdefault(document_id, set()).add(chunk_id)
+        return {document_id: frozenset(ids) for document_id, ids in found.items()}
 
     async def search(
         self, namespace: str, vector: Vectors, *, document_ids: Collection[str], limit: int

@@ -10,7 +10,7 @@ time. So each document has records of its own, and the vector of a shared chunk 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -54,6 +54,14 @@ def prefix_of(document_id: str) -> str:
 def record_id(document_id: str, chunk_id: str) -> str:
     """Return the id of that chunk's record in that document."""
     return prefix_of(document_id) + quote(chunk_id, safe="")
+
+
+def ids_of(record: str) -> tuple[str, str]:
+    """Return the document and the chunk of a record's id; raises IndexDamaged."""
+    document_id, separator, chunk_id = record.partition("#")
+    if not separator:
+        raise _foreign()
+    return unquote(document_id), unquote(chunk_id)
 
 
 def numbers(vector: Vectors) -> list[float]:

@@ -2,8 +2,8 @@
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -54,27 +54,49 @@ class Parser:
         ) as pool:
             yield cls(pool, options)
 
+    async def admit(self, data: bytes, *, form: Form, name: str) -> bytes:
+        """Return the bytes as they are to be kept: text in its normal form, others as they are.
+
+        Raises BadDocument, naming the document, for what is not even worth keeping: too large, not
+        of that form, or no text. Whether the rest can be read, only parsing tells.
+        """
+        if form in AS_IT_IS:
+            return (await self.parse(data, form=form, name=name)).content.data
+        with _named(name):
+            self._check(data, form)
+        return data
+
     async def parse(self, data: bytes, *, form: Form, name: str) -> Parsed:
         """Return the document's text.
 
         Raises BadDocument, naming the document and its page, if it is broken, encrypted, too large
         or not of that form; and ParserUnavailable.
         """
-        try:
+        with _named(name):
             return await self._parsed(data, form)
-        except Unreadable as error:
-            place = f"{name!r}" if error.page is None else f"page {error.page} of {name!r}"
-            raise BadDocument("content", f"{place} {error.problem}") from error
 
-    async def _parsed(self, data: bytes, form: Form) -> Parsed:
+    def _check(self, data: bytes, form: Form) -> None:
         most = self._limits.text_bytes if form in AS_IT_IS else self._file_bytes
         if len(data) > most:
             raise Unreadable(f"is larger than {most} bytes: split it")
         check_form(data, form)
+
+    async def _parsed(self, data: bytes, form: Form) -> Parsed:
+        self._check(data, form)
         if form in AS_IT_IS:
             return Parsed(content=await asyncio.to_thread(normalised, data), pages=())
         pages = await self._pool.pages(data, form, self._limits)
         return await asyncio.to_thread(_joined, pages, paged=form is Form.PDF)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say of which document it is that something cannot be read."""
+    try:
+        yield
+    except Unreadable as error:
+        place = f"{name!r}" if error.page is None else f"page {error.page} of {name!r}"
+        raise BadDocument("content", f"{place} {error.problem}") from error
 
 
 def _joined(pages: Sequence[str], *, paged: bool) -> Parsed:

@@ -92,6 +92,7 @@ MAIEUTIC_ARCHIVE_ADDRESS: {{ include "maieutic.address" (dict "root" .root "serv
 {{- define "maieutic.environment.retrieval" -}}
 MAIEUTIC_PUBLIC_KEYS_FILE: /run/secrets/maieutic/public-keys.json
 MAIEUTIC_ARCHIVE_ADDRESS: {{ include "maieutic.address" (dict "root" .root "service" "persistence") }}
+MAIEUTIC_BUS_URL_FILE: /run/secrets/maieutic/rabbitmq-url
 MAIEUTIC_INDEX_URL: {{ .component.values.index.url | quote }}
 {{- if include "maieutic.pinecone" .component }}
 MAIEUTIC_PINECONE_API_KEY_FILE: /run/secrets/maieutic/pinecone-api-key

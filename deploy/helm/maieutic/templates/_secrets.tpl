@@ -46,7 +46,7 @@ id-key: {{ randAlphaNum 48 | b64enc }}
 {{- $item := dict "key" "api-keys.jsonl" "path" "api-keys.jsonl" -}}
 {{- $sources = append $sources (dict "secret" (dict "name" (include "maieutic.apiKeysSecret" .root) "items" (list $item))) -}}
 {{- end -}}
-{{- $stores := dict "session" (list "redis" "rabbitmq") "persistence" (list "postgres" "rabbitmq") "agents" (list "rabbitmq") -}}
+{{- $stores := dict "session" (list "redis" "rabbitmq") "retrieval" (list "rabbitmq") "persistence" (list "postgres" "rabbitmq") "agents" (list "rabbitmq") -}}
 {{- range $store := default list (get $stores $service) -}}
 {{- $given := get $.root.Values.stores $store -}}
 {{- $path := printf "%s-url" $store -}}

@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from maieutic.bus.v1 import bus_pb2 as maieutic_dot_bus_dot_v1_dot_bus__pb2
 from maieutic.v1 import document_service_pb2 as maieutic_dot_v1_dot_document__service__pb2
@@ -29,65 +30,89 @@ from maieutic.v1 import message_pb2 as maieutic_dot_v1_dot_message__pb2
 from maieutic.v1 import session_service_pb2 as maieutic_dot_v1_dot_session__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)maieutic/archive/v1/archive_service.proto\x12\x13maieutic.archive.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/bus/v1/bus.proto\x1a\"maieutic/v1/document_service.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\"R\n\x19GetSessionSnapshotRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x16\n\x06window\x18\x02 \x01(\x05R\x06window\"\xf4\x02\n\x1aGetSessionSnapshotResponse\x12\x18\n\x07\x64\x65leted\x18\x01 \x01(\x08R\x07\x64\x65leted\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12.\n\x07session\x18\x03 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12,\n\x06window\x18\x04 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12\x38\n\nunfinished\x18\x05 \x03(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\nunfinished\x12#\n\rlast_position\x18\x06 \x01(\x03R\x0clastPosition\x12 \n\x0clast_turn_id\x18\x07 \x01(\tR\nlastTurnId\x12\x45\n\x0b\x61nnotations\x18\x08 \x01(\x0b\x32#.maieutic.bus.v1.SessionAnnotationsR\x0b\x61nnotations\"\x8b\x02\n\x1bListArchivedSessionsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12H\n\x12\x62\x65\x66ore_create_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x62\x65\x66oreCreateTime\x12*\n\x11\x62\x65\x66ore_session_id\x18\x05 \x01(\tR\x0f\x62\x65\x66oreSessionId\x12/\n\x05order\x18\x06 \x01(\x0e\x32\x19.maieutic.v1.SessionOrderR\x05order\"b\n\x1cListArchivedSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.SessionR\x08sessions\x12\x10\n\x03\x63ut\x18\x02 \x01(\x08R\x03\x63ut\"O\n\x1c\x43ountArchivedSessionsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\"5\n\x1d\x43ountArchivedSessionsResponse\x12\x14\n\x05\x63ount\x18\x01 \x01(\x03R\x05\x63ount\"\xc5\x01\n\x1bListArchivedMessagesRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\'\n\x0f\x62\x65\x66ore_position\x18\x02 \x01(\x03R\x0e\x62\x65\x66orePosition\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12!\n\x0coldest_first\x18\x04 \x01(\x08R\x0boldestFirst\x12%\n\x0e\x61\x66ter_position\x18\x05 \x01(\x03R\rafterPosition\"\x85\x01\n\x1cListArchivedMessagesResponse\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x08messages\x12\x10\n\x03\x63ut\x18\x02 \x01(\x08R\x03\x63ut\x12!\n\x0coldest_first\x18\x03 \x01(\x08R\x0boldestFirst\"Y\n\x19GetArchivedMessageRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x1d\n\nmessage_id\x18\x02 \x01(\tR\tmessageId\"L\n\x1aGetArchivedMessageResponse\x12.\n\x07message\x18\x01 \x01(\x0b\x32\x14.maieutic.v1.MessageR\x07message\"\xb2\x01\n\x13\x43reateBranchRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12,\n\x06\x62ranch\x18\x02 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x06\x62ranch\x12,\n\x06window\x18\x03 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12\'\n\x0fwindow_position\x18\x04 \x01(\x03R\x0ewindowPosition\"0\n\x14\x43reateBranchResponse\x12\x18\n\x07\x63reated\x18\x01 \x01(\x08R\x07\x63reated\"e\n\x1cGetArchivedStatisticsRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12&\n\x0f\x65xcept_turn_ids\x18\x02 \x03(\tR\rexceptTurnIds\"_\n\x1dGetArchivedStatisticsResponse\x12>\n\nstatistics\x18\x01 \x01(\x0b\x32\x1e.maieutic.v1.SessionStatisticsR\nstatistics\"P\n\x16GetArchivedTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\"\xe8\x01\n\x17GetArchivedTurnResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\x12\'\n\x0fsession_deleted\x18\x03 \x01(\x08R\x0esessionDeleted\x12=\n\x0c\x61rchive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\"\xd9\x01\n\x17RegisterDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12!\n\x0crequest_hash\x18\x04 \x01(\x0cR\x0brequestHash\x12\x31\n\x08\x64ocument\x18\x05 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\x18\n\x07\x63ontent\x18\x06 \x01(\x0cR\x07\x63ontent\"M\n\x18RegisterDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"q\n\x15\x46inishDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x1f\n\x0b\x63hunk_count\x18\x03 \x01(\x05R\nchunkCount\"K\n\x16\x46inishDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"p\n\x1cGetRegisteredDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tR\ndocumentId\"R\n\x1dGetRegisteredDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"\xdf\x01\n\x1eListRegisteredDocumentsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12H\n\x12\x62\x65\x66ore_create_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x62\x65\x66oreCreateTime\x12,\n\x12\x62\x65\x66ore_document_id\x18\x05 \x01(\tR\x10\x62\x65\x66oreDocumentId\"V\n\x1fListRegisteredDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.DocumentR\tdocuments\"j\n\x16ReleaseDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tR\ndocumentId\"-\n\x17ReleaseDocumentResponse\x12\x12\n\x04last\x18\x01 \x01(\x08R\x04last2\xb9\x0c\n\x0e\x41rchiveService\x12w\n\x12GetSessionSnapshot\x12..maieutic.archive.v1.GetSessionSnapshotRequest\x1a/.maieutic.archive.v1.GetSessionSnapshotResponse\"\x00\x12}\n\x14ListArchivedSessions\x12\x30.maieutic.archive.v1.ListArchivedSessionsRequest\x1a\x31.maieutic.archive.v1.ListArchivedSessionsResponse\"\x00\x12\x80\x01\n\x15\x43ountArchivedSessions\x12\x31.maieutic.archive.v1.CountArchivedSessionsRequest\x1a\x32.maieutic.archive.v1.CountArchivedSessionsResponse\"\x00\x12}\n\x14ListArchivedMessages\x12\x30.maieutic.archive.v1.ListArchivedMessagesRequest\x1a\x31.maieutic.archive.v1.ListArchivedMessagesResponse\"\x00\x12w\n\x12GetArchivedMessage\x12..maieutic.archive.v1.GetArchivedMessageRequest\x1a/.maieutic.archive.v1.GetArchivedMessageResponse\"\x00\x12\x65\n\x0c\x43reateBranch\x12(.maieutic.archive.v1.CreateBranchRequest\x1a).maieutic.archive.v1.CreateBranchResponse\"\x00\x12\x80\x01\n\x15GetArchivedStatistics\x12\x31.maieutic.archive.v1.GetArchivedStatisticsRequest\x1a\x32.maieutic.archive.v1.GetArchivedStatisticsResponse\"\x00\x12n\n\x0fGetArchivedTurn\x12+.maieutic.archive.v1.GetArchivedTurnRequest\x1a,.maieutic.archive.v1.GetArchivedTurnResponse\"\x00\x12q\n\x10RegisterDocument\x12,.maieutic.archive.v1.RegisterDocumentRequest\x1a-.maieutic.archive.v1.RegisterDocumentResponse\"\x00\x12k\n\x0e\x46inishDocument\x12*.maieutic.archive.v1.FinishDocumentRequest\x1a+.maieutic.archive.v1.FinishDocumentResponse\"\x00\x12\x80\x01\n\x15GetRegisteredDocument\x12\x31.maieutic.archive.v1.GetRegisteredDocumentRequest\x1a\x32.maieutic.archive.v1.GetRegisteredDocumentResponse\"\x00\x12\x86\x01\n\x17ListRegisteredDocuments\x12\x33.maieutic.archive.v1.ListRegisteredDocumentsRequest\x1a\x34.maieutic.archive.v1.ListRegisteredDocumentsResponse\"\x00\x12n\n\x0fReleaseDocument\x12+.maieutic.archive.v1.ReleaseDocumentRequest\x1a,.maieutic.archive.v1.ReleaseDocumentResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)maieutic/archive/v1/archive_service.proto\x12\x13maieutic.archive.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/bus/v1/bus.proto\x1a\"maieutic/v1/document_service.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\"R\n\x19GetSessionSnapshotRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x16\n\x06window\x18\x02 \x01(\x05R\x06window\"\xf4\x02\n\x1aGetSessionSnapshotResponse\x12\x18\n\x07\x64\x65leted\x18\x01 \x01(\x08R\x07\x64\x65leted\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12.\n\x07session\x18\x03 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12,\n\x06window\x18\x04 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12\x38\n\nunfinished\x18\x05 \x03(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\nunfinished\x12#\n\rlast_position\x18\x06 \x01(\x03R\x0clastPosition\x12 \n\x0clast_turn_id\x18\x07 \x01(\tR\nlastTurnId\x12\x45\n\x0b\x61nnotations\x18\x08 \x01(\x0b\x32#.maieutic.bus.v1.SessionAnnotationsR\x0b\x61nnotations\"\x8b\x02\n\x1bListArchivedSessionsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12H\n\x12\x62\x65\x66ore_create_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x62\x65\x66oreCreateTime\x12*\n\x11\x62\x65\x66ore_session_id\x18\x05 \x01(\tR\x0f\x62\x65\x66oreSessionId\x12/\n\x05order\x18\x06 \x01(\x0e\x32\x19.maieutic.v1.SessionOrderR\x05order\"b\n\x1cListArchivedSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.SessionR\x08sessions\x12\x10\n\x03\x63ut\x18\x02 \x01(\x08R\x03\x63ut\"O\n\x1c\x43ountArchivedSessionsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\"5\n\x1d\x43ountArchivedSessionsResponse\x12\x14\n\x05\x63ount\x18\x01 \x01(\x03R\x05\x63ount\"\xc5\x01\n\x1bListArchivedMessagesRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\'\n\x0f\x62\x65\x66ore_position\x18\x02 \x01(\x03R\x0e\x62\x65\x66orePosition\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12!\n\x0coldest_first\x18\x04 \x01(\x08R\x0boldestFirst\x12%\n\x0e\x61\x66ter_position\x18\x05 \x01(\x03R\rafterPosition\"\x85\x01\n\x1cListArchivedMessagesResponse\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x08messages\x12\x10\n\x03\x63ut\x18\x02 \x01(\x08R\x03\x63ut\x12!\n\x0coldest_first\x18\x03 \x01(\x08R\x0boldestFirst\"Y\n\x19GetArchivedMessageRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x1d\n\nmessage_id\x18\x02 \x01(\tR\tmessageId\"L\n\x1aGetArchivedMessageResponse\x12.\n\x07message\x18\x01 \x01(\x0b\x32\x14.maieutic.v1.MessageR\x07message\"\xb2\x01\n\x13\x43reateBranchRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12,\n\x06\x62ranch\x18\x02 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x06\x62ranch\x12,\n\x06window\x18\x03 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12\'\n\x0fwindow_position\x18\x04 \x01(\x03R\x0ewindowPosition\"0\n\x14\x43reateBranchResponse\x12\x18\n\x07\x63reated\x18\x01 \x01(\x08R\x07\x63reated\"e\n\x1cGetArchivedStatisticsRequest\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12&\n\x0f\x65xcept_turn_ids\x18\x02 \x03(\tR\rexceptTurnIds\"_\n\x1dGetArchivedStatisticsResponse\x12>\n\nstatistics\x18\x01 \x01(\x0b\x32\x1e.maieutic.v1.SessionStatisticsR\nstatistics\"P\n\x16GetArchivedTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\"\xe8\x01\n\x17GetArchivedTurnResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\x12\'\n\x0fsession_deleted\x18\x03 \x01(\x08R\x0esessionDeleted\x12=\n\x0c\x61rchive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\"\xfe\x01\n\x17RegisterDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12!\n\x0crequest_hash\x18\x04 \x01(\x0cR\x0brequestHash\x12\x31\n\x08\x64ocument\x18\x05 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\x18\n\x07\x63ontent\x18\x06 \x01(\x0cR\x07\x63ontent\x12#\n\rindex_version\x18\x07 \x01(\tR\x0cindexVersion\"g\n\x18RegisterDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\x18\n\x07indexes\x18\x02 \x01(\x08R\x07indexes\"\xc0\x01\n\x14\x43laimDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12/\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12#\n\rmost_attempts\x18\x05 \x01(\x05R\x0cmostAttempts\"\x9b\x01\n\x15\x43laimDocumentResponse\x12\x35\n\x04work\x18\x01 \x01(\x0e\x32!.maieutic.archive.v1.DocumentWorkR\x04work\x12\x31\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\x18\n\x07\x63ontent\x18\x03 \x01(\x0cR\x07\x63ontent\"\xd9\x01\n\x19RenewDocumentClaimRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12/\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12\x37\n\x08progress\x18\x05 \x01(\x0b\x32\x1b.maieutic.v1.IngestProgressR\x08progress\"0\n\x1aRenewDocumentClaimResponse\x12\x12\n\x04held\x18\x01 \x01(\x08R\x04held\"\xda\x01\n\x1bReleaseDocumentClaimRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12/\n\x05pause\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05pause\x12\x1c\n\tuncounted\x18\x05 \x01(\x08R\tuncounted\x12\x18\n\x07problem\x18\x06 \x01(\tR\x07problem\"\x1e\n\x1cReleaseDocumentClaimResponse\"\x8e\x02\n\x15\x46inishDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x1f\n\x0b\x63hunk_count\x18\x03 \x01(\x05R\nchunkCount\x12\x19\n\x08\x63laim_id\x18\x04 \x01(\tR\x07\x63laimId\x12\x18\n\x07version\x18\x05 \x01(\x03R\x07version\x12#\n\rindex_version\x18\x06 \x01(\tR\x0cindexVersion\x12\'\n\x0f\x63hunks_embedded\x18\x07 \x01(\x05R\x0e\x63hunksEmbedded\x12\x18\n\x07\x66\x61ilure\x18\x08 \x01(\tR\x07\x66\x61ilure\"_\n\x16\x46inishDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\x12\n\x04held\x18\x02 \x01(\x08R\x04held\"i\n\x13\x44ropDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\"0\n\x14\x44ropDocumentResponse\x12\x18\n\x07\x64ropped\x18\x01 \x01(\x08R\x07\x64ropped\"`\n\x17ListDueDocumentsRequest\x12/\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12\x14\n\x05limit\x18\x02 \x01(\x05R\x05limit\"Z\n\x18ListDueDocumentsResponse\x12>\n\tdocuments\x18\x01 \x03(\x0b\x32 .maieutic.archive.v1.DocumentKeyR\tdocuments\"F\n\x0b\x44ocumentKey\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\"p\n\x1cGetRegisteredDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tR\ndocumentId\"R\n\x1dGetRegisteredDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"\xdf\x01\n\x1eListRegisteredDocumentsRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x14\n\x05limit\x18\x03 \x01(\x05R\x05limit\x12H\n\x12\x62\x65\x66ore_create_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x62\x65\x66oreCreateTime\x12,\n\x12\x62\x65\x66ore_document_id\x18\x05 \x01(\tR\x10\x62\x65\x66oreDocumentId\"V\n\x1fListRegisteredDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.DocumentR\tdocuments\"\xac\x01\n\x16ReleaseDocumentRequest\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1f\n\x0b\x64ocument_id\x18\x03 \x01(\tR\ndocumentId\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestId\x12!\n\x0crequest_hash\x18\x05 \x01(\x0cR\x0brequestHash\"-\n\x17ReleaseDocumentResponse\x12\x12\n\x04last\x18\x01 \x01(\x08R\x04last*x\n\x0c\x44ocumentWork\x12\x1d\n\x19\x44OCUMENT_WORK_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44OCUMENT_WORK_HELD\x10\x01\x12\x17\n\x13\x44OCUMENT_WORK_INDEX\x10\x02\x12\x18\n\x14\x44OCUMENT_WORK_REMOVE\x10\x03\x32\xf5\x10\n\x0e\x41rchiveService\x12w\n\x12GetSessionSnapshot\x12..maieutic.archive.v1.GetSessionSnapshotRequest\x1a/.maieutic.archive.v1.GetSessionSnapshotResponse\"\x00\x12}\n\x14ListArchivedSessions\x12\x30.maieutic.archive.v1.ListArchivedSessionsRequest\x1a\x31.maieutic.archive.v1.ListArchivedSessionsResponse\"\x00\x12\x80\x01\n\x15\x43ountArchivedSessions\x12\x31.maieutic.archive.v1.CountArchivedSessionsRequest\x1a\x32.maieutic.archive.v1.CountArchivedSessionsResponse\"\x00\x12}\n\x14ListArchivedMessages\x12\x30.maieutic.archive.v1.ListArchivedMessagesRequest\x1a\x31.maieutic.archive.v1.ListArchivedMessagesResponse\"\x00\x12w\n\x12GetArchivedMessage\x12..maieutic.archive.v1.GetArchivedMessageRequest\x1a/.maieutic.archive.v1.GetArchivedMessageResponse\"\x00\x12\x65\n\x0c\x43reateBranch\x12(.maieutic.archive.v1.CreateBranchRequest\x1a).maieutic.archive.v1.CreateBranchResponse\"\x00\x12\x80\x01\n\x15GetArchivedStatistics\x12\x31.maieutic.archive.v1.GetArchivedStatisticsRequest\x1a\x32.maieutic.archive.v1.GetArchivedStatisticsResponse\"\x00\x12n\n\x0fGetArchivedTurn\x12+.maieutic.archive.v1.GetArchivedTurnRequest\x1a,.maieutic.archive.v1.GetArchivedTurnResponse\"\x00\x12q\n\x10RegisterDocument\x12,.maieutic.archive.v1.RegisterDocumentRequest\x1a-.maieutic.archive.v1.RegisterDocumentResponse\"\x00\x12h\n\rClaimDocument\x12).maieutic.archive.v1.ClaimDocumentRequest\x1a*.maieutic.archive.v1.ClaimDocumentResponse\"\x00\x12w\n\x12RenewDocumentClaim\x12..maieutic.archive.v1.RenewDocumentClaimRequest\x1a/.maieutic.archive.v1.RenewDocumentClaimResponse\"\x00\x12}\n\x14ReleaseDocumentClaim\x12\x30.maieutic.archive.v1.ReleaseDocumentClaimRequest\x1a\x31.maieutic.archive.v1.ReleaseDocumentClaimResponse\"\x00\x12k\n\x0e\x46inishDocument\x12*.maieutic.archive.v1.FinishDocumentRequest\x1a+.maieutic.archive.v1.FinishDocumentResponse\"\x00\x12\x65\n\x0c\x44ropDocument\x12(.maieutic.archive.v1.DropDocumentRequest\x1a).maieutic.archive.v1.DropDocumentResponse\"\x00\x12q\n\x10ListDueDocuments\x12,.maieutic.archive.v1.ListDueDocumentsRequest\x1a-.maieutic.archive.v1.ListDueDocumentsResponse\"\x00\x12\x80\x01\n\x15GetRegisteredDocument\x12\x31.maieutic.archive.v1.GetRegisteredDocumentRequest\x1a\x32.maieutic.archive.v1.GetRegisteredDocumentResponse\"\x00\x12\x86\x01\n\x17ListRegisteredDocuments\x12\x33.maieutic.archive.v1.ListRegisteredDocumentsRequest\x1a\x34.maieutic.archive.v1.ListRegisteredDocumentsResponse\"\x00\x12n\n\x0fReleaseDocument\x12+.maieutic.archive.v1.ReleaseDocumentRequest\x1a,.maieutic.archive.v1.ReleaseDocumentResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maieutic.archive.v1.archive_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSESSIONSNAPSHOTREQUEST']._serialized_start=224
-  _globals['_GETSESSIONSNAPSHOTREQUEST']._serialized_end=306
-  _globals['_GETSESSIONSNAPSHOTRESPONSE']._serialized_start=309
-  _globals['_GETSESSIONSNAPSHOTRESPONSE']._serialized_end=681
-  _globals['_LISTARCHIVEDSESSIONSREQUEST']._serialized_start=684
-  _globals['_LISTARCHIVEDSESSIONSREQUEST']._serialized_end=951
-  _globals['_LISTARCHIVEDSESSIONSRESPONSE']._serialized_start=953
-  _globals['_LISTARCHIVEDSESSIONSRESPONSE']._serialized_end=1051
-  _globals['_COUNTARCHIVEDSESSIONSREQUEST']._serialized_start=1053
-  _globals['_COUNTARCHIVEDSESSIONSREQUEST']._serialized_end=1132
-  _globals['_COUNTARCHIVEDSESSIONSRESPONSE']._serialized_start=1134
-  _globals['_COUNTARCHIVEDSESSIONSRESPONSE']._serialized_end=1187
-  _globals['_LISTARCHIVEDMESSAGESREQUEST']._serialized_start=1190
-  _globals['_LISTARCHIVEDMESSAGESREQUEST']._serialized_end=1387
-  _globals['_LISTARCHIVEDMESSAGESRESPONSE']._serialized_start=1390
-  _globals['_LISTARCHIVEDMESSAGESRESPONSE']._serialized_end=1523
-  _globals['_GETARCHIVEDMESSAGEREQUEST']._serialized_start=1525
-  _globals['_GETARCHIVEDMESSAGEREQUEST']._serialized_end=1614
-  _globals['_GETARCHIVEDMESSAGERESPONSE']._serialized_start=1616
-  _globals['_GETARCHIVEDMESSAGERESPONSE']._serialized_end=1692
-  _globals['_CREATEBRANCHREQUEST']._serialized_start=1695
-  _globals['_CREATEBRANCHREQUEST']._serialized_end=1873
-  _globals['_CREATEBRANCHRESPONSE']._serialized_start=1875
-  _globals['_CREATEBRANCHRESPONSE']._serialized_end=1923
-  _globals['_GETARCHIVEDSTATISTICSREQUEST']._serialized_start=1925
-  _globals['_GETARCHIVEDSTATISTICSREQUEST']._serialized_end=2026
-  _globals['_GETARCHIVEDSTATISTICSRESPONSE']._serialized_start=2028
-  _globals['_GETARCHIVEDSTATISTICSRESPONSE']._serialized_end=2123
-  _globals['_GETARCHIVEDTURNREQUEST']._serialized_start=2125
-  _globals['_GETARCHIVEDTURNREQUEST']._serialized_end=2205
-  _globals['_GETARCHIVEDTURNRESPONSE']._serialized_start=2208
-  _globals['_GETARCHIVEDTURNRESPONSE']._serialized_end=2440
-  _globals['_REGISTERDOCUMENTREQUEST']._serialized_start=2443
-  _globals['_REGISTERDOCUMENTREQUEST']._serialized_end=2660
-  _globals['_REGISTERDOCUMENTRESPONSE']._serialized_start=2662
-  _globals['_REGISTERDOCUMENTRESPONSE']._serialized_end=2739
-  _globals['_FINISHDOCUMENTREQUEST']._serialized_start=2741
-  _globals['_FINISHDOCUMENTREQUEST']._serialized_end=2854
-  _globals['_FINISHDOCUMENTRESPONSE']._serialized_start=2856
-  _globals['_FINISHDOCUMENTRESPONSE']._serialized_end=2931
-  _globals['_GETREGISTEREDDOCUMENTREQUEST']._serialized_start=2933
-  _globals['_GETREGISTEREDDOCUMENTREQUEST']._serialized_end=3045
-  _globals['_GETREGISTEREDDOCUMENTRESPONSE']._serialized_start=3047
-  _globals['_GETREGISTEREDDOCUMENTRESPONSE']._serialized_end=3129
-  _globals['_LISTREGISTEREDDOCUMENTSREQUEST']._serialized_start=3132
-  _globals['_LISTREGISTEREDDOCUMENTSREQUEST']._serialized_end=3355
-  _globals['_LISTREGISTEREDDOCUMENTSRESPONSE']._serialized_start=3357
-  _globals['_LISTREGISTEREDDOCUMENTSRESPONSE']._serialized_end=3443
-  _globals['_RELEASEDOCUMENTREQUEST']._serialized_start=3445
-  _globals['_RELEASEDOCUMENTREQUEST']._serialized_end=3551
-  _globals['_RELEASEDOCUMENTRESPONSE']._serialized_start=3553
-  _globals['_RELEASEDOCUMENTRESPONSE']._serialized_end=3598
-  _globals['_ARCHIVESERVICE']._serialized_start=3601
-  _globals['_ARCHIVESERVICE']._serialized_end=5194
+  _globals['_DOCUMENTWORK']._serialized_start=5235
+  _globals['_DOCUMENTWORK']._serialized_end=5355
+  _globals['_GETSESSIONSNAPSHOTREQUEST']._serialized_start=256
+  _globals['_GETSESSIONSNAPSHOTREQUEST']._serialized_end=338
+  _globals['_GETSESSIONSNAPSHOTRESPONSE']._serialized_start=341
+  _globals['_GETSESSIONSNAPSHOTRESPONSE']._serialized_end=713
+  _globals['_LISTARCHIVEDSESSIONSREQUEST']._serialized_start=716
+  _globals['_LISTARCHIVEDSESSIONSREQUEST']._serialized_end=983
+  _globals['_LISTARCHIVEDSESSIONSRESPONSE']._serialized_start=985
+  _globals['_LISTARCHIVEDSESSIONSRESPONSE']._serialized_end=1083
+  _globals['_COUNTARCHIVEDSESSIONSREQUEST']._serialized_start=1085
+  _globals['_COUNTARCHIVEDSESSIONSREQUEST']._serialized_end=1164
+  _globals['_COUNTARCHIVEDSESSIONSRESPONSE']._serialized_start=1166
+  _globals['_COUNTARCHIVEDSESSIONSRESPONSE']._serialized_end=1219
+  _globals['_LISTARCHIVEDMESSAGESREQUEST']._serialized_start=1222
+  _globals['_LISTARCHIVEDMESSAGESREQUEST']._serialized_end=1419
+  _globals['_LISTARCHIVEDMESSAGESRESPONSE']._serialized_start=1422
+  _globals['_LISTARCHIVEDMESSAGESRESPONSE']._serialized_end=1555
+  _globals['_GETARCHIVEDMESSAGEREQUEST']._serialized_start=1557
+  _globals['_GETARCHIVEDMESSAGEREQUEST']._serialized_end=1646
+  _globals['_GETARCHIVEDMESSAGERESPONSE']._serialized_start=1648
+  _globals['_GETARCHIVEDMESSAGERESPONSE']._serialized_end=1724
+  _globals['_CREATEBRANCHREQUEST']._serialized_start=1727
+  _globals['_CREATEBRANCHREQUEST']._serialized_end=1905
+  _globals['_CREATEBRANCHRESPONSE']._serialized_start=1907
+  _globals['_CREATEBRANCHRESPONSE']._serialized_end=1955
+  _globals['_GETARCHIVEDSTATISTICSREQUEST']._serialized_start=1957
+  _globals['_GETARCHIVEDSTATISTICSREQUEST']._serialized_end=2058
+  _globals['_GETARCHIVEDSTATISTICSRESPONSE']._serialized_start=2060
+  _globals['_GETARCHIVEDSTATISTICSRESPONSE']._serialized_end=2155
+  _globals['_GETARCHIVEDTURNREQUEST']._serialized_start=2157
+  _globals['_GETARCHIVEDTURNREQUEST']._serialized_end=2237
+  _globals['_GETARCHIVEDTURNRESPONSE']._serialized_start=2240
+  _globals['_GETARCHIVEDTURNRESPONSE']._serialized_end=2472
+  _globals['_REGISTERDOCUMENTREQUEST']._serialized_start=2475
+  _globals['_REGISTERDOCUMENTREQUEST']._serialized_end=2729
+  _globals['_REGISTERDOCUMENTRESPONSE']._serialized_start=2731
+  _globals['_REGISTERDOCUMENTRESPONSE']._serialized_end=2834
+  _globals['_CLAIMDOCUMENTREQUEST']._serialized_start=2837
+  _globals['_CLAIMDOCUMENTREQUEST']._serialized_end=3029
+  _globals['_CLAIMDOCUMENTRESPONSE']._serialized_start=3032
+  _globals['_CLAIMDOCUMENTRESPONSE']._serialized_end=3187
+  _globals['_RENEWDOCUMENTCLAIMREQUEST']._serialized_start=3190
+  _globals['_RENEWDOCUMENTCLAIMREQUEST']._serialized_end=3407
+  _globals['_RENEWDOCUMENTCLAIMRESPONSE']._serialized_start=3409
+  _globals['_RENEWDOCUMENTCLAIMRESPONSE']._serialized_end=3457
+  _globals['_RELEASEDOCUMENTCLAIMREQUEST']._serialized_start=3460
+  _globals['_RELEASEDOCUMENTCLAIMREQUEST']._serialized_end=3678
+  _globals['_RELEASEDOCUMENTCLAIMRESPONSE']._serialized_start=3680
+  _globals['_RELEASEDOCUMENTCLAIMRESPONSE']._serialized_end=3710
+  _globals['_FINISHDOCUMENTREQUEST']._serialized_start=3713
+  _globals['_FINISHDOCUMENTREQUEST']._serialized_end=3983
+  _globals['_FINISHDOCUMENTRESPONSE']._serialized_start=3985
+  _globals['_FINISHDOCUMENTRESPONSE']._serialized_end=4080
+  _globals['_DROPDOCUMENTREQUEST']._serialized_start=4082
+  _globals['_DROPDOCUMENTREQUEST']._serialized_end=4187
+  _globals['_DROPDOCUMENTRESPONSE']._serialized_start=4189
+  _globals['_DROPDOCUMENTRESPONSE']._serialized_end=4237
+  _globals['_LISTDUEDOCUMENTSREQUEST']._serialized_start=4239
+  _globals['_LISTDUEDOCUMENTSREQUEST']._serialized_end=4335
+  _globals['_LISTDUEDOCUMENTSRESPONSE']._serialized_start=4337
+  _globals['_LISTDUEDOCUMENTSRESPONSE']._serialized_end=4427
+  _globals['_DOCUMENTKEY']._serialized_start=4429
+  _globals['_DOCUMENTKEY']._serialized_end=4499
+  _globals['_GETREGISTEREDDOCUMENTREQUEST']._serialized_start=4501
+  _globals['_GETREGISTEREDDOCUMENTREQUEST']._serialized_end=4613
+  _globals['_GETREGISTEREDDOCUMENTRESPONSE']._serialized_start=4615
+  _globals['_GETREGISTEREDDOCUMENTRESPONSE']._serialized_end=4697
+  _globals['_LISTREGISTEREDDOCUMENTSREQUEST']._serialized_start=4700
+  _globals['_LISTREGISTEREDDOCUMENTSREQUEST']._serialized_end=4923
+  _globals['_LISTREGISTEREDDOCUMENTSRESPONSE']._serialized_start=4925
+  _globals['_LISTREGISTEREDDOCUMENTSRESPONSE']._serialized_end=5011
+  _globals['_RELEASEDOCUMENTREQUEST']._serialized_start=5014
+  _globals['_RELEASEDOCUMENTREQUEST']._serialized_end=5186
+  _globals['_RELEASEDOCUMENTRESPONSE']._serialized_start=5188
+  _globals['_RELEASEDOCUMENTRESPONSE']._serialized_end=5233
+  _globals['_ARCHIVESERVICE']._serialized_start=5358
+  _globals['_ARCHIVESERVICE']._serialized_end=7523
 # @@protoc_insertion_point(module_scope)

@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maieutic.bus.v1 import bus_pb2 as _bus_pb2
 from maieutic.v1 import document_service_pb2 as _document_service_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
@@ -22,6 +24,29 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DocumentWork:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DocumentWorkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentWork.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOCUMENT_WORK_UNSPECIFIED: _DocumentWork.ValueType  # 0
+    """There is nothing to do, or the document is gone."""
+    DOCUMENT_WORK_HELD: _DocumentWork.ValueType  # 1
+    """Another worker does it, or it is too early for another attempt."""
+    DOCUMENT_WORK_INDEX: _DocumentWork.ValueType  # 2
+    DOCUMENT_WORK_REMOVE: _DocumentWork.ValueType  # 3
+
+class DocumentWork(_DocumentWork, metaclass=_DocumentWorkEnumTypeWrapper): ...
+
+DOCUMENT_WORK_UNSPECIFIED: DocumentWork.ValueType  # 0
+"""There is nothing to do, or the document is gone."""
+DOCUMENT_WORK_HELD: DocumentWork.ValueType  # 1
+"""Another worker does it, or it is too early for another attempt."""
+DOCUMENT_WORK_INDEX: DocumentWork.ValueType  # 2
+DOCUMENT_WORK_REMOVE: DocumentWork.ValueType  # 3
+Global___DocumentWork: _TypeAlias = DocumentWork  # noqa: Y015
 
 @_typing.final
 class GetSessionSnapshotRequest(_message.Message):
@@ -487,12 +512,17 @@ class RegisterDocumentRequest(_message.Message):
     REQUEST_HASH_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     request_id: _builtins.str
     request_hash: _builtins.bytes
     """sha256 of the request: the same request_id with another hash is ALREADY_EXISTS."""
     content: _builtins.bytes
+    index_version: _builtins.str
+    """What the document must be indexed under: indexed under anything else, it
+    is PENDING again.
+    """
     @_builtins.property
     def document(self) -> _document_service_pb2.Document:
         """With document_id, name, format, size and content_hash."""
@@ -506,10 +536,11 @@ class RegisterDocumentRequest(_message.Message):
         request_hash: _builtins.bytes = ...,
         document: _document_service_pb2.Document | None = ...,
         content: _builtins.bytes = ...,
+        index_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "document", b"document", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "document", b"document", "index_version", b"index_version", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -520,6 +551,9 @@ class RegisterDocumentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
+    INDEXES_FIELD_NUMBER: _builtins.int
+    indexes: _builtins.bool
+    """This request, or its first try, has the document indexed."""
     @_builtins.property
     def document(self) -> _document_service_pb2.Document:
         """The stored one, which may have come with another name before."""
@@ -528,14 +562,187 @@ class RegisterDocumentResponse(_message.Message):
         self,
         *,
         document: _document_service_pb2.Document | None = ...,
+        indexes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "indexes", b"indexes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterDocumentResponse: _TypeAlias = RegisterDocumentResponse  # noqa: Y015
+
+@_typing.final
+class ClaimDocumentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    MOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    document_id: _builtins.str
+    claim_id: _builtins.str
+    most_attempts: _builtins.int
+    """A document that was claimed as often and never finished is FAILED."""
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        claim_id: _builtins.str = ...,
+        lease: _duration_pb2.Duration | None = ...,
+        most_attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "document_id", b"document_id", "lease", b"lease", "most_attempts", b"most_attempts", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimDocumentRequest: _TypeAlias = ClaimDocumentRequest  # noqa: Y015
+
+@_typing.final
+class ClaimDocumentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORK_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    work: Global___DocumentWork.ValueType
+    content: _builtins.bytes
+    """To be indexed."""
+    @_builtins.property
+    def document(self) -> _document_service_pb2.Document:
+        """To be indexed or removed."""
+
+    def __init__(
+        self,
+        *,
+        work: Global___DocumentWork.ValueType = ...,
+        document: _document_service_pb2.Document | None = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "document", b"document", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimDocumentResponse: _TypeAlias = ClaimDocumentResponse  # noqa: Y015
+
+@_typing.final
+class RenewDocumentClaimRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    document_id: _builtins.str
+    claim_id: _builtins.str
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def progress(self) -> _document_service_pb2.IngestProgress:
+        """Unset: as before."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        claim_id: _builtins.str = ...,
+        lease: _duration_pb2.Duration | None = ...,
+        progress: _document_service_pb2.IngestProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "document_id", b"document_id", "lease", b"lease", "progress", b"progress", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewDocumentClaimRequest: _TypeAlias = RenewDocumentClaimRequest  # noqa: Y015
+
+@_typing.final
+class RenewDocumentClaimResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_FIELD_NUMBER: _builtins.int
+    held: _builtins.bool
+    """False: the claim is another's, or the document is not wanted like this any
+    more. Stop.
+    """
+    def __init__(
+        self,
+        *,
+        held: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewDocumentClaimResponse: _TypeAlias = RenewDocumentClaimResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseDocumentClaimRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    UNCOUNTED_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    document_id: _builtins.str
+    claim_id: _builtins.str
+    uncounted: _builtins.bool
+    """The attempt was no fault of the document."""
+    problem: _builtins.str
+    @_builtins.property
+    def pause(self) -> _duration_pb2.Duration:
+        """Until the next attempt."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        claim_id: _builtins.str = ...,
+        pause: _duration_pb2.Duration | None = ...,
+        uncounted: _builtins.bool = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "document_id", b"document_id", "pause", b"pause", "problem", b"problem", "tenant", b"tenant", "uncounted", b"uncounted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseDocumentClaimRequest: _TypeAlias = ReleaseDocumentClaimRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseDocumentClaimResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseDocumentClaimResponse: _TypeAlias = ReleaseDocumentClaimResponse  # noqa: Y015
 
 @_typing.final
 class FinishDocumentRequest(_message.Message):
@@ -544,19 +751,36 @@ class FinishDocumentRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     CHUNK_COUNT_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    CHUNKS_EMBEDDED_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     document_id: _builtins.str
     chunk_count: _builtins.int
+    claim_id: _builtins.str
+    version: _builtins.int
+    """The version that was indexed."""
+    index_version: _builtins.str
+    chunks_embedded: _builtins.int
+    failure: _builtins.str
+    """Set: it cannot be indexed, for this reason."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         document_id: _builtins.str = ...,
         chunk_count: _builtins.int = ...,
+        claim_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        index_version: _builtins.str = ...,
+        chunks_embedded: _builtins.int = ...,
+        failure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "document_id", b"document_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunks_embedded", b"chunks_embedded", "claim_id", b"claim_id", "document_id", b"document_id", "failure", b"failure", "index_version", b"index_version", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -567,20 +791,133 @@ class FinishDocumentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    held: _builtins.bool
+    """The claim was still the caller's."""
     @_builtins.property
     def document(self) -> _document_service_pb2.Document: ...
     def __init__(
         self,
         *,
         document: _document_service_pb2.Document | None = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "held", b"held"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FinishDocumentResponse: _TypeAlias = FinishDocumentResponse  # noqa: Y015
+
+@_typing.final
+class DropDocumentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    document_id: _builtins.str
+    claim_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        claim_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "document_id", b"document_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropDocumentRequest: _TypeAlias = DropDocumentRequest  # noqa: Y015
+
+@_typing.final
+class DropDocumentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DROPPED_FIELD_NUMBER: _builtins.int
+    dropped: _builtins.bool
+    def __init__(
+        self,
+        *,
+        dropped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropDocumentResponse: _TypeAlias = DropDocumentResponse  # noqa: Y015
+
+@_typing.final
+class ListDueDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        lease: _duration_pb2.Duration | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDueDocumentsRequest: _TypeAlias = ListDueDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ListDueDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentKey]: ...
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___DocumentKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDueDocumentsResponse: _TypeAlias = ListDueDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class DocumentKey(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    document_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentKey: _TypeAlias = DocumentKey  # noqa: Y015
 
 @_typing.final
 class GetRegisteredDocumentRequest(_message.Message):
@@ -688,19 +1025,26 @@ class ReleaseDocumentRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     document_id: _builtins.str
+    request_id: _builtins.str
+    request_hash: _builtins.bytes
+    """sha256 of the request: the same request_id with another hash is ALREADY_EXISTS."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         user_id: _builtins.str = ...,
         document_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        request_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -712,7 +1056,7 @@ class ReleaseDocumentResponse(_message.Message):
 
     LAST_FIELD_NUMBER: _builtins.int
     last: _builtins.bool
-    """No owner is left: the registry has dropped the document, remove its vectors."""
+    """No owner is left: the document is to be removed from the index."""
     def __init__(
         self,
         *,

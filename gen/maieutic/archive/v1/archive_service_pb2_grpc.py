@@ -81,10 +81,35 @@ class ArchiveServiceStub(object):
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentRequest.SerializeToString,
                 response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentResponse.FromString,
                 _registered_method=True)
+        self.ClaimDocument = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/ClaimDocument',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ClaimDocumentRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ClaimDocumentResponse.FromString,
+                _registered_method=True)
+        self.RenewDocumentClaim = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/RenewDocumentClaim',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RenewDocumentClaimRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RenewDocumentClaimResponse.FromString,
+                _registered_method=True)
+        self.ReleaseDocumentClaim = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/ReleaseDocumentClaim',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReleaseDocumentClaimRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReleaseDocumentClaimResponse.FromString,
+                _registered_method=True)
         self.FinishDocument = channel.unary_unary(
                 '/maieutic.archive.v1.ArchiveService/FinishDocument',
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.FinishDocumentRequest.SerializeToString,
                 response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.FinishDocumentResponse.FromString,
+                _registered_method=True)
+        self.DropDocument = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/DropDocument',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DropDocumentRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DropDocumentResponse.FromString,
+                _registered_method=True)
+        self.ListDueDocuments = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/ListDueDocuments',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDueDocumentsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDueDocumentsResponse.FromString,
                 _registered_method=True)
         self.GetRegisteredDocument = channel.unary_unary(
                 '/maieutic.archive.v1.ArchiveService/GetRegisteredDocument',
@@ -177,8 +202,48 @@ class ArchiveServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClaimDocument(self, request, context):
+        """ClaimDocument gives a document's work to one worker for the time of a
+        lease: to index its current version, or to remove it from the index.
+        Claiming again with the same claim_id gives the same work again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewDocumentClaim(self, request, context):
+        """RenewDocumentClaim extends a claim and tells how far the work is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseDocumentClaim(self, request, context):
+        """ReleaseDocumentClaim gives the work back, to be done by anybody later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FinishDocument(self, request, context):
-        """FinishDocument marks a registered document as searchable.
+        """FinishDocument ends a claim: the version is in the index, or cannot be.
+        If the document was changed meanwhile, it stays PENDING or goes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropDocument(self, request, context):
+        """DropDocument ends a claim to remove: the index has nothing of the document
+        any more, and the registry forgets it unless it was added again meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDueDocuments(self, request, context):
+        """ListDueDocuments hands out documents whose work nobody does. Each is
+        handed to one caller only within the lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -253,10 +318,35 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentRequest.FromString,
                     response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentResponse.SerializeToString,
             ),
+            'ClaimDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimDocument,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ClaimDocumentRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ClaimDocumentResponse.SerializeToString,
+            ),
+            'RenewDocumentClaim': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewDocumentClaim,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RenewDocumentClaimRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RenewDocumentClaimResponse.SerializeToString,
+            ),
+            'ReleaseDocumentClaim': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseDocumentClaim,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReleaseDocumentClaimRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReleaseDocumentClaimResponse.SerializeToString,
+            ),
             'FinishDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishDocument,
                     request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.FinishDocumentRequest.FromString,
                     response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.FinishDocumentResponse.SerializeToString,
+            ),
+            'DropDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropDocument,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DropDocumentRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DropDocumentResponse.SerializeToString,
+            ),
+            'ListDueDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDueDocuments,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDueDocumentsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDueDocumentsResponse.SerializeToString,
             ),
             'GetRegisteredDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRegisteredDocument,
@@ -530,6 +620,87 @@ class ArchiveService(object):
             _registered_method=True)
 
     @staticmethod
+    def ClaimDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/ClaimDocument',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ClaimDocumentRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ClaimDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewDocumentClaim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/RenewDocumentClaim',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RenewDocumentClaimRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RenewDocumentClaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseDocumentClaim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/ReleaseDocumentClaim',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReleaseDocumentClaimRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReleaseDocumentClaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def FinishDocument(request,
             target,
             options=(),
@@ -546,6 +717,60 @@ class ArchiveService(object):
             '/maieutic.archive.v1.ArchiveService/FinishDocument',
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.FinishDocumentRequest.SerializeToString,
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.FinishDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/DropDocument',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DropDocumentRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DropDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDueDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/ListDueDocuments',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDueDocumentsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDueDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

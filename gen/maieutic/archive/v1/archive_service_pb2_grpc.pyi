@@ -64,8 +64,27 @@ class ArchiveServiceStub:
     """RegisterDocument stores a document's bytes and its row, and refers the
     owner to it. Content that the tenant has already is not stored again.
     """
+    ClaimDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ClaimDocumentRequest, _archive_service_pb2.ClaimDocumentResponse]
+    """ClaimDocument gives a document's work to one worker for the time of a
+    lease: to index its current version, or to remove it from the index.
+    Claiming again with the same claim_id gives the same work again.
+    """
+    RenewDocumentClaim: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.RenewDocumentClaimRequest, _archive_service_pb2.RenewDocumentClaimResponse]
+    """RenewDocumentClaim extends a claim and tells how far the work is."""
+    ReleaseDocumentClaim: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ReleaseDocumentClaimRequest, _archive_service_pb2.ReleaseDocumentClaimResponse]
+    """ReleaseDocumentClaim gives the work back, to be done by anybody later."""
     FinishDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.FinishDocumentRequest, _archive_service_pb2.FinishDocumentResponse]
-    """FinishDocument marks a registered document as searchable."""
+    """FinishDocument ends a claim: the version is in the index, or cannot be.
+    If the document was changed meanwhile, it stays PENDING or goes.
+    """
+    DropDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.DropDocumentRequest, _archive_service_pb2.DropDocumentResponse]
+    """DropDocument ends a claim to remove: the index has nothing of the document
+    any more, and the registry forgets it unless it was added again meanwhile.
+    """
+    ListDueDocuments: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ListDueDocumentsRequest, _archive_service_pb2.ListDueDocumentsResponse]
+    """ListDueDocuments hands out documents whose work nobody does. Each is
+    handed to one caller only within the lease.
+    """
     GetRegisteredDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.GetRegisteredDocumentRequest, _archive_service_pb2.GetRegisteredDocumentResponse]
     """GetRegisteredDocument returns one document of an owner, NOT_FOUND otherwise."""
     ListRegisteredDocuments: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ListRegisteredDocumentsRequest, _archive_service_pb2.ListRegisteredDocumentsResponse]
@@ -109,8 +128,27 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     """RegisterDocument stores a document's bytes and its row, and refers the
     owner to it. Content that the tenant has already is not stored again.
     """
+    ClaimDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ClaimDocumentRequest, _archive_service_pb2.ClaimDocumentResponse]  # type: ignore[assignment]
+    """ClaimDocument gives a document's work to one worker for the time of a
+    lease: to index its current version, or to remove it from the index.
+    Claiming again with the same claim_id gives the same work again.
+    """
+    RenewDocumentClaim: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.RenewDocumentClaimRequest, _archive_service_pb2.RenewDocumentClaimResponse]  # type: ignore[assignment]
+    """RenewDocumentClaim extends a claim and tells how far the work is."""
+    ReleaseDocumentClaim: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ReleaseDocumentClaimRequest, _archive_service_pb2.ReleaseDocumentClaimResponse]  # type: ignore[assignment]
+    """ReleaseDocumentClaim gives the work back, to be done by anybody later."""
     FinishDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.FinishDocumentRequest, _archive_service_pb2.FinishDocumentResponse]  # type: ignore[assignment]
-    """FinishDocument marks a registered document as searchable."""
+    """FinishDocument ends a claim: the version is in the index, or cannot be.
+    If the document was changed meanwhile, it stays PENDING or goes.
+    """
+    DropDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.DropDocumentRequest, _archive_service_pb2.DropDocumentResponse]  # type: ignore[assignment]
+    """DropDocument ends a claim to remove: the index has nothing of the document
+    any more, and the registry forgets it unless it was added again meanwhile.
+    """
+    ListDueDocuments: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListDueDocumentsRequest, _archive_service_pb2.ListDueDocumentsResponse]  # type: ignore[assignment]
+    """ListDueDocuments hands out documents whose work nobody does. Each is
+    handed to one caller only within the lease.
+    """
     GetRegisteredDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.GetRegisteredDocumentRequest, _archive_service_pb2.GetRegisteredDocumentResponse]  # type: ignore[assignment]
     """GetRegisteredDocument returns one document of an owner, NOT_FOUND otherwise."""
     ListRegisteredDocuments: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListRegisteredDocumentsRequest, _archive_service_pb2.ListRegisteredDocumentsResponse]  # type: ignore[assignment]
@@ -207,12 +245,61 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ClaimDocument(
+        self,
+        request: _archive_service_pb2.ClaimDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.ClaimDocumentResponse, _abc.Awaitable[_archive_service_pb2.ClaimDocumentResponse]]:
+        """ClaimDocument gives a document's work to one worker for the time of a
+        lease: to index its current version, or to remove it from the index.
+        Claiming again with the same claim_id gives the same work again.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewDocumentClaim(
+        self,
+        request: _archive_service_pb2.RenewDocumentClaimRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.RenewDocumentClaimResponse, _abc.Awaitable[_archive_service_pb2.RenewDocumentClaimResponse]]:
+        """RenewDocumentClaim extends a claim and tells how far the work is."""
+
+    @_abc_1.abstractmethod
+    def ReleaseDocumentClaim(
+        self,
+        request: _archive_service_pb2.ReleaseDocumentClaimRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.ReleaseDocumentClaimResponse, _abc.Awaitable[_archive_service_pb2.ReleaseDocumentClaimResponse]]:
+        """ReleaseDocumentClaim gives the work back, to be done by anybody later."""
+
+    @_abc_1.abstractmethod
     def FinishDocument(
         self,
         request: _archive_service_pb2.FinishDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archive_service_pb2.FinishDocumentResponse, _abc.Awaitable[_archive_service_pb2.FinishDocumentResponse]]:
-        """FinishDocument marks a registered document as searchable."""
+        """FinishDocument ends a claim: the version is in the index, or cannot be.
+        If the document was changed meanwhile, it stays PENDING or goes.
+        """
+
+    @_abc_1.abstractmethod
+    def DropDocument(
+        self,
+        request: _archive_service_pb2.DropDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.DropDocumentResponse, _abc.Awaitable[_archive_service_pb2.DropDocumentResponse]]:
+        """DropDocument ends a claim to remove: the index has nothing of the document
+        any more, and the registry forgets it unless it was added again meanwhile.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDueDocuments(
+        self,
+        request: _archive_service_pb2.ListDueDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.ListDueDocumentsResponse, _abc.Awaitable[_archive_service_pb2.ListDueDocumentsResponse]]:
+        """ListDueDocuments hands out documents whose work nobody does. Each is
+        handed to one caller only within the lease.
+        """
 
     @_abc_1.abstractmethod
     def GetRegisteredDocument(

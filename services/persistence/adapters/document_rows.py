@@ -1,0 +1,41 @@
+"""Documents as the registry's rows have them."""
+
+from maieutic.v1.document_service_pb2 import (
+    Document,
+    DocumentFormat,
+    DocumentState,
+    IngestProgress,
+    IngestStage,
+)
+from services.persistence.adapters.sql import Row, moment
+
+STATE_PREFIX = "DOCUMENT_STATE_"
+FORMAT_PREFIX = "DOCUMENT_FORMAT_"
+STAGE_PREFIX = "INGEST_STAGE_"
+REMOVING = "REMOVING"
+
+
+def document_of(row: Row) -> Document:
+    """Return the document of a row; one that is being removed is seen by its worker alone."""
+    state = "PENDING" if row["state"] == REMOVING else row["state"]
+    document = Document(
+        document_id=row["document_id"],
+        name=row["name"],
+        format=DocumentFormat.Value(FORMAT_PREFIX + row["format"]),
+        state=DocumentState.Value(STATE_PREFIX + state),
+        size=row["size"],
+        chunk_count=row["chunk_count"],
+        chunks_embedded=row["chunks_embedded"],
+        content_hash=row["content_hash"],
+        version=row["version"],
+        indexed_version=row["indexed_version"],
+        failure=row["failure"],
+        progress=IngestProgress(
+            stage=IngestStage.Value(STAGE_PREFIX + row["stage"]),
+            chunks_done=row["chunks_done"],
+            chunks_total=row["chunks_total"],
+        ),
+    )
+    document.create_time.FromDatetime(moment(row["create_time"]))
+    document.update_time.FromDatetime(moment(row["update_time"]))
+    return document

@@ -1,0 +1,155 @@
+"""What the document registry needs from a database."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from maieutic.v1.document_service_pb2 import Document, IngestProgress
+from services.persistence.model import Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A request that changes something; the same one again changes nothing more."""
+
+    tenant: str
+    user_id: str
+    request_id: str
+    """Empty: a repetition cannot be told."""
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A document that an owner adds."""
+
+    operation: Operation
+    document: Document
+    content: bytes
+    index_version: str
+    """What it must be indexed under."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """The stored document."""
+
+    document: Document
+    indexes: bool
+    """Whether this request, or its first try, gave the index something to do."""
+
+
+class Work(Enum):
+    """What is to be done with a document's vectors."""
+
+    NONE = "none"
+    HELD = "held"
+    """Somebody else does it, or it is too early for another attempt."""
+    INDEX = "index"
+    REMOVE = "remove"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """What a worker was given."""
+
+    work: Work
+    document: Document | None = None
+    content: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A document, and a worker's right to its work."""
+
+    tenant: str
+    document_id: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexed:
+    """What came of indexing a version."""
+
+    version: int
+    index_version: str = ""
+    chunk_count: int = 0
+    chunks_embedded: int = 0
+    failure: str = ""
+    """Set: it cannot be indexed, for this reason."""
+
+
+class DocumentRegistry(Protocol):
+    """Documents, and who refers to them. A document that nobody refers to is to be removed.
+
+    What the same tenant adds again is the document that consists of it now. Every method raises
+    ArchiveUnavailable while the database is away.
+    """
+
+    async def register_document(self, registration: Registration) -> Registered:
+        """Refer the user to the document, and store it unless the tenant has its content.
+
+        Raises RequestIdTaken, DocumentIdTaken, and DocumentNotFound for a repeated request whose
+        document the user has given up since.
+        """
+        ...
+
+    async def get_document(self, tenant: str, user_id: str, document_id: str) -> Document:
+        """Return one of the user's documents; raises DocumentNotFound."""
+        ...
+
+    async def list_documents(
+        self, tenant: str, user_id: str, *, before: Place | None, limit: int
+    ) -> Sequence[Document]:
+        """Return the user's documents, newest first."""
+        ...
+
+    async def release_document(self, operation: Operation, document_id: str) -> bool:
+        """Drop the user's reference; raises RequestIdTaken.
+
+        Returns whether no owner is left, also when the document was gone before.
+        """
+        ...
+
+
+class DocumentWork(Protocol):
+    """Who brings the index to what the registry says of a document; one worker at a time.
+
+    Every method raises ArchiveUnavailable while the database is away.
+    """
+
+    async def claim_document(self, claim: Claim, *, lease: float, most_attempts: int) -> Claimed:
+        """Give the work to the claim for *lease* seconds.
+
+        A document that was claimed *most_attempts* times and never finished is FAILED.
+        """
+        ...
+
+    async def renew_claim(
+        self, claim: Claim, *, lease: float, progress: IngestProgress | None
+    ) -> bool:
+        """Extend a claim and note the progress; False if it is another's by now."""
+        ...
+
+    async def release_claim(
+        self, claim: Claim, *, pause: float, uncounted: bool, problem: str
+    ) -> None:
+        """Leave the work to anybody in *pause* seconds; *uncounted* takes the attempt back."""
+        ...
+
+    async def finish_document(self, claim: Claim, indexed: Indexed) -> Document | None:
+        """End a claim: the version is in the index, or cannot be.
+
+        A document that was changed meanwhile is left for the next claim. Returns None, with
+        nothing changed, if the claim is another's by now.
+        """
+        ...
+
+    async def drop_document(self, claim: Claim) -> bool:
+        """End a claim to remove; False if the document was added again, or the claim is lost."""
+        ...
+
+    async def due_documents(self, *, lease: float, limit: int) -> Sequence[tuple[str, str]]:
+        """Return tenant and id of documents whose work nobody does, each to one caller."""
+        ...

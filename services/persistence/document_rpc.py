@@ -1,0 +1,190 @@
+"""The document registry: gRPC in, registry call, gRPC out."""
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+
+from maieutic.archive.v1 import archive_service_pb2 as pb
+from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceServicer
+from maieutic.v1.document_service_pb2 import DocumentFormat
+from services.persistence.document_ports import (
+    Claim,
+    DocumentRegistry,
+    DocumentWork,
+    Indexed,
+    Operation,
+    Registration,
+    Work,
+)
+from services.persistence.requests import for_services, limited, place, seconds
+from services.runtime.errors import InvalidArgument
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+ClaimRequest: TypeAlias = (
+    pb.ClaimDocumentRequest
+    | pb.RenewDocumentClaimRequest
+    | pb.ReleaseDocumentClaimRequest
+    | pb.FinishDocumentRequest
+    | pb.DropDocumentRequest
+)
+OperationRequest: TypeAlias = pb.RegisterDocumentRequest | pb.ReleaseDocumentRequest
+WORK = MappingProxyType(
+    {
+        Work.NONE: pb.DOCUMENT_WORK_UNSPECIFIED,
+        Work.HELD: pb.DOCUMENT_WORK_HELD,
+        Work.INDEX: pb.DOCUMENT_WORK_INDEX,
+        Work.REMOVE: pb.DOCUMENT_WORK_REMOVE,
+    }
+)
+
+
+class Documents(DocumentRegistry, DocumentWork, Protocol):
+    """The registry with its work."""
+
+
+class DocumentCalls(ArchiveServiceServicer):
+    """The part of the archive that keeps documents."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+
+    async def RegisterDocument(
+        self, request: pb.RegisterDocumentRequest, context: Context
+    ) -> pb.RegisterDocumentResponse:
+        for_services()
+        _check_document(request)
+        registration = Registration(
+            operation=_operation(request),
+            document=request.document,
+            content=request.content,
+            index_version=request.index_version,
+        )
+        found = await self._documents.register_document(registration)
+        return pb.RegisterDocumentResponse(document=found.document, indexes=found.indexes)
+
+    async def GetRegisteredDocument(
+        self, request: pb.GetRegisteredDocumentRequest, context: Context
+    ) -> pb.GetRegisteredDocumentResponse:
+        for_services()
+        document = await self._documents.get_document(
+            request.tenant, request.user_id, request.document_id
+        )
+        return pb.GetRegisteredDocumentResponse(document=document)
+
+    async def ListRegisteredDocuments(
+        self, request: pb.ListRegisteredDocumentsRequest, context: Context
+    ) -> pb.ListRegisteredDocumentsResponse:
+        for_services()
+        documents = await self._documents.list_documents(
+            request.tenant,
+            request.user_id,
+            before=place(request, request.before_document_id),
+            limit=limited("limit", request.limit),
+        )
+        return pb.ListRegisteredDocumentsResponse(documents=documents)
+
+    async def ReleaseDocument(
+        self, request: pb.ReleaseDocumentRequest, context: Context
+    ) -> pb.ReleaseDocumentResponse:
+        for_services()
+        last = await self._documents.release_document(_operation(request), request.document_id)
+        return pb.ReleaseDocumentResponse(last=last)
+
+    async def ClaimDocument(
+        self, request: pb.ClaimDocumentRequest, context: Context
+    ) -> pb.ClaimDocumentResponse:
+        for_services()
+        claimed = await self._documents.claim_document(
+            _claim(request),
+            lease=seconds("lease", request.lease),
+            most_attempts=limited("most_attempts", request.most_attempts),
+        )
+        return pb.ClaimDocumentResponse(
+            work=WORK[claimed.work], document=claimed.document, content=claimed.content
+        )
+
+    async def RenewDocumentClaim(
+        self, request: pb.RenewDocumentClaimRequest, context: Context
+    ) -> pb.RenewDocumentClaimResponse:
+        for_services()
+        held = await self._documents.renew_claim(
+            _claim(request),
+            lease=seconds("lease", request.lease),
+            progress=request.progress if request.HasField("progress") else None,
+        )
+        return pb.RenewDocumentClaimResponse(held=held)
+
+    async def ReleaseDocumentClaim(
+        self, request: pb.ReleaseDocumentClaimRequest, context: Context
+    ) -> pb.ReleaseDocumentClaimResponse:
+        for_services()
+        await self._documents.release_claim(
+            _claim(request),
+            pause=seconds("pause", request.pause),
+            uncounted=request.uncounted,
+            problem=request.problem,
+        )
+        return pb.ReleaseDocumentClaimResponse()
+
+    async def FinishDocument(
+        self, request: pb.FinishDocumentRequest, context: Context
+    ) -> pb.FinishDocumentResponse:
+        for_services()
+        indexed = Indexed(
+            version=request.version,
+            index_version=request.index_version,
+            chunk_count=request.chunk_count,
+            chunks_embedded=request.chunks_embedded,
+            failure=request.failure,
+        )
+        document = await self._documents.finish_document(_claim(request), indexed)
+        return pb.FinishDocumentResponse(document=document, held=document is not None)
+
+    async def DropDocument(
+        self, request: pb.DropDocumentRequest, context: Context
+    ) -> pb.DropDocumentResponse:
+        for_services()
+        dropped = await self._documents.drop_document(_claim(request))
+        return pb.DropDocumentResponse(dropped=dropped)
+
+    async def ListDueDocuments(
+        self, request: pb.ListDueDocumentsRequest, context: Context
+    ) -> pb.ListDueDocumentsResponse:
+        for_services()
+        due = await self._documents.due_documents(
+            lease=seconds("lease", request.lease), limit=limited("limit", request.limit)
+        )
+        keys = [pb.DocumentKey(tenant=tenant, document_id=one) for tenant, one in due]
+        return pb.ListDueDocumentsResponse(documents=keys)
+
+
+def _operation(request: OperationRequest) -> Operation:
+    return Operation(
+        tenant=request.tenant,
+        user_id=request.user_id,
+        request_id=request.request_id,
+        request_hash=request.request_hash,
+    )
+
+
+def _claim(request: ClaimRequest) -> Claim:
+    if not request.claim_id:
+        raise InvalidArgument("claim_id", "must not be empty")
+    return Claim(tenant=request.tenant, document_id=request.document_id, id=request.claim_id)
+
+
+def _check_document(request: pb.RegisterDocumentRequest) -> None:
+    document = request.document
+    required: Sequence[tuple[str, str]] = (
+        ("request_id", request.request_id),
+        ("document.document_id", document.document_id),
+        ("document.content_hash", document.content_hash),
+    )
+    missing = {field: "must not be empty" for field, value in required if not value}
+    if document.format not in DocumentFormat.values():
+        missing["document.format"] = f"is no known format: {document.format}"
+    if missing:
+        raise InvalidArgument.fields(missing)

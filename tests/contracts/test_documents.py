@@ -1,0 +1,387 @@
+"""One suite for the document registry, over PostgreSQL and SQLite."""
+
+import asyncio
+from datetime import UTC
+
+import pytest
+
+from maieutic.v1.document_service_pb2 import (
+    DOCUMENT_FORMAT_MARKDOWN,
+    DOCUMENT_STATE_FAILED,
+    DOCUMENT_STATE_PENDING,
+    DOCUMENT_STATE_READY,
+    INGEST_STAGE_CHUNKED,
+    INGEST_STAGE_STORED,
+    Document,
+    IngestProgress,
+)
+from services.persistence.document_ports import (
+    Claim,
+    Claimed,
+    Indexed,
+    Operation,
+    Registered,
+    Registration,
+    Work,
+)
+from services.persistence.errors import DocumentIdTaken, DocumentNotFound, RequestIdTaken
+from services.persistence.model import Place
+from tests.contracts.archives import ArchiveHarness
+from tests.persistence.stories import TENANT, USER
+
+ONE = "document-1"
+INDEX = "embedder-1"
+TABLES = (
+    "documents",
+    "document_contents",
+    "document_references",
+)
+DONE = Indexed(version=1, index_version=INDEX, chunk_count=12, chunks_embedded=7)
+
+
+def operation(
+    request_id: str = "request-1", *, user: str = USER, tenant: str = TENANT, body: bytes = b"body"
+) -> Operation:
+    return Operation(tenant=tenant, user_id=user, request_id=request_id, request_hash=body)
+
+
+def registration(
+    document_id: str = ONE,
+    *,
+    user: str = USER,
+    request_id: str = "add-1",
+    content: bytes = b"# Ships",
+    tenant: str = TENANT,
+    index_version: str = INDEX,
+) -> Registration:
+    return Registration(
+        operation=operation(request_id, user=user, tenant=tenant, body=b"hash of " + content),
+        document=Document(
+            document_id=document_id,
+            name="Ships\x00",
+            format=DOCUMENT_FORMAT_MARKDOWN,
+            size=len(content),
+            content_hash=content.hex(),
+        ),
+        content=content,
+        index_version=index_version,
+    )
+
+
+def claim_of(worker: str, *, document_id: str = ONE, tenant: str = TENANT) -> Claim:
+    return Claim(tenant=tenant, document_id=document_id, id=worker)
+
+
+async def added(harness: ArchiveHarness, registration_: Registration | None = None) -> Document:
+    return (await harness.archive.register_document(registration_ or registration())).document
+
+
+async def claimed(
+    harness: ArchiveHarness,
+    worker: str = "w1",
+    *,
+    document_id: str = ONE,
+    lease: float = 60.0,
+    most_attempts: int = 5,
+) -> Claimed:
+    claim = claim_of(worker, document_id=document_id)
+    return await harness.archive.claim_document(claim, lease=lease, most_attempts=most_attempts)
+
+
+async def indexed(harness: ArchiveHarness, worker: str = "w1", document_id: str = ONE) -> Document:
+    """Claim the document and say that it is in the index."""
+    assert (await claimed(harness, worker, document_id=document_id)).work is Work.INDEX
+    claim = claim_of(worker, document_id=document_id)
+    document = await harness.archive.finish_document(claim, DONE)
+    assert document is not None
+    return document
+
+
+async def released(
+    harness: ArchiveHarness, request_id: str = "release-1", user: str = USER
+) -> bool:
+    return await harness.archive.release_document(operation(request_id, user=user), ONE)
+
+
+async def due(harness: ArchiveHarness, lease: float = 0.0) -> list[str]:
+    found = await harness.archive.due_documents(lease=lease, limit=10)
+    return [document_id for _, document_id in found]
+
+
+async def nothing_is_left(harness: ArchiveHarness) -> bool:
+    return [await harness.rows(f"SELECT * FROM {table}") for table in TABLES] == [[], [], []]  # noqa: S608 - the test's own
+
+
+async def test_a_document_is_pending_until_its_claim_is_finished(harness: ArchiveHarness) -> None:
+    first = await harness.archive.register_document(registration())
+    assert first.indexes
+    assert first.document.state == DOCUMENT_STATE_PENDING
+    assert (first.document.version, first.document.indexed_version) == (1, 0)
+    assert first.document.HasField("create_time")
+    work = await claimed(harness)
+    assert (work.work, work.content) == (Work.INDEX, b"# Ships")
+    finished = await harness.archive.finish_document(claim_of("w1"), DONE)
+    assert finished is not None
+    assert (finished.state, finished.chunk_count) == (DOCUMENT_STATE_READY, 12)
+    assert (finished.indexed_version, finished.progress.stage) == (1, INGEST_STAGE_STORED)
+    assert await harness.archive.get_document(TENANT, USER, ONE) == finished
+    assert (await claimed(harness, "w2")).work is Work.NONE
+
+
+async def test_the_same_content_is_stored_once_for_all_users(harness: ArchiveHarness) -> None:
+    first = await added(harness)
+    again = await harness.archive.register_document(
+        registration("document-2", user="bob", request_id="add-2")
+    )
+    assert again == Registered(document=first, indexes=False)
+    assert await harness.rows("SELECT count(*) FROM document_contents") == [(1,)]
+    for user in (USER, "bob"):
+        assert await harness.archive.get_document(TENANT, user, ONE) == first
+    foreign = await added(harness, registration("document-3", tenant="globex"))
+    assert foreign.document_id == "document-3"
+
+
+async def test_a_request_id_is_good_for_one_request_and_answers_as_before(
+    harness: ArchiveHarness,
+) -> None:
+    first = await harness.archive.register_document(registration())
+    assert await harness.archive.register_document(registration()) == first
+    ready = await indexed(harness)
+    again = await harness.archive.register_document(registration())
+    assert again == Registered(document=ready, indexes=True)
+    with pytest.raises(RequestIdTaken):
+        await added(harness, registration("document-2", content=b"other"))
+    with pytest.raises(RequestIdTaken):
+        await released(harness, "add-1")
+    assert await harness.archive.list_documents(TENANT, USER, before=None, limit=9) == [ready]
+
+
+async def test_a_repeated_request_does_not_bring_back_what_was_given_up_since(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await released(harness)
+    with pytest.raises(DocumentNotFound):
+        await added(harness)
+    assert not await harness.archive.list_documents(TENANT, USER, before=None, limit=9)
+
+
+async def test_a_repeated_release_does_not_take_what_was_added_since(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    assert await released(harness)
+    await added(harness, registration(request_id="add-2"))
+    assert not await released(harness)
+    assert (await harness.archive.get_document(TENANT, USER, ONE)).document_id == ONE
+
+
+async def test_a_document_id_fits_one_content(harness: ArchiveHarness) -> None:
+    await added(harness)
+    with pytest.raises(DocumentIdTaken):
+        await added(harness, registration(request_id="add-2", content=b"other"))
+
+
+async def test_documents_of_others_do_not_exist(harness: ArchiveHarness) -> None:
+    await added(harness)
+    for tenant, user in ((TENANT, "bob"), ("globex", USER)):
+        with pytest.raises(DocumentNotFound):
+            await harness.archive.get_document(tenant, user, ONE)
+        assert await harness.archive.list_documents(tenant, user, before=None, limit=9) == []
+    foreign = claim_of("w1", tenant="globex")
+    work = await harness.archive.claim_document(foreign, lease=60, most_attempts=5)
+    assert work.work is Work.NONE
+
+
+async def test_the_last_release_has_the_document_removed(harness: ArchiveHarness) -> None:
+    await added(harness)
+    await added(harness, registration(user="bob", request_id="add-2"))
+    await indexed(harness)
+    assert not await released(harness)
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.get_document(TENANT, USER, ONE)
+    assert await released(harness, user="bob")
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.get_document(TENANT, "bob", ONE)
+    assert (await claimed(harness)).work is Work.REMOVE
+    assert await harness.archive.drop_document(claim_of("w1"))
+    assert await nothing_is_left(harness)
+    assert await released(harness, "release-2", user="bob")
+    assert (await claimed(harness)).work is Work.NONE
+
+
+async def test_content_that_comes_before_the_removal_keeps_its_vectors(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await indexed(harness)
+    await released(harness)
+    back = await harness.archive.register_document(registration("document-9", request_id="add-2"))
+    assert (back.document.document_id, back.indexes) == (ONE, False)
+    assert back.document.state == DOCUMENT_STATE_READY
+    assert (await claimed(harness)).work is Work.NONE
+
+
+async def test_content_that_comes_during_the_removal_is_indexed_after_it(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await indexed(harness)
+    await released(harness)
+    assert (await claimed(harness)).work is Work.REMOVE
+    back = await harness.archive.register_document(registration("document-9", request_id="add-2"))
+    assert back.indexes
+    assert (back.document.state, back.document.indexed_version) == (DOCUMENT_STATE_PENDING, 0)
+    assert (await claimed(harness, "w2")).work is Work.HELD
+    assert not await harness.archive.drop_document(claim_of("w1"))
+    assert (await indexed(harness, "w2")).state == DOCUMENT_STATE_READY
+
+
+async def test_a_document_released_while_it_is_indexed_is_removed_next(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await claimed(harness)
+    await released(harness)
+    assert (await claimed(harness, "w2")).work is Work.HELD
+    assert await harness.archive.finish_document(claim_of("w1"), DONE)
+    assert (await claimed(harness)).work is Work.REMOVE
+    assert await harness.archive.drop_document(claim_of("w1"))
+    assert await nothing_is_left(harness)
+
+
+async def test_content_goes_with_the_last_document_that_has_it(harness: ArchiveHarness) -> None:
+    await added(harness)
+    await added(harness, registration("document-2", request_id="add-2", content=b"other"))
+    await released(harness)
+    await claimed(harness)
+    await harness.archive.drop_document(claim_of("w1"))
+    assert await harness.rows("SELECT content FROM document_contents") == [(b"other",)]
+
+
+async def test_one_worker_at_a_time_has_a_documents_work(harness: ArchiveHarness) -> None:
+    await added(harness)
+    assert (await claimed(harness, "w1")).work is Work.INDEX
+    assert (await claimed(harness, "w2")).work is Work.HELD
+    assert (await claimed(harness, "w1")).work is Work.INDEX
+    progress = IngestProgress(stage=INGEST_STAGE_CHUNKED, chunks_done=3, chunks_total=9)
+    assert await harness.archive.renew_claim(claim_of("w1"), lease=0, progress=progress)
+    shown = await harness.archive.get_document(TENANT, USER, ONE)
+    assert shown.progress == progress
+    assert (await claimed(harness, "w2")).work is Work.INDEX
+    assert not await harness.archive.renew_claim(claim_of("w1"), lease=60, progress=progress)
+    assert await harness.archive.finish_document(claim_of("w1"), DONE) is None
+    await harness.archive.release_claim(claim_of("w1"), pause=0, uncounted=False, problem="")
+    assert (await claimed(harness, "w3")).work is Work.HELD
+    assert not await harness.archive.drop_document(claim_of("w1"))
+    assert await harness.archive.finish_document(claim_of("w2"), DONE)
+
+
+async def test_of_workers_that_claim_at_once_one_has_the_work(harness: ArchiveHarness) -> None:
+    await added(harness)
+    works = await asyncio.gather(*(claimed(harness, f"w{number}") for number in range(8)))
+    assert sorted(one.work.value for one in works) == ["held"] * 7 + ["index"]
+
+
+async def test_a_document_that_ends_its_workers_is_given_up_with_the_reason(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    for attempt in range(3):
+        assert (await claimed(harness, f"w{attempt}", lease=0, most_attempts=3)).work is Work.INDEX
+    assert (await claimed(harness, "w4", most_attempts=3)).work is Work.NONE
+    failed = await harness.archive.get_document(TENANT, USER, ONE)
+    assert failed.state == DOCUMENT_STATE_FAILED
+    assert failed.failure == "indexing was begun 3 times and never ended"
+    again = await harness.archive.register_document(registration(request_id="add-2"))
+    assert again.indexes
+    assert (await indexed(harness, "w5")).failure == ""
+
+
+async def test_work_that_is_handed_back_waits_for_its_time(harness: ArchiveHarness) -> None:
+    await added(harness)
+    for worker in ("w1", "w2", "w3"):
+        assert (await claimed(harness, worker, most_attempts=1)).work is Work.INDEX
+        claim = claim_of(worker)
+        await harness.archive.release_claim(claim, pause=0, uncounted=True, problem="index away")
+        assert await due(harness) == [ONE]
+    assert (await claimed(harness, "w4", most_attempts=1)).work is Work.INDEX
+    problem = "bad\x00 luck"
+    await harness.archive.release_claim(claim_of("w4"), pause=60, uncounted=False, problem=problem)
+    assert (await claimed(harness, "w5", most_attempts=1)).work is Work.HELD
+    assert await due(harness) == []
+
+
+async def test_a_failure_is_kept_until_another_try(harness: ArchiveHarness) -> None:
+    await added(harness)
+    await claimed(harness)
+    failed = await harness.archive.finish_document(
+        claim_of("w1"), Indexed(version=1, failure="page 3 is broken")
+    )
+    assert failed is not None
+    assert (failed.state, failed.failure) == (DOCUMENT_STATE_FAILED, "page 3 is broken")
+    assert await due(harness) == []
+    assert await released(harness)
+    assert (await claimed(harness)).work is Work.REMOVE
+
+
+async def test_a_document_indexed_under_another_version_is_indexed_again(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await indexed(harness)
+    newer = registration(request_id="add-2", index_version="embedder-2")
+    again = await harness.archive.register_document(newer)
+    assert again.indexes
+    assert (again.document.state, again.document.indexed_version) == (DOCUMENT_STATE_PENDING, 1)
+
+
+async def test_work_that_nobody_does_is_handed_to_one_caller_within_a_lease(
+    harness: ArchiveHarness,
+) -> None:
+    for number in range(3):
+        await added(
+            harness, registration(f"d{number}", request_id=f"r{number}", content=b"%d" % number)
+        )
+    # Just told to everybody by those who added it.
+    assert await due(harness, lease=60.0) == []
+    assert sorted(await due(harness)) == ["d0", "d1", "d2"]
+    assert await due(harness, lease=60.0) == []
+    await claimed(harness, document_id="d0")
+    await indexed(harness, document_id="d1")
+    assert await due(harness) == ["d2"]
+
+
+async def test_documents_are_listed_newest_first_and_by_page(harness: ArchiveHarness) -> None:
+    for number in range(5):
+        await added(
+            harness,
+            registration(f"document-{number}", request_id=f"r{number}", content=b"%d" % number),
+        )
+    listed: list[Document] = []
+    before: Place | None = None
+    while page := await harness.archive.list_documents(TENANT, USER, before=before, limit=2):
+        listed += page
+        before = Place(time=page[-1].create_time.ToDatetime(UTC), id=page[-1].document_id)
+    places = [(d.create_time.ToNanoseconds(), d.document_id) for d in listed]
+    assert len(places) == 5
+    assert places == sorted(places, reverse=True)
+
+
+async def test_adding_and_releasing_at_the_same_time_leaves_no_half_document(
+    harness: ArchiveHarness,
+) -> None:
+    async def come_and_go(user: str) -> None:
+        for turn in range(5):
+            document = await added(harness, registration(user=user, request_id=f"{user}-{turn}"))
+            release = operation(f"release {user}-{turn}", user=user)
+            await harness.archive.release_document(release, document.document_id)
+
+    async def remove() -> None:
+        for _ in range(20):
+            if (await claimed(harness)).work is Work.REMOVE:
+                await harness.archive.drop_document(claim_of("w1"))
+
+    await asyncio.gather(remove(), *(come_and_go(f"user-{number}") for number in range(4)))
+    await remove()
+    assert await nothing_is_left(harness)
