@@ -1,5 +1,6 @@
 """How turns begin: at once, in line behind others, or in place of the one that runs. Pure."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -72,6 +73,8 @@ def begin(
     """
     if (known := draft.turns.get(job.turn_id)) is not None:
         return _begun_before(draft, known, job)
+    # The caller's own stays as it is: after a conflict it is begun again, at another place.
+    job = copy.deepcopy(job)
     ahead = draft.record.session.active_turn_id or "".join(draft.record.waiting_turn_ids[:1])
     if not ahead:
         return _start(draft, job, timing)

@@ -8,6 +8,7 @@ from maieutic.bus.v1.bus_pb2 import SessionChanged, TurnAccepted, TurnFinished
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.v1.turn_service_pb2 import (
+    BUSY_POLICY_ENQUEUE,
     TURN_STATE_CANCELLED,
     TURN_STATE_COMPLETED,
     TURN_STATE_FAILED,
@@ -142,6 +143,16 @@ def test_a_turn_knows_the_one_before_it() -> None:
     complete(memory, hold)
     memory.apply(lambda d: begin(d, job("b"), TIMING))
     assert memory.turns[B].job.predecessor_turn_id == A
+
+
+def test_a_turn_that_meets_a_conflict_waits_without_the_place_that_it_nearly_had() -> None:
+    """Its message would be in the history twice: the archive tells waiting ones by that."""
+    memory, new = Memory.with_session(), job("b", policy=BUSY_POLICY_ENQUEUE)
+    assert begin(memory.draft(), new, TIMING).job.message.position == 1
+    memory.apply(lambda d: begin(d, job("a"), TIMING))
+    waiting = memory.apply(lambda d: begin(d, new, TIMING))
+    assert waiting.phase == WAITING
+    assert waiting.job.message.position == 0
 
 
 def test_a_claim_gives_a_new_fence_an_attempt_and_the_window() -> None:
