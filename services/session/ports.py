@@ -25,6 +25,8 @@ class LeftoverKind(StrEnum):
     """Without expiry, and not on the clock."""
     TURN_LOG = "turn_log"
     """Without expiry, and without its turn."""
+    LIVE_ENTRY = "live_entry"
+    """Counted as a live session, and not here."""
     DUE_MEMBER = "due_member"
     """On the clock, and not here."""
     QUARANTINED = "quarantined"
@@ -39,7 +41,7 @@ class Leftover:
     key: str
     member: str
     """The session or turn that it is of; of what is quarantined the time in ms."""
-    score: int = 0
+    score: float = 0.0
     """Of an entry of a list, in ms."""
 
     def __str__(self) -> str:

@@ -101,6 +101,11 @@ async def index_entry(redis: Redis, *, age: int = 2 * GRACE_MS) -> None:
     await redis.zadd(keys.owner_key(OWNER), {new_id(): now_ms() - age})
 
 
+async def live_entry(redis: Redis) -> None:
+    session_id = new_id()
+    await redis.zadd(keys.live_key(shard_of(session_id)), {session_id: float("inf")})
+
+
 async def due_member(redis: Redis) -> None:
     turn_id = new_id()
     await redis.zadd(keys.due_key(shard_of(turn_id)), {turn_id: now_ms() + 10**9})
@@ -146,6 +151,7 @@ def put_aside_at(ms: int) -> str:
 
 GONE: list[tuple[LeftoverKind, Callable[[Redis], Awaitable[None]]]] = [
     (LeftoverKind.INDEX_ENTRY, index_entry),
+    (LeftoverKind.LIVE_ENTRY, live_entry),
     (LeftoverKind.DUE_MEMBER, due_member),
     (LeftoverKind.TURN_LOG, log),
     (LeftoverKind.TURN, turn_of_deleted_session),
@@ -407,6 +413,19 @@ async def test_more_than_a_step_may_remove_is_removed_by_the_next_ones(place: Pl
 
     await wait_until(none_left, SOON)
     assert {450 - 200, 450 - 400, 0} <= set(left)
+
+
+async def test_behind_more_sessions_than_are_asked_after_together_an_orphan_is_found(
+    place: Place,
+) -> None:
+    entries = {new_id(): LONG_AGO + number for number in range(1_100)}
+    *living, lost = entries
+    writes = place.redis.pipeline(transaction=False)
+    for session_id in living:
+        writes.set(keys.record_key(session_id), b"")
+    await writes.execute()
+    await place.redis.zadd(keys.owner_key(OWNER), entries)
+    assert (await place.one()).member == lost
 
 
 async def test_a_search_that_is_switched_off_ends_at_once(place: Place) -> None:

@@ -5,7 +5,7 @@ makes just now.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from redis.exceptions import RedisError, ResponseError
@@ -23,16 +23,17 @@ from services.session.ports import QUARANTINE_MS, Leftover, LeftoverKind, Walked
 
 _NO_EXPIRY = -1
 _ENTRIES_AT_ONCE = 1_000
-"""Members of one list that are looked at in a step: its oldest, or those due first."""
+"""Members of a list that are asked after together."""
 _NAMES = (
     (LeftoverKind.INDEX_ENTRY, re.compile(r"u:[0-9a-f]{40}:s()")),
+    (LeftoverKind.LIVE_ENTRY, re.compile(r"\{\d+\}:live()")),
     (LeftoverKind.DUE_MEMBER, re.compile(r"\{\d+\}:due()")),
     (LeftoverKind.SESSION_PART, re.compile(r"\{\d+\}:s:([^:]+):(?:msg|notes|bm|spec)")),
     (LeftoverKind.TURN_LOG, re.compile(r"\{\d+\}:t:([^:]+):ev")),
     (LeftoverKind.TURN, re.compile(r"\{\d+\}:t:([^:]+)")),
     (LeftoverKind.QUARANTINED, re.compile(r"\{\d+\}:q:.+:(\d+)")),
 )
-_LISTS = frozenset({LeftoverKind.INDEX_ENTRY, LeftoverKind.DUE_MEMBER})
+_LISTS = frozenset({LeftoverKind.INDEX_ENTRY, LeftoverKind.LIVE_ENTRY, LeftoverKind.DUE_MEMBER})
 
 
 class _Named(NamedTuple):
@@ -70,25 +71,31 @@ class RedisKeySpace(KeyWalk):
 
     async def _of_list(self, named: _Named, now_ms: int, grace_ms: int) -> list[Leftover]:
         """Return the entries of a list whose session or turn is not here."""
-        indexed = named.kind is LeftoverKind.INDEX_ENTRY
-        # What is overdue the clock itself forgets.
-        range_ = ("-inf", f"({now_ms - grace_ms}") if indexed else (f"({now_ms}", "+inf")
-        ends = ("BYSCORE", "LIMIT", 0, _ENTRIES_AT_ONCE, "WITHSCORES")
-        (reply,) = await self._pipeline([("ZRANGE", named.key, *range_, *ends)], errors=True)
+        # What is overdue, or expired, is forgotten where it is counted.
+        low, high = f"({now_ms}", "+inf"
+        if named.kind is LeftoverKind.INDEX_ENTRY:
+            low, high = "-inf", f"({now_ms - grace_ms}"
+        between: Command = ("ZRANGE", named.key, low, high, "BYSCORE", "WITHSCORES")
+        (reply,) = await self._pipeline([between], errors=True)
         if isinstance(reply, Exception):
             return []  # something else has the name
-        entries = [(member.decode(), int(float(score))) for member, score in scored(reply)]
-        here = await self._pipeline(
-            [
-                ("EXISTS", keys.record_key(member) if indexed else keys.turn_key(member))
-                for member, _ in entries
-            ]
-        )
-        return [
+        entries = [(member.decode(), float(score)) for member, score in scored(reply)]
+        found: list[Leftover] = []
+        for first in range(0, len(entries), _ENTRIES_AT_ONCE):
+            part = entries[first : first + _ENTRIES_AT_ONCE]
+            found += await self._absent(named, part)
+        return found
+
+    async def _absent(
+        self, named: _Named, entries: Sequence[tuple[str, float]]
+    ) -> Iterator[Leftover]:
+        asked = [("EXISTS", _key_of(named.kind, member)) for member, _ in entries]
+        here = await self._pipeline(asked)
+        return (
             Leftover(kind=named.kind, key=named.key, member=member, score=score)
             for (member, score), exists in zip(entries, here, strict=True)
             if not exists
-        ]
+        )
 
     async def remove(self, leftover: Leftover, grace_ms: int, timing: Timing) -> bool:
         try:
@@ -102,8 +109,8 @@ class RedisKeySpace(KeyWalk):
         match leftover.kind:
             case LeftoverKind.INDEX_ENTRY:
                 return await self._remove_index_entry(leftover)
-            case LeftoverKind.DUE_MEMBER:
-                return await self._forget_due_member(leftover)
+            case LeftoverKind.LIVE_ENTRY | LeftoverKind.DUE_MEMBER:
+                return await self._remove_entry(leftover)
             case LeftoverKind.SESSION_PART:
                 return await self._expire_part(leftover, grace_ms)
             case LeftoverKind.TURN_LOG:
@@ -130,15 +137,16 @@ class RedisKeySpace(KeyWalk):
             try:
                 await transaction.commit([("SET", record, b""), ("DEL", record)])
             except (Conflict, CommitUnknown):
-                entry = (leftover.key, "LT", leftover.score, leftover.member)
+                entry = (leftover.key, "LT", str(int(leftover.score)), leftover.member)
                 await self._pipeline([("ZADD", *entry)])
                 return False
         return True
 
-    async def _forget_due_member(self, leftover: Leftover) -> bool:
-        turn = keys.turn_key(leftover.member)
-        async with Transaction(self._servers, turn) as transaction:
-            (here,) = await transaction.read([turn], [("EXISTS", turn)])
+    async def _remove_entry(self, leftover: Leftover) -> bool:
+        """Remove an entry that is only ever written together with the key that it is of."""
+        of = _key_of(leftover.kind, leftover.member)
+        async with Transaction(self._servers, of) as transaction:
+            (here,) = await transaction.read([of], [("EXISTS", of)])
             if not here:
                 await transaction.commit([("ZREM", leftover.key, leftover.member)])
             return not here
@@ -200,6 +208,11 @@ def _named(key: str) -> _Named | None:
         if (match := pattern.fullmatch(key)) is not None:
             return _Named(kind, key, match[1])
     return None
+
+
+def _key_of(kind: LeftoverKind, member: str) -> str:
+    """Return the key that an entry of a list is of."""
+    return keys.turn_key(member) if kind is LeftoverKind.DUE_MEMBER else keys.record_key(member)
 
 
 def _lead_to(named: _Named) -> Command:
