@@ -3,11 +3,13 @@
 import json
 import logging
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from services.gateway.adapters.key_file import BadKeyFile, KeyFile, add_key, ensure_key, read_keys
+from services.gateway.main import ADMIN
 from services.gateway.model import KeyHolder
 from tests.waiting import wait_until
 
@@ -122,3 +124,16 @@ def test_an_empty_key_file_is_no_key(path: Path) -> None:
     key_file.touch()
     with pytest.raises(BadKeyFile, match="is empty"):
         ensure_key(path, key_file, BACKEND)
+
+
+async def test_the_first_key_of_an_older_version_becomes_an_admins(
+    path: Path, tmp_path: Path
+) -> None:
+    key = ensure_key(path, tmp_path / "admin", ADMIN)
+    (entry,) = map(json.loads, path.read_text().splitlines())
+    del entry["admin"]
+    path.write_text(json.dumps(entry))
+    keys = await KeyFile.open(path, check_every=0.0)
+    assert await keys.holder(key) == replace(ADMIN, admin=False)
+    assert ensure_key(path, tmp_path / "admin", ADMIN) == key
+    assert await keys.holder(key) == ADMIN

@@ -376,3 +376,26 @@ async def test_an_error_of_the_store_is_told_counted_and_logged(
     for secret in (PASSWORD, TITLE):
         assert secret not in log
         assert secret not in told
+
+
+async def test_what_runs_without_a_call_counts_as_turns(
+    server: RedisServer, endpoint: Endpoint
+) -> None:
+    async with scene_on(server, endpoint, IMPATIENT) as scene, scene.way.outage():
+
+        async def counted() -> bool:
+            return await scene.count(StoreOperation.TURN, ErrorType.CONNECTION) > 0
+
+        await wait_until(counted, SOON)
+
+
+async def test_what_a_stream_reads_counts_as_events(
+    server: RedisServer, endpoint: Endpoint
+) -> None:
+    async with scene_on(server, endpoint, IMPATIENT) as scene:
+        stream = scene.user.stream(scene.session_id, TITLE)
+        await anext(aiter(stream))
+        async with scene.way.outage():
+            error = await failure(stream)
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert await scene.count(StoreOperation.EVENTS, ErrorType.CONNECTION) == 1

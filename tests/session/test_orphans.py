@@ -165,7 +165,7 @@ async def data_keys(redis: Redis) -> list[bytes]:
     return [key for key in found if not key.endswith(b":rec")]
 
 
-@pytest.mark.parametrize(("kind", "plant"), GONE, ids=str)
+@pytest.mark.parametrize(("kind", "plant"), GONE)
 async def test_what_is_left_behind_is_found_and_removed(
     place: Place, kind: LeftoverKind, plant: Callable[[Redis], Awaitable[None]]
 ) -> None:
