@@ -41,7 +41,7 @@ async def test_a_backend_killed_in_mid_turn_ends_the_turn_once_when_it_is_back()
             assert [frame.HasField("outcome") for frame in whole].count(True) == 1
 
 
-async def test_a_restart_keeps_conversations_documents_and_the_key() -> None:
+async def test_a_restart_and_a_kill_keep_conversations_documents_and_the_key() -> None:
     async with backend() as running:
         key = running.api_key
         async with running.client() as client:
@@ -61,8 +61,14 @@ async def test_a_restart_keeps_conversations_documents_and_the_key() -> None:
             assert again.chunks_embedded == 0
             answer = await told(client, session.session_id, "How is black tea brewed?")
             assert "boiling water" in answer
-            topics = await told(client, session.session_id, "Sum up our conversation.")
-            assert "How is green tea brewed?" in topics
+        await running.kill9()
+        await running.start()
+        async with running.client() as client:
+            question = "Please summarise what we discussed."
+            summary = await told(client, session.session_id, question)
+            assert "How is green tea brewed?" in summary
+            assert "How is black tea brewed?" in summary
+            assert len(await texts(client, session.session_id)) == 6
 
 
 async def test_a_session_that_left_the_live_store_is_read_from_the_archive() -> None:

@@ -43,6 +43,25 @@ async def test_a_session_that_has_expired_has_its_history_and_the_next_turn_sees
     assert [m.position for m in messages] == [1, 2, 3, 4]
 
 
+async def test_a_conversation_goes_on_over_a_restart_and_a_kill_of_the_session_service(
+    stack: RealStack, session: Session
+) -> None:
+    """Each turn is asked by a client of its own; the last one asks what was said."""
+    topics = ["How is rye bread baked?", "What is a fjord?"]
+    await stack.replace("agents", model_kind="offline", model_word_delay="0")
+    for topic, end in zip(topics, (stack.stop, stack.kill9), strict=True):
+        async with stack.client() as client:
+            await client.turns.stream(session, topic, timeout=PATIENCE).result()
+        await end("session")
+        await stack.start("session")
+    async with stack.client() as client:
+        asked = client.turns.stream(session, "Summarise what we discussed.", timeout=PATIENCE)
+        summary = await asked.result()
+        assert summary.state == TURN_STATE_COMPLETED
+        assert all(topic in summary.text for topic in topics)
+        assert len(await conversation(client, session.session_id)) == 6
+
+
 async def test_a_redis_that_is_killed_and_comes_back_loses_nothing_that_was_accepted(
     stack: RealStack, client: Maieutic, session: Session
 ) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import grpc
 from google.rpc.error_details_pb2 import QuotaFailure
 
-from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.session.v1.turn_work_service_pb2 import WRITE_STATUS_MISSING
 from maieutic.v1.turn_service_pb2 import (
     BUSY_POLICY_ENQUEUE as ENQUEUE,
     BUSY_POLICY_INTERRUPT as INTERRUPT,
@@ -18,11 +19,13 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_ROLLED_BACK,
     TURN_STATE_WAITING,
     BusyPolicy,
+    TurnOutcome,
 )
 from services.runtime.memory import MemoryBus
 from services.runtime.topology import maieutic_topology
 from services.session.adapters.redis import RedisSessionStore
 from services.session.beginning import begin
+from services.session.model import agent_message
 from services.session.ports import Reads
 from tests.backends.redis import RedisServer, valkey
 from tests.proxy import proxy
@@ -320,3 +323,99 @@ async def test_an_emptied_store_gets_its_line_back_in_order(any_store_url: str) 
             await stack.archived(turn_id)
         told = await texts(user, session_id)
         assert told == ["a?", "halfan", "d?", "D!", "b?", "B!", "c?", "C!", "e?", "E!"]
+
+
+async def answers(_: Stack, __: User, held: Held) -> None:
+    await held.complete("half an answer")
+
+
+async def fails(_: Stack, __: User, held: Held) -> None:
+    await held.fail(retryable=False)
+
+
+async def fails_every_time(stack: Stack, _: User, held: Held) -> None:
+    await held.fail(retryable=True)
+    second = await stack.claim(held.turn_id, nth=2)
+    assert (await second.fail(retryable=True)).HasField("finished")
+
+
+async def is_cancelled(_: Stack, user: User, held: Held) -> None:
+    await user.cancel(held.turn_id)
+
+
+async def dies_every_time(stack: Stack, _: User, held: Held) -> None:
+    await stack.claim(held.turn_id, queue="suspect")
+
+
+async def goes_on_beyond_its_budget(_: Stack, user: User, held: Held) -> None:
+    async def ended() -> bool:
+        await held.record()
+        return (await user.turn(held.turn_id)).HasField("outcome")
+
+    await wait_until(ended, SOON)
+
+
+async def has_ended_in_the_archive(stack: Stack, _: User, held: Held) -> None:
+    """As when the store lost an outcome that was archived: the archive's word stands."""
+    job = await stack.jobs.next(held.turn_id)
+    outcome = TurnOutcome(state=TURN_STATE_COMPLETED, text="said before", fence=1)
+    row = TurnFinished(job=job, outcome=outcome)
+    row.answer.CopyFrom(agent_message(row, position=2))
+    await stack.archiver.publish(stack.bus, row)
+
+
+ENDS = {
+    "COMPLETED": (answers, "half an answer"),
+    "MODEL_AWAY": (fails, ""),
+    "MODEL_AWAY again": (fails_every_time, ""),
+    "CANCELLED_BY_CALLER": (is_cancelled, "halfan"),
+    "ATTEMPTS_SPENT": (dies_every_time, ""),
+    "TIME_BUDGET_SPENT": (goes_on_beyond_its_budget, "halfan"),
+    "COMPLETED before": (has_ended_in_the_archive, "said before"),
+}
+"""How a turn may end: the reason, what its worker or caller does, and what stays of the answer."""
+
+
+async def test_however_a_turn_ends_the_next_in_line_runs_and_sees_what_is_left(
+    store_url: str,
+) -> None:
+    async with session_stack(store_url, lease=0.3, max_attempts=2) as stack:
+        await asyncio.gather(*(ends_and_the_next_runs(stack, reason) for reason in ENDS))
+
+
+async def ends_and_the_next_runs(stack: Stack, reason: str) -> None:
+    end, left = ENDS[reason]
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    budget = 0.5 if end is goes_on_beyond_its_budget else 0
+    held = await stack.claim((await user.begin(session_id, "a?", budget=budget)).turn_id)
+    await held.say("half an")
+    b, c = await enqueued(user, session_id, ["b?", "c?"])
+    await end(stack, user, held)
+    ended = await user.ended(held.turn_id)
+    assert (ended.outcome.reason or "COMPLETED") == reason.split(maxsplit=1)[0]
+    # Whoever still holds it ends nothing a second time, and starts nobody.
+    assert (await held.complete("too late", publish=False)).finished.answer.text != "too late"
+    following = await stack.claim(b)
+    assert asked(following) == ["a?", *([left] if left else []), "b?"]
+    assert (await user.turn(c)).waiting_position == 1
+    await following.complete("B!")
+    await stack.answer(c, "C!")
+    for turn_id in (held.turn_id, b, c):
+        assert kinds(await user.frames(turn_id)).count("outcome") == 1
+    assert (await texts(user, session_id))[-4:] == ["b?", "B!", "c?", "C!"]
+
+
+async def test_a_deleted_session_takes_its_line_along_and_tells_all_who_watch(
+    any_stack: Stack,
+) -> None:
+    user, session_id, held = await running(any_stack)
+    line = await enqueued(user, session_id, ["b?", "c?"])
+    watching = [asyncio.create_task(failure(user.watch(t))) for t in (held.turn_id, *line)]
+    await wait_until(lambda: any_stack.archive.accepted.keys() >= {held.turn_id, *line}, SOON)
+    await user.delete(session_id)
+    assert (await held.complete("A!")).status == WRITE_STATUS_MISSING
+    for error in await asyncio.gather(*watching):
+        assert error.code() == grpc.StatusCode.NOT_FOUND
+    await wait_until(lambda: session_id in any_stack.archive.deleted, SOON)
+    assert not any(any_stack.jobs.of(turn_id) for turn_id in line)
