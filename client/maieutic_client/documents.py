@@ -103,10 +103,28 @@ class Documents:
         await self._connection.call(self._stub.DeleteDocument, request)
 
     async def search(
-        self, query: str, *, document_ids: Iterable[str] = (), limit: int = 0
+        self,
+        query: str,
+        *,
+        document_ids: Iterable[str] = (),
+        limit: int = 0,
+        fetch: int = 0,
+        minimum_score: float | None = None,
+        mmr_lambda: float | None = None,
     ) -> Sequence[pb.Passage]:
-        """Return the nearest passages, best first; without ids, from all of the documents."""
-        request = pb.SearchDocumentsRequest(query=query, document_ids=document_ids, limit=limit)
+        """Return the passages that answer best, best first; without ids, from all documents.
+
+        They are chosen among the *fetch* nearest in meaning, 20 if 0; those below *minimum_score*
+        are left out, and an *mmr_lambda* below 1 prefers passages that differ from each other.
+        """
+        request = pb.SearchDocumentsRequest(
+            query=query,
+            document_ids=document_ids,
+            limit=limit,
+            fetch=fetch,
+            minimum_score=minimum_score,
+            mmr_lambda=mmr_lambda,
+        )
         return (await self._connection.call(self._stub.SearchDocuments, request)).passages
 
 

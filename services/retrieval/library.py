@@ -11,6 +11,7 @@ from services.retrieval.jobs import Jobs
 from services.retrieval.model import Owner, Splitter, checked_form, checked_name, new_document_id
 from services.retrieval.parsing.parser import Parser
 from services.retrieval.ports import Embedder, Hit, VectorIndex, Vectors
+from services.retrieval.ranking import Wanted, diverse, fused
 from services.retrieval.registry import Operation, Registration, Registry
 from services.retrieval.watching import Watchers, changes
 from services.runtime.names import DOCUMENTS_SEARCHED, EMBED_TEXTS, SEARCH_VECTORS, TEXTS
@@ -112,21 +113,33 @@ class Library:
         if await self._registry.release(operation, document_id):
             await self._jobs.publish(operation.owner.tenant, document_id)
 
-    async def search(
-        self, owner: Owner, query: str, *, document_ids: Sequence[str], limit: int
-    ) -> list[Found]:
-        """Return the passages nearest to the query, best first.
+    async def search(self, owner: Owner, wanted: Wanted) -> list[Found]:
+        """Return the passages that answer the query best, best first.
 
-        In these documents, or in all the owner's if there are no ids. Raises DocumentNotFound if
-        one is not the owner's.
+        Raises DocumentNotFound if one of the documents is not the owner's.
         """
-        names = await self._registry.names(owner, document_ids)
-        vector = await self._vector(unicodedata.normalize("NFC", query))
+        names = await self._registry.names(owner, wanted.document_ids)
+        query = unicodedata.normalize("NFC", wanted.query)
+        (vector,) = await self._vectors([query])
         with span(SEARCH_VECTORS, attributes={DOCUMENTS_SEARCHED: len(names)}):
-            hits = await self._index.search(owner.tenant, vector, document_ids=names, limit=limit)
-        return [Found(hit=hit, document_name=names[hit.document_id]) for hit in hits]
+            near = await self._index.search(
+                owner.tenant,
+                vector,
+                document_ids=names,
+                limit=max(wanted.limit, wanted.fetch),
+            )
+        hits = fused(query, [hit for hit in near if hit.score >= wanted.minimum_score])
+        if wanted.mmr_lambda < 1:
+            hits = await self._diverse(hits, wanted)
+        return [
+            Found(hit=hit, document_name=names[hit.document_id]) for hit in hits[: wanted.limit]
+        ]
 
-    async def _vector(self, text: str) -> Vectors:
-        with span(EMBED_TEXTS, attributes={TEXTS: 1}):
-            vector: Vectors = (await self._embedder.embed([text]))[0]
-        return vector
+    async def _diverse(self, hits: Sequence[Hit], wanted: Wanted) -> list[Hit]:
+        vectors = await self._vectors([hit.chunk.text for hit in hits])
+        chosen = diverse(vectors, mmr_lambda=wanted.mmr_lambda, limit=wanted.limit)
+        return [hits[place] for place in chosen]
+
+    async def _vectors(self, texts: Sequence[str]) -> Vectors:
+        with span(EMBED_TEXTS, attributes={TEXTS: len(texts)}):
+            return await self._embedder.embed(texts)

@@ -12,6 +12,7 @@ from services.retrieval.errors import BadDocument
 from services.retrieval.library import Found, Library, Upload
 from services.retrieval.model import Owner
 from services.retrieval.paging import page_size, page_token, parse_page_token
+from services.retrieval.ranking import Wanted
 from services.retrieval.registry import Operation, Registry, place_of
 from services.runtime.errors import InvalidArgument
 from services.runtime.identity import current_identity
@@ -20,6 +21,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 DEFAULT_PASSAGES = 5
 MOST_PASSAGES = 50
+DEFAULT_FETCHED = 20
+MOST_FETCHED = 200
 
 
 class DocumentServicer(DocumentServiceServicer):
@@ -92,9 +95,14 @@ class DocumentServicer(DocumentServiceServicer):
         """Return the passages nearest to the query, from the caller's documents only."""
         found = await self._library.search(
             _caller(),
-            _query(request.query),
-            document_ids=request.document_ids,
-            limit=_limit(request.limit),
+            Wanted(
+                query=_query(request.query),
+                document_ids=request.document_ids,
+                limit=_within(request, "limit", MOST_PASSAGES) or DEFAULT_PASSAGES,
+                fetch=_within(request, "fetch", MOST_FETCHED) or DEFAULT_FETCHED,
+                minimum_score=_between(request, "minimum_score", -1, 1, unset=-1),
+                mmr_lambda=_between(request, "mmr_lambda", 0, 1, unset=1),
+            ),
         )
         return pb.SearchDocumentsResponse(passages=[_passage(one) for one in found])
 
@@ -120,10 +128,20 @@ def _query(query: str) -> str:
     return query
 
 
-def _limit(limit: int) -> int:
-    if not 0 <= limit <= MOST_PASSAGES:
-        raise InvalidArgument("limit", f"is {limit}: choose 0 to {MOST_PASSAGES}")
-    return limit or DEFAULT_PASSAGES
+def _within(request: pb.SearchDocumentsRequest, field: str, most: int) -> int:
+    value: int = getattr(request, field)
+    if not 0 <= value <= most:
+        raise InvalidArgument(field, f"is {value}: choose 0 to {most}")
+    return value
+
+
+def _between(
+    request: pb.SearchDocumentsRequest, field: str, low: float, high: float, *, unset: float
+) -> float:
+    value: float = getattr(request, field) if request.HasField(field) else unset  # type: ignore[arg-type]
+    if not low <= value <= high:
+        raise InvalidArgument(field, f"is {value}: choose {low} to {high}")
+    return value
 
 
 def _passage(found: Found) -> pb.Passage:

@@ -7,6 +7,7 @@ The table is made from the public services' methods and fields, so a new field i
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import grpc
@@ -153,6 +154,9 @@ def _wrong_values(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
     elif field.type == FieldDescriptor.TYPE_INT32:
         yield "negative", _with(field, -1)
         yield "absurd", _with(field, 2**31 - 1)
+    elif field.type == FieldDescriptor.TYPE_FLOAT:
+        yield "no number", _with(field, nan)
+        yield "absurd", _with(field, 1e30)
     elif field.type == FieldDescriptor.TYPE_BYTES:
         yield "too long", _with(field, b"a" * (2 * 1024 * 1024 + 1))
     elif field.type != FieldDescriptor.TYPE_BOOL:  # of which none is wrong

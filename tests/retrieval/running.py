@@ -99,10 +99,12 @@ class User:
             await self._stub.DeleteDocument(request)
 
     async def search(
-        self, query: str, *, document_ids: Sequence[str] = (), limit: int = 0
+        self, query: str, *, document_ids: Sequence[str] = (), limit: int = 0, **others: Any
     ) -> list[pb.Passage]:
         with self._acting():
-            request = pb.SearchDocumentsRequest(query=query, document_ids=document_ids, limit=limit)
+            request = pb.SearchDocumentsRequest(
+                query=query, document_ids=document_ids, limit=limit, **others
+            )
             response = await self._stub.SearchDocuments(request, timeout=CALL_SECONDS)
         return list(response.passages)
 

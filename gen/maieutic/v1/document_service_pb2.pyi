@@ -473,9 +473,22 @@ class SearchDocumentsRequest(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    FETCH_FIELD_NUMBER: _builtins.int
+    MINIMUM_SCORE_FIELD_NUMBER: _builtins.int
+    MMR_LAMBDA_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     limit: _builtins.int
     """How many passages; 0 means 5."""
+    fetch: _builtins.int
+    """Passages nearest in meaning among which the answer is chosen, by meaning
+    and by the words of the query; 0 means 20, and never fewer than limit.
+    """
+    minimum_score: _builtins.float
+    """Leave out passages with a lower score."""
+    mmr_lambda: _builtins.float
+    """Maximal marginal relevance: 1 chooses by relevance alone, as if unset;
+    less prefers passages that differ from those chosen before.
+    """
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Search these only. Empty means all of the caller's documents."""
@@ -486,12 +499,22 @@ class SearchDocumentsRequest(_message.Message):
         query: _builtins.str = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
         limit: _builtins.int = ...,
+        fetch: _builtins.int = ...,
+        minimum_score: _builtins.float | None = ...,
+        mmr_lambda: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "_mmr_lambda", b"_mmr_lambda", "minimum_score", b"minimum_score", "mmr_lambda", b"mmr_lambda"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "limit", b"limit", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "_mmr_lambda", b"_mmr_lambda", "document_ids", b"document_ids", "fetch", b"fetch", "limit", b"limit", "minimum_score", b"minimum_score", "mmr_lambda", b"mmr_lambda", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__minimum_score: _TypeAlias = _typing.Literal["minimum_score"]  # noqa: Y015
+    _WhichOneofArgType__minimum_score: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score"]  # noqa: Y015
+    _WhichOneofReturnType__mmr_lambda: _TypeAlias = _typing.Literal["mmr_lambda"]  # noqa: Y015
+    _WhichOneofArgType__mmr_lambda: _TypeAlias = _typing.Literal["_mmr_lambda", b"_mmr_lambda"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__minimum_score) -> _WhichOneofReturnType__minimum_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mmr_lambda) -> _WhichOneofReturnType__mmr_lambda | None: ...
 
 Global___SearchDocumentsRequest: _TypeAlias = SearchDocumentsRequest  # noqa: Y015
 

@@ -122,8 +122,9 @@ class DocumentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SearchDocuments(self, request, context):
-        """SearchDocuments returns the passages nearest in meaning to a query,
-        from the caller's documents only, best first.
+        """SearchDocuments returns the passages that answer a query best, from the
+        caller's documents only, best first: by nearness in meaning and by shared
+        words, so scores need not fall from one to the next.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

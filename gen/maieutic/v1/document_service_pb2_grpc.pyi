@@ -60,8 +60,9 @@ class DocumentServiceStub:
     Deleting again succeeds.
     """
     SearchDocuments: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.SearchDocumentsRequest, _document_service_pb2.SearchDocumentsResponse]
-    """SearchDocuments returns the passages nearest in meaning to a query,
-    from the caller's documents only, best first.
+    """SearchDocuments returns the passages that answer a query best, from the
+    caller's documents only, best first: by nearness in meaning and by shared
+    words, so scores need not fall from one to the next.
     """
 
 @_typing.type_check_only
@@ -96,8 +97,9 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     Deleting again succeeds.
     """
     SearchDocuments: _aio.UnaryUnaryMultiCallable[_document_service_pb2.SearchDocumentsRequest, _document_service_pb2.SearchDocumentsResponse]  # type: ignore[assignment]
-    """SearchDocuments returns the passages nearest in meaning to a query,
-    from the caller's documents only, best first.
+    """SearchDocuments returns the passages that answer a query best, from the
+    caller's documents only, best first: by nearness in meaning and by shared
+    words, so scores need not fall from one to the next.
     """
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -165,8 +167,9 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_service_pb2.SearchDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_service_pb2.SearchDocumentsResponse, _abc.Awaitable[_document_service_pb2.SearchDocumentsResponse]]:
-        """SearchDocuments returns the passages nearest in meaning to a query,
-        from the caller's documents only, best first.
+        """SearchDocuments returns the passages that answer a query best, from the
+        caller's documents only, best first: by nearness in meaning and by shared
+        words, so scores need not fall from one to the next.
         """
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
