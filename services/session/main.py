@@ -29,6 +29,7 @@ from services.session.archiving import Archiving
 from services.session.branching import Branching
 from services.session.calls import observed
 from services.session.conversations import Conversations
+from services.session.figures import Figures
 from services.session.history import History
 from services.session.ids import Ids
 from services.session.limits import SessionLimits
@@ -80,7 +81,8 @@ async def session_service(
         ) as running:
             space = RedisKeySpace(store.servers)
             search = OrphanSearch(space=space, timing=timing, options=settings.orphans)
-            sweeping = [asyncio.create_task(one.run()) for one in (parts.sweeper, search)]
+            figures = Figures(store, settings.census_interval)
+            sweeping = [asyncio.create_task(one.run()) for one in (parts.sweeper, search, figures)]
             try:
                 yield running
             finally:

@@ -84,6 +84,9 @@ class SessionSettings:
     sweep_interval: float = 1.0
     """Seconds between two looks at the clock of unfinished work."""
 
+    census_interval: float = 10.0
+    """Seconds between two counts of what the store holds, for metrics."""
+
     max_attempts: int = 5
     """Attempts that a turn is given before it fails."""
 

@@ -3,9 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
-from statistics import fmean
 
 from maieutic.session.v1.record_pb2 import TurnRecord
 from services.runtime import names, telemetry
@@ -14,7 +12,7 @@ from services.session.live import LiveSessions
 from services.session.logs import text_said
 from services.session.losses import Losses
 from services.session.model import CANCELLING, WAITING, Draft, Timing
-from services.session.ports import Census, Reads, SessionStore
+from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.sweeping import sweep
 
@@ -24,10 +22,6 @@ TAKE_AT_ONCE = 50
 HOLD_MS = 5_000
 """A turn that is taken is left alone at least this long by others; if its taker dies, they try."""
 MEMORY_LIMIT = 0.8
-CENSUS_EVERY = 10
-"""Sweeps from one count of what the store holds to the next."""
-SESSIONS_MEASURED = 256
-"""The average size is that of the last so many which were looked at."""
 
 
 class Contact:
@@ -80,8 +74,6 @@ class Sweeper:
         self._interval = interval
         self._contact = Contact(timing.lease / 1000, clock=time.monotonic)
         self._memory_share = 0.0
-        self._sweeps = 0
-        self._session_bytes: deque[int] = deque(maxlen=SESSIONS_MEASURED)
 
     def memory_full(self) -> bool:
         """Whether the store is so full that no new turns should be taken on."""
@@ -99,10 +91,6 @@ class Sweeper:
             await asyncio.sleep(self._interval)
 
     async def _once(self) -> None:
-        self._measure_pool()
-        if self._sweeps % CENSUS_EVERY == 0:
-            self._measure_census(await self._store.census())
-        self._sweeps += 1
         self._memory_share = (await self._store.pressure()).memory_share
         overdue = await self._store.take_overdue(HOLD_MS, TAKE_AT_ONCE)
         self._measure(len(overdue))
@@ -118,22 +106,6 @@ class Sweeper:
         meters.counter(names.TURNS_SWEPT).add(overdue)
         meters.gauge(names.STORE_MEMORY).set(self._memory_share)
         meters.gauge(names.OLDEST_UNCONFIRMED).set(self._publisher.oldest_unconfirmed())
-
-    def _measure_pool(self) -> None:
-        """Also while the store is away, when it matters most."""
-        meters, pool = telemetry.current(), self._store.pool()
-        meters.gauge(names.STORE_LENT).set(pool.lent)
-        meters.gauge(names.STORE_WAITING).set(pool.waiting)
-
-    def _measure_census(self, census: Census) -> None:
-        meters = telemetry.current()
-        meters.gauge(names.SESSIONS_LIVE).set(census.sessions)
-        meters.gauge(names.SESSIONS_ACTIVE).set(census.active)
-        meters.gauge(names.QUARANTINED).set(census.quarantined)
-        meters.gauge(names.DUE_AGE).set(census.overdue_ms / 1000)
-        self._session_bytes.extend(census.session_bytes)
-        if self._session_bytes:
-            meters.gauge(names.SESSION_SIZE).set(fmean(self._session_bytes))
 
     async def _sweep_alone(self, turn_id: str) -> None:
         try:

@@ -869,23 +869,24 @@ async def test_live_sessions_are_counted_and_those_in_which_a_turn_runs_or_waits
         assert min(census.session_bytes) > 0
 
 
-async def test_a_session_that_expired_or_was_lost_is_not_counted_for_long(
-    own_database: str,
-) -> None:
-    async with (
-        opened(own_database, timing=Timing(idle=50)) as hasty,
-        opened(own_database) as store,
-        Redis.from_url(own_database) as redis,
-    ):
-        session_id, lost = new_session(), new_session()
-        await hasty.transact(session_id, make(session_id))
-        await store.transact(lost, make(lost))
-        await redis.delete(keys.record_key(lost))
+async def test_a_session_that_has_expired_is_not_counted(own_database: str) -> None:
+    async with opened(own_database, timing=Timing(idle=50)) as store:
+        session_id = new_session()
+        await store.transact(session_id, make(session_id))
 
         async def forgotten() -> bool:
             return (await store.census()).sessions == 0
 
         await wait_until(forgotten, 5)
+
+
+async def test_a_session_without_its_record_has_no_size(own_database: str) -> None:
+    async with opened(own_database) as store, Redis.from_url(own_database) as redis:
+        session_id = new_session()
+        await store.transact(session_id, make(session_id))
+        assert len((await store.census()).session_bytes) == 1
+        await redis.delete(keys.record_key(session_id))
+        assert not (await store.census()).session_bytes
 
 
 async def test_a_session_that_was_read_is_counted_for_longer(own_database: str) -> None:

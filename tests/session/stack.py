@@ -63,6 +63,7 @@ class FastSettings(SessionSettings):
     publish_grace: float = 0.2
     archive_grace: float = 0.3
     sweep_interval: float = 0.05
+    census_interval: float = 0.2
     max_attempts: int = 3
     queue_check: float = 0.5
     cancel_grace: float = 0.2

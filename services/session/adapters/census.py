@@ -64,9 +64,6 @@ class LiveIndex(Pipeline):
         found = await self._pipeline([("ZRANDMEMBER", keys.live_key(s)) for s in chosen])
         sessions = [found_id.decode() for found_id in found if found_id is not None]
         sizes = await self._pipeline([part for s in sessions for part in _sizes_of(s)])
-        # One whose record the server evicted, or another version deleted, goes when it is met.
-        gone = [s for s, size in zip(sessions, sizes[::3], strict=True) if size is None]
-        await self._pipeline([no_entry_of(session_id) for session_id in gone])
         parts = zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True)
         return [sum(size or 0 for size in part) for part in parts if part[0] is not None]
 
