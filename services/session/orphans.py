@@ -61,9 +61,12 @@ class OrphanSearch:
         began = time.perf_counter()
         step = await self._space.next_keys(self._options.keys)
         found = await self._space.leftovers(step, self._grace_ms)
-        for leftover in found[:_REMOVED_AT_ONCE]:
-            await self._settle(leftover)
-        if self._options.dry_run or len(found) <= _REMOVED_AT_ONCE:
+        removed = 0
+        for leftover in found:
+            if removed == _REMOVED_AT_ONCE:
+                break
+            removed += await self._settle(leftover)
+        else:
             await self._space.walked(step)
         self._measure(step, time.perf_counter() - began)
 
@@ -71,13 +74,17 @@ class OrphanSearch:
     def _grace_ms(self) -> int:
         return round(self._options.grace * 1000)
 
-    async def _settle(self, leftover: Leftover) -> None:
+    async def _settle(self, leftover: Leftover) -> bool:
+        """Remove it; False if it stays."""
         if self._options.dry_run:
             _log.warning("orphan, left alone: %s", leftover)
-        elif await self._space.remove(leftover, self._grace_ms, self._timing):
-            _log.info("orphan, removed: %s", leftover)
-            labels = {names.ORPHAN_KIND: leftover.kind.value}
-            telemetry.current().counter(names.ORPHANS_REMOVED).add(1, labels)
+            return False
+        if not await self._space.remove(leftover, self._grace_ms, self._timing):
+            return False
+        _log.info("orphan, removed: %s", leftover)
+        labels = {names.ORPHAN_KIND: leftover.kind.value}
+        telemetry.current().counter(names.ORPHANS_REMOVED).add(1, labels)
+        return True
 
     def _measure(self, step: Walked, seconds: float) -> None:
         meters = telemetry.current()

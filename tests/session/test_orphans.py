@@ -415,6 +415,22 @@ async def test_more_than_a_step_may_remove_is_removed_by_the_next_ones(place: Pl
     assert {450 - 200, 450 - 400, 0} <= set(left)
 
 
+async def test_the_search_goes_on_behind_many_that_are_not_to_be_removed_yet(place: Place) -> None:
+    writes = place.redis.pipeline(transaction=False)
+    for _ in range(250):
+        writes.xadd(keys.events_key(new_id()), {"f": b""}, id=f"{now_ms()}-1")
+    await writes.execute()
+    options = OrphanOptions(interval=0.001, keys=1000, grace=60.0)
+    search = OrphanSearch(space=place.space, timing=Timing(), options=options)
+
+    async def round_is_over() -> bool:
+        await search.step()
+        return bool(await place.redis.hget("maieutic:walk", "ended"))
+
+    await wait_until(round_is_over, SOON)
+    assert len(await data_keys(place.redis)) == 250
+
+
 async def test_behind_more_sessions_than_are_asked_after_together_an_orphan_is_found(
     place: Place,
 ) -> None:
