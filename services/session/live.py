@@ -44,7 +44,7 @@ class LiveSessions:
         """
         restoring: frozenset[str] | None = None
         while True:
-            watched = replace(reads, turns=[*{*reads.turns, *(restoring or ())}])
+            watched = replace(reads, turns=[*{*reads.turns, *restoring}]) if restoring else reads
 
             async def prepared(draft: Draft, known: frozenset[str] | None = restoring) -> None:
                 if draft.session is None:

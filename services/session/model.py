@@ -6,7 +6,7 @@ change the records of its draft in place: nobody else holds them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Self, TypeAlias, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -46,6 +46,8 @@ TERMINAL = pb.TURN_PHASE_TERMINAL
 PROVISIONAL = pb.TURN_PHASE_PROVISIONAL
 STUB = pb.TURN_PHASE_STUB
 LIVE = frozenset({WAITING, QUEUED, LEASED, CANCELLING})
+
+R = TypeVar("R", SessionRecord, TurnRecord)
 
 Fact: TypeAlias = SessionChanged | SessionDeleted | TurnAccepted
 
@@ -135,6 +137,19 @@ class Draft:
     carried_out: tuple[str, Operation] | None = None
     """The request that this draft carries out, and its marker."""
 
+    def following(self, operation: Operation | None) -> Self:
+        """Return the draft of another decision in the same commit: it finds what this one leaves.
+
+        It has the session and the turns that were read, and *operation* as its marker.
+        """
+        return type(self)(
+            session_id=self.session_id,
+            now_ms=self.now_ms,
+            session=None if self.session is None else _copied(self.session),
+            turns={turn_id: _copied(turn) for turn_id, turn in self.turns.items()},
+            operation=operation,
+        )
+
     @property
     def writes(self) -> bool:
         """Whether there is anything to commit."""
@@ -223,6 +238,12 @@ class Draft:
         """Move the turn's fence, so that every older writer is refused."""
         turn.fence = next_stamp(turn.fence, self.now_ms)
         return turn.fence
+
+
+def _copied(record: R) -> R:
+    copied = type(record)()
+    copied.CopyFrom(record)
+    return copied
 
 
 def next_stamp(previous: int, now_ms: int) -> int:

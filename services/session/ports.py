@@ -214,8 +214,9 @@ class SessionStore(Protocol):
         """Read, decide and write as one atomic step, again after every conflict.
 
         *prepare* runs between the reads and the decision; what it learns is as good as read in the
-        same step. Both may run several times. What the decision raises is raised, and nothing is
-        written. Raises ConflictExhausted when the caller's deadline passes first.
+        same step. Both may run several times, and in the context of another caller whose change of
+        the session is written in the same step. What the decision raises is raised, and nothing of
+        it is written. Raises ConflictExhausted when the caller's deadline passes first.
         """
         ...
 

@@ -130,7 +130,7 @@ async def test_writers_of_one_session_lose_nothing_though_replies_to_exec_are_lo
 
             await asyncio.gather(*map(writer, range(16)))
             link.swallow_replies(lambda _: False)
-            assert swallowed > 10
+            assert swallowed > 3
             assert await counted(one, session_id) == 16 * 30
 
 

@@ -17,8 +17,13 @@ from services.session.observing import seen
 from services.session.ports import Damage, Reads
 
 
-async def read_draft(transaction: Transaction, session_id: str, reads: Reads) -> Draft:
-    """Watch and read in one round trip, with one more if turns wait in line; raises Corrupt."""
+async def read_draft(
+    transaction: Transaction, session_id: str, reads: Reads, others: Sequence[str] = ()
+) -> tuple[Draft, dict[str, Operation | None]]:
+    """Watch and read in one round trip, with one more if turns wait in line; raises Corrupt.
+
+    Returns the draft, and the markers of *others*, the ids of requests that are to go along.
+    """
     record = keys.record_key(session_id)
     turn_keys = [keys.turn_key(turn) for turn in reads.turns]
     commands: list[tuple[str, ...]] = [("TIME",), ("GET", record)]
@@ -34,7 +39,10 @@ async def read_draft(transaction: Transaction, session_id: str, reads: Reads) ->
     if reads.operation:
         commands.append(("GET", marker))
         watched.append(marker)
-    replies = await transaction.read(watched, commands)
+    marker_keys = [keys.operation_key(session_id, other) for other in others]
+    commands += [("GET", key) for key in marker_keys]
+    replies = await transaction.read([*watched, *marker_keys], commands)
+    markers = [replies.pop() for _ in marker_keys][::-1]
     operation = replies.pop() if reads.operation else None
     annotations = replies.pop() if reads.annotations else None
     count = len(reads.turns)
@@ -49,7 +57,10 @@ async def read_draft(transaction: Transaction, session_id: str, reads: Reads) ->
     if reads.annotations:
         await _decode_annotations(transaction, draft, annotations)
     await _read_line(transaction, draft, running=reads.running)
-    return draft
+    return draft, {
+        other: await _kept(transaction, Operation, key, raw, draft)
+        for other, key, raw in zip(others, marker_keys, markers, strict=True)
+    }
 
 
 async def _decode_turns(

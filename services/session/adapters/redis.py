@@ -22,6 +22,7 @@ from services.session.adapters.codec import Corrupt
 from services.session.adapters.dialing import Patience
 from services.session.adapters.due import DueTurns
 from services.session.adapters.event_log import EventLogs
+from services.session.adapters.line import Change, Line, Outcome, decided
 from services.session.adapters.outbox import Outbox
 from services.session.adapters.owners import OwnerLists
 from services.session.adapters.passing import is_passing, is_worth_another_try
@@ -71,7 +72,7 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists, Quarantined, Li
         self._timing = timing
         self._timeout = timeout
         self._replica_timeout = replica_timeout
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._lines: weakref.WeakValueDictionary[str, Line] = weakref.WeakValueDictionary()
 
     @classmethod
     @asynccontextmanager
@@ -112,64 +113,76 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists, Quarantined, Li
                 names.TRANSACT, kind=SpanKind.CLIENT, attributes=_SPAN, failures=_FAILURES
             ) as span,
         ):
-            return await self._until_committed(session_id, decide, reads, prepare, span)
+            change = Change(decide=decide, reads=reads, prepare=prepare)
+            return await self._carried_out(session_id, change, span)
+
+    async def _carried_out(self, session_id: str, change: Change, span: Span) -> tuple[Any, Draft]:
+        """Wait for the session; whoever has its turn before may carry the change out, too."""
+        line = self._lines.setdefault(session_id, Line())
+        until = time.monotonic() + (deadline.bounded(self._timeout) or self._timeout)
+        line.waiting[change] = None
+        try:
+            async with line.lock:
+                if change.outcome is not None:
+                    return change.result()
+                del line.waiting[change]
+                return await self._until_committed(session_id, change, line, until, span)
+        finally:
+            line.waiting.pop(change, None)
 
     async def _until_committed(
-        self,
-        session_id: str,
-        decide: Callable[[Draft], T],
-        reads: Reads,
-        prepare: Callable[[Draft], Awaitable[None]] | None,
-        span: Span,
-    ) -> tuple[T, Draft]:
-        lock = self._locks.setdefault(session_id, asyncio.Lock())
-        until = time.monotonic() + (deadline.bounded(self._timeout) or self._timeout)
+        self, session_id: str, change: Change, line: Line, until: float, span: Span
+    ) -> tuple[Any, Draft]:
         lost, rounds = False, 0
-        async with lock:
-            while True:
-                try:
-                    return await self._attempt(session_id, decide, reads, prepare)
-                except Corrupt:
-                    lost = True
-                except NotFound as error:
-                    if lost:
-                        raise RecordDamaged from error
-                    raise
-                except (Conflict, CommitUnknown, RedisError, OSError) as error:
-                    rounds += 1
-                    span.set_attribute(names.CONFLICTS, rounds)
-                    if time.monotonic() >= until or not _may_pass(error):
-                        raise _gave_up(error, session_id, rounds) from error
-                    _count_conflict(error)
-                await asyncio.sleep(pause(rounds))
+        while True:
+            try:
+                await self._attempt(session_id, change, line)
+                return change.result()
+            except Corrupt:
+                lost = True
+            except NotFound as error:
+                if lost:
+                    raise RecordDamaged from error
+                raise
+            except (Conflict, CommitUnknown, RedisError, OSError) as error:
+                rounds += 1
+                span.set_attribute(names.CONFLICTS, rounds)
+                if time.monotonic() >= until or not _may_pass(error):
+                    raise _gave_up(error, session_id, rounds) from error
+                _count_conflict(error)
+            await asyncio.sleep(pause(rounds))
 
-    async def _attempt(
-        self,
-        session_id: str,
-        decide: Callable[[Draft], T],
-        reads: Reads,
-        prepare: Callable[[Draft], Awaitable[None]] | None,
-    ) -> tuple[T, Draft]:
+    async def _attempt(self, session_id: str, change: Change, line: Line) -> None:
+        companions = line.companions(change)
         async with Transaction(self._servers, keys.record_key(session_id)) as transaction:
-            draft = await read_draft(transaction, session_id, reads)
-            if prepare is not None:
-                await prepare(draft)
-            result = decide(draft)
-            if draft.writes:
-                await transaction.commit(commands_of(draft, self._timing))
-                committed(draft)
-            await self._replicated(transaction, session_id)
-            return result, draft
+            others = [each.reads.operation for each in companions if each.reads.operation]
+            draft, markers = await read_draft(transaction, session_id, change.reads, others)
+            if draft.session is None:
+                companions.clear()  # it is brought back, or made, for one caller alone
+            outcomes = await decided(draft, change, companions, markers)
+            drafts = [found[1] for found in outcomes.values() if isinstance(found, tuple)]
+            await self._commit(transaction, [draft for draft in drafts if draft.writes])
+            if drafts and not await self._replicated(transaction, session_id):
+                outcomes = {each: _unless_failed(found) for each, found in outcomes.items()}
+        line.settle(outcomes)
 
-    async def _replicated(self, transaction: Transaction, session_id: str) -> None:
-        """See to it that no single server has alone what the caller is told, if that was set."""
+    async def _commit(self, transaction: Transaction, drafts: Sequence[Draft]) -> None:
+        """Write all drafts in one step."""
+        if drafts:
+            commands = [each for draft in drafts for each in commands_of(draft, self._timing)]
+            await transaction.commit(commands)
+        for draft in drafts:
+            committed(draft)
+
+    async def _replicated(self, transaction: Transaction, session_id: str) -> bool:
+        """Whether no single server has alone what the callers are told, if that was set."""
         if self._replica_timeout is None:
-            return
-        if not await transaction.replicated(
-            self._replica_timeout, keys.replication_key(session_id)
-        ):
+            return True
+        key = keys.replication_key(session_id)
+        confirmed = await transaction.replicated(self._replica_timeout, key)
+        if not confirmed:
             seen(ErrorType.TIMEOUT, "no replica has confirmed")
-            raise NotReplicated
+        return confirmed
 
     async def session(self, session_id: str) -> SessionRecord | None:
         return (await self.sessions([session_id]))[0]
@@ -244,6 +257,11 @@ def _count_conflict(error: Exception) -> None:
     cause = _CAUSES.get(type(error), "moved" if is_passing(error) else "lost")
     labels = {**operation_labels(), names.CONFLICT_CAUSE: cause}
     telemetry.current().counter(names.STORE_CONFLICTS).add(1, labels)
+
+
+def _unless_failed(outcome: Outcome) -> Outcome:
+    """Return what a caller is told whose change no replica has confirmed."""
+    return outcome if isinstance(outcome, Exception) else NotReplicated()
 
 
 def _may_pass(error: Exception) -> bool:
