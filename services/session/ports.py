@@ -319,8 +319,13 @@ class SessionStore(Protocol):
 class Quarantine(Protocol):
     """The records that could not be read. Every method may raise StoreUnavailable."""
 
-    async def put_aside(self, before: tuple[int, str] | None, limit: int) -> list[PutAside]:
-        """Return records, the latest first, those before a place: when in ms, and record id."""
+    async def put_aside(
+        self, before: tuple[int, str] | None, limit: int
+    ) -> tuple[list[PutAside], tuple[int, str] | None]:
+        """Return records, the latest first, and the place of the last if there are more.
+
+        They are those before a place, which is when in ms, and the record id; at most *limit*.
+        """
         ...
 
     async def find_put_aside(self, record_id: str) -> PutAside | None:
@@ -330,7 +335,8 @@ class Quarantine(Protocol):
     async def content_put_aside(self, record_id: str, limit: int) -> tuple[str, bytes]:
         """Return a record's type of value, and at most *limit* bytes of it.
 
-        They are a string's own bytes, or those that the store makes of another type of value.
+        They are a string's own bytes, or those that the store makes of another type of value,
+        none if it is too large for that.
         """
         ...
 

@@ -43,10 +43,8 @@ class QuarantineOffice:
     ) -> tuple[list[pb.QuarantinedRecord], str]:
         """Return a page, the latest first, and the next one's token. Raises BadPageToken."""
         limit, before = request.page_size or DEFAULT_PAGE, _place(request.page_token)
-        found = await self._quarantine.put_aside(before, limit + 1)
-        page = found[:limit]
-        more = len(found) > limit
-        return [shown(record) for record in page], page[-1].record_id if more else ""
+        page, last = await self._quarantine.put_aside(before, limit)
+        return [shown(record) for record in page], last[1] if last else ""
 
     async def get(self, record_id: str, *, with_content: bool) -> pb.GetQuarantinedResponse:
         """Return a record; its content, which may have what users wrote, only if asked for."""

@@ -41,7 +41,7 @@ from services.session.model import (
     Timing,
     user_message,
 )
-from services.session.ports import Append, AppendOutcome, Reads
+from services.session.ports import Append, AppendOutcome, Damage, Reads
 from tests.backends.redis import RedisServer, valkey
 from tests.proxy import Direction, Proxy, proxy
 from tests.session.stored import (
@@ -547,6 +547,37 @@ async def flip_a_bit(redis: Redis, key: str) -> None:
     raw = bytearray(stored)
     raw[-1] ^= 1
     await redis.set(key, bytes(raw))
+
+
+async def test_what_was_put_aside_is_counted_found_looked_at_and_dropped(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    before = (await store.census()).quarantined
+    session_id = new_session()
+    await store.transact(session_id, make(session_id))
+    stored = await redis.get(keys.record_key(session_id))
+    assert isinstance(stored, bytes)
+    await redis.setrange(keys.record_key(session_id), 0, "\x09")
+    await store.transact(session_id, make(session_id))
+
+    census = await store.census()
+    assert census.quarantined == before + 1
+    assert census.sessions >= 1
+    (newest,), last = await store.put_aside(None, 1)
+    assert (newest.key, newest.damage) == (f"s:{session_id}:rec", Damage.VERSION)
+    assert await store.find_put_aside(newest.record_id) == newest
+    assert await store.content_put_aside(newest.record_id, 5) == ("string", b"\x09" + stored[1:5])
+    assert last in (None, (newest.at_ms, newest.record_id))
+    older, _ = await store.put_aside((newest.at_ms, newest.record_id), 1)
+    assert newest not in older
+
+    request_id = uuid4().hex
+    assert await store.drop_put_aside(newest.record_id, request_id)
+    assert await store.find_put_aside(newest.record_id) is None
+    assert (await store.census()).quarantined == before
+    assert not await store.drop_put_aside(f"{newest.record_id}0", request_id)
+    record = await store.session(session_id)
+    assert record is not None
 
 
 async def test_a_damaged_record_without_a_copy_is_data_loss(

@@ -399,3 +399,29 @@ async def test_what_a_stream_reads_counts_as_events(
             error = await failure(stream)
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert await scene.count(StoreOperation.EVENTS, ErrorType.CONNECTION) == 1
+
+
+async def test_a_conflict_that_is_tried_again_is_counted_and_no_error(
+    server: RedisServer, endpoint: Endpoint
+) -> None:
+    async with scene_on(server, endpoint, 5.0) as scene:
+        with BlockingRedis.from_url(server.url) as other:
+            disturbed = 0
+
+            def writes_twice(chunk: bytes) -> bool:
+                nonlocal disturbed
+                if b"EXEC" in chunk and scene.session_id.encode() in chunk and disturbed < 2:
+                    disturbed += 1
+                    other.set(scene.record, other.get(scene.record))
+                return False
+
+            scene.way.swallow_replies(writes_twice)
+            await scene.user.update(scene.session_id, title=TITLE)
+        page = await scraped(endpoint.address)
+        (conflicts,) = [
+            sample.value
+            for sample in page["maieutic_session_store_conflicts"].samples
+            if sample.labels["operation"] == "update"
+        ]
+        assert conflicts == 2
+        assert not await scene.count(StoreOperation.UPDATE, ErrorType.CONFLICT_EXHAUSTED)

@@ -100,7 +100,7 @@ async def _show(target: Target, record_id: str, *, content: bool) -> None:
         ("value", answer.value_type),
         ("first bytes", answer.first_bytes.hex(" ")),
     ]
-    screen.table(("", ""), [row for row in rows if row[1]])
+    screen.table(("FIELD", "VALUE"), [row for row in rows if row[1]])
     for line in _dump(answer.content):
         screen.line(line)
 

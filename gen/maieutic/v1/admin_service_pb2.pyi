@@ -208,7 +208,7 @@ class GetQuarantinedResponse(_message.Message):
     """The value's first 8 bytes, where version and checksum belong."""
     content: _builtins.bytes
     """If it was asked for: the first MiB of a string, or of what DUMP makes of
-    another type of value.
+    another type of value, if that is no larger than 8 MiB.
     """
     @_builtins.property
     def record(self) -> Global___QuarantinedRecord: ...

@@ -14,6 +14,8 @@ from services.session.ids import SHARDS
 from services.session.ports import QUARANTINE_MS, Damage, PutAside
 
 _REMEMBERED_MS = 86_400_000
+_MOST_DUMPED_BYTES = 8 * 1024 * 1024
+"""A part of a value that is no string cannot be had without the whole."""
 _SAME_MS = 64
 """So many of the same ms as the last one seen are read again and skipped."""
 
@@ -35,7 +37,9 @@ def put_aside(key: str, damage: Damage, now_ms: int) -> list[Command]:
 class Quarantined(Pipeline):
     """The records in quarantine, of all shards."""
 
-    async def put_aside(self, before: tuple[int, str] | None, limit: int) -> list[PutAside]:
+    async def put_aside(
+        self, before: tuple[int, str] | None, limit: int
+    ) -> tuple[list[PutAside], tuple[int, str] | None]:
         top, oldest = str(before[0]) if before else "+inf", str(_oldest())
         most = str(limit + _SAME_MS)
         replies = await self._pipeline(
@@ -53,7 +57,8 @@ class Quarantined(Pipeline):
             for name, score in scored(reply)
         ]
         ordered = [place for place in sorted(places, reverse=True) if not before or place < before]
-        return await self._sized(record_id for _, record_id in ordered[:limit])
+        records = await self._sized(record_id for _, record_id in ordered[:limit])
+        return records, ordered[limit - 1] if len(ordered) > limit else None
 
     async def find_put_aside(self, record_id: str) -> PutAside | None:
         shard, name = _parsed(record_id)
@@ -61,7 +66,7 @@ class Quarantined(Pipeline):
         return next(iter(await self._sized([record_id])), None) if score is not None else None
 
     async def _sized(self, record_ids: Iterable[str]) -> list[PutAside]:
-        """Return the records, without those that have expired."""
+        """Return the records, without those that the server has lost by itself."""
         ids = list(record_ids)
         sizes = await self._pipeline([("MEMORY", "USAGE", _key(record_id)) for record_id in ids])
         found = zip(ids, sizes, strict=True)
@@ -69,10 +74,11 @@ class Quarantined(Pipeline):
 
     async def content_put_aside(self, record_id: str, limit: int) -> tuple[str, bytes]:
         key = _key(record_id)
-        (kind,) = await self._pipeline([("TYPE", key)])
+        kind, size = await self._pipeline([("TYPE", key), ("MEMORY", "USAGE", key)])
+        content = None
         if kind == b"string":
             (content,) = await self._pipeline([("GETRANGE", key, "0", str(limit - 1))])
-        else:
+        elif (size or 0) <= _MOST_DUMPED_BYTES:
             (content,) = await self._pipeline([("DUMP", key)])
         return kind.decode(), (content or b"")[:limit]
 
