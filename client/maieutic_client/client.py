@@ -11,6 +11,7 @@ from maieutic_client.notes import Bookmarks, Notes
 from maieutic_client.quarantine import Quarantine
 from maieutic_client.retry import RetryPolicy
 from maieutic_client.sessions import Sessions
+from maieutic_client.specifications import Specifications
 from maieutic_client.tracing import Tracing
 from maieutic_client.turns import Turns
 
@@ -27,6 +28,7 @@ class Maieutic:
         self.turns = Turns(connection)
         self.notes = Notes(connection)
         self.bookmarks = Bookmarks(connection)
+        self.specifications = Specifications(connection)
         self.documents = Documents(connection)
         self.quarantine = Quarantine(connection)
 

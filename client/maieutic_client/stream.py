@@ -30,7 +30,7 @@ class TurnStream:
         connection: Connection,
         stub: "TurnServiceAsyncStub",
         *,
-        begin: pb.StreamTurnRequest | None = None,
+        begin: pb.StreamTurnRequest | pb.NextQuestionRequest | None = None,
         turn_id: str = "",
         cursor: str = "",
         timeout: float | None = None,
@@ -124,11 +124,15 @@ class TurnStream:
     def _open(self, timeout: float | None) -> Any:
         if self._begin is not None and not self.turn_id:
             metadata = self._metadata(self._begin)
+            if isinstance(self._begin, pb.NextQuestionRequest):
+                return self._stub.NextQuestion(self._begin, timeout=timeout, metadata=metadata)
             return self._stub.StreamTurn(self._begin, timeout=timeout, metadata=metadata)
         request = pb.WatchTurnRequest(turn_id=self.turn_id, cursor=self.cursor)
         return self._stub.WatchTurn(request, timeout=timeout, metadata=self._metadata(request))
 
-    def _metadata(self, request: pb.StreamTurnRequest | pb.WatchTurnRequest) -> Metadata:
+    def _metadata(
+        self, request: pb.StreamTurnRequest | pb.NextQuestionRequest | pb.WatchTurnRequest
+    ) -> Metadata:
         """Return what the stream carries; one span lasts over all its connections."""
         if self._span is None:
             self._span = self._connection.tracing.started(request)

@@ -43,6 +43,27 @@ class Turns:
         )
         return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
 
+    def next_question(
+        self,
+        session: SessionLike,
+        *,
+        request_id: str | None = None,
+        busy_policy: pb.BusyPolicy.ValueType = pb.BUSY_POLICY_UNSPECIFIED,
+        time_budget: timedelta | None = None,
+        timeout: float | None = None,
+    ) -> TurnStream:
+        """Have an agent ask the next question, and stream it; the user says nothing.
+
+        Everything else is as with `stream`.
+        """
+        request = pb.NextQuestionRequest(
+            session_id=session_id_of(session),
+            request_id=request_id or new_request_id(),
+            busy_policy=busy_policy,
+            time_budget=_duration(time_budget),
+        )
+        return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
+
     async def begin(
         self,
         session: SessionLike,

@@ -19,13 +19,17 @@ from maieutic.v1.session_service_pb2_grpc import (
     SessionServiceStub,
     add_SessionServiceServicer_to_server,
 )
+from maieutic.v1.specification_service_pb2_grpc import (
+    SpecificationServiceStub,
+    add_SpecificationServiceServicer_to_server,
+)
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub, add_TurnServiceServicer_to_server
 from services.gateway.adapters.key_file import KeyFile, ensure_key
 from services.gateway.admission import ADMIN_SERVICE, admitted
 from services.gateway.model import KeyHolder, TenantShares
 from services.gateway.ports import KeyStore
 from services.gateway.relay import explaining_absence
-from services.gateway.rpc import Admin, Documents, Sessions, Turns
+from services.gateway.rpc import Admin, Documents, Sessions, Specifications, Turns
 from services.gateway.settings import GatewaySettings
 from services.gateway.validation import CheckedRequests, RequestRules
 from services.runtime.channel import open_channel
@@ -39,6 +43,7 @@ SERVICE = "gateway"
 PEERS = {
     "maieutic.v1.SessionService": "session",
     "maieutic.v1.TurnService": "session",
+    "maieutic.v1.SpecificationService": "session",
     "maieutic.v1.DocumentService": "retrieval",
     ADMIN_SERVICE: "session",
 }
@@ -83,6 +88,8 @@ def _registering(
         add_SessionServiceServicer_to_server(Sessions(sessions, documents), server)
         add_TurnServiceServicer_to_server(Turns(turns), server)
         add_AdminServiceServicer_to_server(Admin(AdminServiceStub(session)), server)
+        found = Specifications(SpecificationServiceStub(session))
+        add_SpecificationServiceServicer_to_server(found, server)
         add_DocumentServiceServicer_to_server(Documents(documents, ingest_timeout=ingest), server)
         return list(PEERS)
 

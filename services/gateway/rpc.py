@@ -9,11 +9,13 @@ from maieutic.v1 import (
     admin_service_pb2 as admin,
     document_service_pb2 as documents,
     session_service_pb2 as sessions,
+    specification_service_pb2 as specifications,
     turn_service_pb2 as turns,
 )
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
+from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.gateway.relay import relayed, require_documents
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+    from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceAsyncStub
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -163,6 +166,13 @@ class Turns(TurnServiceServicer):
         """Pass on."""
         return await self._service.BeginTurn(request)
 
+    async def NextQuestion(
+        self, request: turns.NextQuestionRequest, context: Context
+    ) -> AsyncIterator[turns.NextQuestionResponse]:
+        """Pass on frame by frame."""
+        async for response in relayed(self._service.NextQuestion(request)):
+            yield response
+
     async def WatchTurn(
         self, request: turns.WatchTurnRequest, context: Context
     ) -> AsyncIterator[turns.WatchTurnResponse]:
@@ -181,6 +191,37 @@ class Turns(TurnServiceServicer):
     ) -> turns.CancelTurnResponse:
         """Pass on."""
         return await self._service.CancelTurn(request)
+
+
+class Specifications(SpecificationServiceServicer):
+    """What agents have found in sessions, at the session service."""
+
+    def __init__(self, service: "SpecificationServiceAsyncStub") -> None:
+        self._service = service
+
+    async def ListSpecifications(
+        self, request: specifications.ListSpecificationsRequest, context: Context
+    ) -> specifications.ListSpecificationsResponse:
+        """Pass on."""
+        return await self._service.ListSpecifications(request)
+
+    async def ListConflicts(
+        self, request: specifications.ListConflictsRequest, context: Context
+    ) -> specifications.ListConflictsResponse:
+        """Pass on."""
+        return await self._service.ListConflicts(request)
+
+    async def ListQuestions(
+        self, request: specifications.ListQuestionsRequest, context: Context
+    ) -> specifications.ListQuestionsResponse:
+        """Pass on."""
+        return await self._service.ListQuestions(request)
+
+    async def ResolveConflict(
+        self, request: specifications.ResolveConflictRequest, context: Context
+    ) -> specifications.ResolveConflictResponse:
+        """Pass on."""
+        return await self._service.ResolveConflict(request)
 
 
 class Documents(DocumentServiceServicer):

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from maieutic.bus.v1.bus_pb2 import SessionChanged
+from maieutic.bus.v1.bus_pb2 import SessionAnnotations, SessionChanged
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.turn_service_pb2 import Findings
 from services.persistence.facts import SESSION_CHANGED, read_fact
 from services.persistence.model import Fact
 
@@ -39,10 +40,33 @@ def _copy(branch: Session, message: Message, number: int) -> Message:
     return copy
 
 
-def fact_of(tenant: str, branch: Session, messages: Sequence[Message]) -> Fact:
-    """Return the branch as a session that has these messages."""
+def found_in(messages: Iterable[Message], findings: Findings) -> Findings:
+    """Return what agents have found in the messages that a branch carries along.
+
+    What was found later in the parent is not true of the branch.
+    """
+    said = {message.origin_message_id for message in messages}
+    specifications = [one for one in findings.specifications if one.message_id in said]
+    ids = {one.specification_id for one in specifications}
+    return Findings(
+        specifications=specifications,
+        conflicts=[
+            one
+            for one in findings.conflicts
+            if {one.first.specification_id, one.second.specification_id} <= ids
+        ],
+        questions=[one for one in findings.questions if one.message_id in said],
+    )
+
+
+def fact_of(tenant: str, branch: Session, messages: Sequence[Message], findings: Findings) -> Fact:
+    """Return the branch as a session that has these messages and findings."""
     made = Session()
     made.CopyFrom(branch)
     made.message_count = len(messages)
     changed = SessionChanged(tenant=tenant, session=made)
+    if findings.ByteSize():
+        changed.annotations.CopyFrom(
+            SessionAnnotations(revision=branch.revision, findings=findings)
+        )
     return read_fact(SESSION_CHANGED, changed.SerializeToString())

@@ -13,6 +13,7 @@ from maieutic.v1.session_service_pb2 import (
     SessionOrder,
     SessionStatistics,
 )
+from maieutic.v1.turn_service_pb2 import Findings
 from services.persistence.document_ports import DocumentRegistry, DocumentWork
 from services.persistence.model import Applied, Fact, Place
 
@@ -142,12 +143,18 @@ class Branches(Protocol):
     """Makes branches. Raises ArchiveUnavailable while the database is away."""
 
     async def create_branch(
-        self, tenant: str, branch: Session, window: Sequence[Message], window_position: int
+        self,
+        tenant: str,
+        branch: Session,
+        window: Sequence[Message],
+        window_position: int,
+        findings: Findings,
     ) -> bool:
         """Store a branch with its parent's messages up to its point, in one step.
 
         *window* are the parent's last messages, some of which may not be here yet; from
-        *window_position* on they are all there is. Returns False, and does nothing, if the branch
+        *window_position* on they are all there is. Of the parent's *findings* the branch has those
+        of its messages. Returns False, and does nothing, if the branch
         is here. Raises SessionNotFound for a deleted parent, and MessageNotFound.
         """
         ...

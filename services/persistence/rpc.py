@@ -90,7 +90,11 @@ class ArchiveServicer(DocumentCalls):
     ) -> pb.CreateBranchResponse:
         for_services()
         created = await self._branches.create_branch(
-            request.tenant, request.branch, request.window, request.window_position
+            request.tenant,
+            request.branch,
+            request.window,
+            request.window_position,
+            request.findings,
         )
         return pb.CreateBranchResponse(created=created)
 

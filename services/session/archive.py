@@ -9,6 +9,7 @@ from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session, SessionOrder, SessionStatistics
+from maieutic.v1.turn_service_pb2 import Findings
 from services.runtime.errors import Unavailable, Unimplemented, from_rpc
 from services.session.model import WINDOW_MESSAGES, timestamp
 
@@ -56,11 +57,23 @@ class Archive:
         return answer.message if answer.HasField("message") else None
 
     async def create_branch(
-        self, tenant: str, branch: Session, window: Sequence[Message], window_position: int
+        self,
+        tenant: str,
+        branch: Session,
+        window: Sequence[Message],
+        window_position: int,
+        findings: Findings,
     ) -> bool:
-        """Store a branch with its messages; returns whether it was not there. Raises NotFound."""
+        """Store a branch with what it begins with; returns whether it was not there.
+
+        Raises NotFound.
+        """
         request = pb.CreateBranchRequest(
-            tenant=tenant, branch=branch, window=window, window_position=window_position
+            tenant=tenant,
+            branch=branch,
+            window=window,
+            window_position=window_position,
+            findings=findings,
         )
         return (await _answer(self._stub.CreateBranch(request))).created
 

@@ -64,7 +64,11 @@ class Archiving:
                 record.archived_annotations_revision = said.annotations_revision
                 draft.session_changed = True
 
-        reads = Reads(turns=[row.job.turn_id for row in said.rows])
+        reads = Reads(
+            turns=[row.job.turn_id for row in said.rows],
+            # What a turn found is new to a session that did not seal it itself.
+            annotations=any(row.outcome.HasField("findings") for row in said.rows),
+        )
         _, draft = await self._store.transact(said.session_id, decide, reads)
         self._publisher.after(draft)
 

@@ -18,7 +18,7 @@ from maieutic.v1.turn_service_pb2 import (
     TurnFrame,
 )
 from services.session.ending import end_waiting, stop
-from services.session.errors import LineFull, RequestIdTaken, SessionBusy
+from services.session.errors import LineFull, RequestIdTaken, SessionBusy, SideTurnsFull
 from services.session.model import (
     CANCELLING,
     LEASED,
@@ -28,14 +28,17 @@ from services.session.model import (
     EventId,
     RunJob,
     Timing,
+    aside,
     next_stamp,
     place_in_line,
+    say,
     takes_over,
     timestamp,
 )
 from services.session.views import public_turn
 
 MOST_WAITING = 16
+MOST_ASIDE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,8 @@ def begin(
         return _begun_before(draft, known, job)
     # The caller's own stays as it is: after a conflict it is begun again, at another place.
     job = copy.deepcopy(job)
+    if aside(job):
+        return begin_aside(draft, job, timing)
     ahead = draft.record.session.active_turn_id or "".join(draft.record.waiting_turn_ids[:1])
     if not ahead:
         return _start(draft, job, timing)
@@ -101,10 +106,24 @@ def _start(draft: Draft, job: RunTurn, timing: Timing) -> record.TurnRecord:
     """Begin in an idle session."""
     session = draft.record
     job.predecessor_turn_id = session.last_turn_id
-    job.message.position = session.next_position
     turn = _new_turn(draft, job, QUEUED)
-    draft.put_message(turn.job.message)
+    say(draft, turn.job)
     session.session.active_turn_id = session.last_turn_id = job.turn_id
+    draft.due[job.turn_id] = draft.now_ms + timing.publish_grace
+    _accept(draft, turn)
+    draft.effects.append(RunJob(job=turn.job))
+    return turn
+
+
+def begin_aside(draft: Draft, job: RunTurn, timing: Timing) -> record.TurnRecord:
+    """Begin beside the conversation, which goes on as if this turn were not there.
+
+    Raises LimitReached if as many are there as may be.
+    """
+    if len(draft.record.side_turn_ids) >= MOST_ASIDE:
+        raise SideTurnsFull(MOST_ASIDE)
+    turn = _new_turn(draft, job, QUEUED)
+    draft.record.side_turn_ids.append(job.turn_id)
     draft.due[job.turn_id] = draft.now_ms + timing.publish_grace
     _accept(draft, turn)
     draft.effects.append(RunJob(job=turn.job))

@@ -51,7 +51,7 @@ class Branching:
         _, parent = await self._live.transact(
             request.session_id,
             lambda draft: owned(draft.session, draft.session_id, caller.tenant, caller.user),
-            Reads(window=True),
+            Reads(window=True, annotations=True),
         )
         await self._limits.require_room(caller)
         # Before the branch is there, so that no other request under this id ever finds it.
@@ -62,6 +62,7 @@ class Branching:
             branch_of(parent, request, branch_id),
             window_messages(parent),
             window_position(parent),
+            parent.kept_annotations.findings,
         )
         return await self._brought_here(caller, branch_id, request, created=created)
 

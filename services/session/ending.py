@@ -1,22 +1,26 @@
 """How turns end: the seal, the stop in two steps, the archive's word. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, TurnFinished
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.message_pb2 import Citation
 from maieutic.v1.turn_service_pb2 import (
+    TURN_STATE_CANCELLED,
     TURN_STATE_FAILED,
     TURN_STATE_ROLLED_BACK,
+    Findings,
     TurnFrame,
     TurnNotice,
     TurnOutcome,
     TurnState,
     Usage,
 )
+from services.session.findings import forget, keep, named, together
 from services.session.model import (
     CANCELLING,
+    LEASED,
     PROVISIONAL,
     QUEUED,
     STUB,
@@ -28,8 +32,10 @@ from services.session.model import (
     RunJob,
     Timing,
     agent_message,
+    aside,
     in_window,
     rolled_back,
+    say,
     timestamp,
     trim,
 )
@@ -45,6 +51,8 @@ class Ending:
     usage: Sequence[Usage] = ()
     reason: str = ""
     explanation: str = ""
+    findings: Findings = field(default_factory=Findings)
+    """Those of the last step; a session learns of them as its turn is sealed."""
 
 
 def end(draft: Draft, turn: record.TurnRecord, ending: Ending, timing: Timing) -> TurnFinished:
@@ -68,20 +76,7 @@ def end(draft: Draft, turn: record.TurnRecord, ending: Ending, timing: Timing) -
 
 
 def _finished(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnFinished:
-    finished = TurnFinished(
-        job=turn.job,
-        outcome=TurnOutcome(
-            state=ending.state,
-            text=ending.text,
-            citations=ending.citations,
-            usage=ending.usage,
-            reason=ending.reason,
-            explanation=ending.explanation,
-            attempts=turn.attempt,
-            finish_time=timestamp(draft.now_ms),
-            fence=turn.fence,
-        ),
-    )
+    finished = TurnFinished(job=turn.job, outcome=_outcome(draft, turn, ending))
     finished.job.ClearField("session")
     if turn.start_ms:
         finished.start_time.CopyFrom(timestamp(turn.start_ms))
@@ -89,10 +84,31 @@ def _finished(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnFini
         # The question has no place in the conversation, and there is no answer.
         finished.job.message.ClearField("position")
         finished.outcome.ClearField("text")
-    elif ending.text and turn.phase != WAITING:
+    elif ending.text and turn.phase != WAITING and not aside(turn.job):
         answer = agent_message(finished, position=draft.record.next_position)
         finished.answer.CopyFrom(answer)
     return finished
+
+
+def _outcome(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnOutcome:
+    """Return the outcome, with what finished steps have found and consumed."""
+    steps = turn.finished_steps
+    outcome = TurnOutcome(
+        state=ending.state,
+        text=ending.text,
+        citations=ending.citations,
+        usage=[*(usage for step in steps for usage in step.usage), *ending.usage],
+        reason=ending.reason,
+        explanation=ending.explanation,
+        attempts=turn.attempt,
+        finish_time=timestamp(draft.now_ms),
+        fence=turn.fence,
+    )
+    last = named(ending.findings, turn, draft.now_ms)
+    found = together([*(step.findings for step in steps), last])
+    if found.ByteSize():
+        outcome.findings.CopyFrom(found)
+    return outcome
 
 
 def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
@@ -104,6 +120,7 @@ def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
         draft.put_message(finished.answer)
     if rolled_back(turn):
         draft.withdraw_messages(turn_id)
+    _learn(draft, turn)
     _leave_line(session, turn_id)
     if session.session.active_turn_id == turn_id:
         session.session.active_turn_id = ""
@@ -116,9 +133,24 @@ def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
     draft.put_turn(turn)
 
 
+def _learn(draft: Draft, turn: record.TurnRecord) -> None:
+    """Let the session know what the turn has found, or forget it with a turn that is undone.
+
+    Whoever ends a turn that may have found something reads the annotations with it; what steps
+    have found before is there already.
+    """
+    if draft.annotations is None:
+        return
+    if rolled_back(turn):
+        forget(draft, turn.job.turn_id)
+    elif turn.finished.outcome.HasField("findings"):
+        keep(draft, turn.finished.outcome.findings)
+
+
 def _leave_line(session: record.SessionRecord, turn_id: str) -> None:
-    if turn_id in session.waiting_turn_ids:
-        session.waiting_turn_ids.remove(turn_id)
+    for line in (session.waiting_turn_ids, session.side_turn_ids):
+        if turn_id in line:
+            line.remove(turn_id)
 
 
 def promote(draft: Draft, timing: Timing) -> None:
@@ -128,9 +160,7 @@ def promote(draft: Draft, timing: Timing) -> None:
         return
     turn = draft.turns[session.waiting_turn_ids.pop(0)]
     turn.phase = QUEUED
-    turn.job.message.position = session.next_position
-    if not in_window(session, turn.job.message.message_id):
-        draft.put_message(turn.job.message)
+    say(draft, turn.job)
     session.session.active_turn_id = turn.job.turn_id
     draft.put_turn(turn)
     draft.touch()
@@ -149,6 +179,22 @@ def stop(draft: Draft, turn: record.TurnRecord, intent: record.TurnIntent, timin
     draft.events.append((turn.job.turn_id, EventId(fence, 0), notice))
     draft.due[turn.job.turn_id] = draft.now_ms + timing.cancel_grace
     draft.put_turn(turn)
+    _stop_children(draft, turn.job.turn_id, intent, timing)
+
+
+def _stop_children(draft: Draft, turn_id: str, intent: record.TurnIntent, timing: Timing) -> None:
+    """Stop what was begun with a turn that is cancelled or rolled back; the clock ends it."""
+    if intent.state not in (TURN_STATE_CANCELLED, TURN_STATE_ROLLED_BACK):
+        return
+    children = [
+        draft.turns[side]
+        for side in draft.record.side_turn_ids
+        if side in draft.turns and draft.turns[side].job.parent_turn_id == turn_id
+    ]
+    for child in children:
+        if child.phase in (QUEUED, LEASED):
+            stop(draft, child, intent, timing)
+            draft.due[child.job.turn_id] = draft.now_ms
 
 
 def finish_stop(draft: Draft, turn_id: str, partial: str, timing: Timing) -> None:
@@ -175,6 +221,7 @@ def end_waiting(
     draft.next_fence(turn)
     # A provisional turn is not sealed yet, but it must not be promoted any more.
     _leave_line(draft.record, turn.job.turn_id)
+    _stop_children(draft, turn.job.turn_id, intent, timing)
     draft.session_changed = True
     draft.effects.append(end(draft, turn, _as_intended(intent, ""), timing))
 
@@ -235,8 +282,9 @@ def _seal_as_archived(
     draft.next_fence(turn)
     turn.finished.CopyFrom(row)
     turn.phase = TERMINAL
-    if row.HasField("answer") and not in_window(draft.record, row.job.message.message_id):
-        draft.put_message(row.job.message)
+    asked = row.job.message
+    if row.HasField("answer") and asked.text and not in_window(draft.record, asked.message_id):
+        draft.put_message(asked)
     seal(draft, turn, timing)
     # The row was made before this seal: the archive learns the session's revision separately.
     changed = SessionChanged(tenant=draft.record.tenant, session=draft.record.session)

@@ -48,6 +48,22 @@ def message_not_found(message_id: str) -> NotFound:
     return NotFound("message", message_id)
 
 
+def conflict_not_found(conflict_id: str) -> NotFound:
+    """Return the error for a conflict that is not in the session."""
+    return NotFound("conflict", conflict_id)
+
+
+class ConflictResolved(FailedPrecondition):
+    """The user has decided the conflict before."""
+
+    def __init__(self, conflict_id: str) -> None:
+        super().__init__(
+            f"conflict {conflict_id} is resolved, and stays as it was decided: say what holds now "
+            "in the conversation",
+            reason="CONFLICT_RESOLVED",
+        )
+
+
 class SessionBusy(FailedPrecondition):
     """Another turn is running in the session."""
 
@@ -133,6 +149,15 @@ class LineFull(LimitReached):
 
     def __init__(self, most: int) -> None:
         super().__init__("waiting_turns", most, "waiting turns of one session")
+
+
+class SideTurnsFull(LimitReached):
+    """As many turns run beside the conversation as may."""
+
+    way_out = "wait for one to end, or cancel one"
+
+    def __init__(self, most: int) -> None:
+        super().__init__("side_turns", most, "turns beside the conversation of one session")
 
 
 class RequestIdTaken(AlreadyExists):

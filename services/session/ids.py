@@ -52,6 +52,10 @@ class Ids:
         """
         return family_of(session_id) + self._part("turn", session_id, request_id)
 
+    def analysis(self, turn_id: str) -> str:
+        """Return the id of the analysis beside a turn, of the same family."""
+        return family_of(turn_id) + self._part("analysis", turn_id)
+
     def _part(self, *words: str) -> str:
         text = "\x00".join(words).encode()
         digest = hmac.new(self._key, text, hashlib.sha256).digest()

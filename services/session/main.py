@@ -9,6 +9,7 @@ import grpc
 from maieutic.session.v1.turn_work_service_pb2_grpc import add_TurnWorkServiceServicer_to_server
 from maieutic.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
 from maieutic.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from maieutic.v1.specification_service_pb2_grpc import add_SpecificationServiceServicer_to_server
 from maieutic.v1.turn_service_pb2_grpc import add_TurnServiceServicer_to_server
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
@@ -24,6 +25,7 @@ from services.session.adapters.orphans import RedisKeySpace
 from services.session.adapters.private_valkey import valkey_in_memory
 from services.session.adapters.redis import RedisSessionStore
 from services.session.adapters.wake import RedisWakes
+from services.session.annotations import Annotations
 from services.session.archive import Archive
 from services.session.archiving import Archiving
 from services.session.branching import Branching
@@ -32,6 +34,7 @@ from services.session.conversations import Conversations
 from services.session.figures import Figures
 from services.session.history import History
 from services.session.ids import Ids
+from services.session.jobs import Limits
 from services.session.limits import SessionLimits
 from services.session.listing import SessionList
 from services.session.live import LiveSessions
@@ -41,11 +44,18 @@ from services.session.orphans import OrphanSearch
 from services.session.ports import SessionStore
 from services.session.publisher import Publisher
 from services.session.quarantine import QuarantineOffice
-from services.session.rpc import AdminServicer, SessionServicer, TurnServicer, TurnWorkServicer
+from services.session.rpc import (
+    AdminServicer,
+    SessionServicer,
+    SpecificationServicer,
+    TurnServicer,
+    TurnWorkServicer,
+)
 from services.session.settings import SessionSettings
+from services.session.specifications import Specifications
 from services.session.statistics import Statistics
 from services.session.sweeper import Sweeper
-from services.session.turns import Limits, Turns
+from services.session.turns import Turns
 from services.session.watching import Wakes, Watching
 from services.session.work import Work
 
@@ -53,6 +63,7 @@ SERVICE = "session"
 SERVICES = (
     "maieutic.v1.SessionService",
     "maieutic.v1.TurnService",
+    "maieutic.v1.SpecificationService",
     "maieutic.session.v1.TurnWorkService",
     "maieutic.v1.AdminService",
 )
@@ -148,6 +159,7 @@ class _Parts:
             timing=timing,
             interval=settings.sweep_interval,
         )
+        self._annotations = Annotations(store, live, publisher)
         self._sessions = _sessions(settings, store, live, archive, publisher)
         self._turns = Turns(
             store=store,
@@ -178,9 +190,11 @@ class _Parts:
         )
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
-        """Add the four services to the server."""
+        """Add the services to the server."""
+        specifications = SpecificationServicer(Specifications(self._annotations))
         add_SessionServiceServicer_to_server(self._sessions, server)
         add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
+        add_SpecificationServiceServicer_to_server(specifications, server)
         add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work, self._archiving), server)
         add_AdminServiceServicer_to_server(AdminServicer(self._quarantine), server)
         return SERVICES
@@ -204,7 +218,12 @@ def _sessions(
         history=History(store=store, archive=archive, conversations=conversations),
         session_list=SessionList(store, archive),
         notebook=Notebook(
-            store=store, live=live, archive=archive, publisher=publisher, ids=ids, most=most
+            annotations=Annotations(store, live, publisher),
+            live=live,
+            archive=archive,
+            publisher=publisher,
+            ids=ids,
+            most=most,
         ),
         branching=Branching(store=store, live=live, archive=archive, ids=ids, limits=limits),
         statistics=Statistics(store=store, live=live, archive=archive),

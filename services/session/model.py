@@ -27,6 +27,7 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_COMPLETED,
     TURN_STATE_ROLLED_BACK,
     TurnFrame,
+    TurnKind,
 )
 
 WINDOW_MESSAGES = 20
@@ -46,6 +47,15 @@ TERMINAL = pb.TURN_PHASE_TERMINAL
 PROVISIONAL = pb.TURN_PHASE_PROVISIONAL
 STUB = pb.TURN_PHASE_STUB
 LIVE = frozenset({WAITING, QUEUED, LEASED, CANCELLING})
+
+IN_LINE = frozenset(
+    {
+        TurnKind.TURN_KIND_UNSPECIFIED,
+        TurnKind.TURN_KIND_ASK,
+        TurnKind.TURN_KIND_NEXT_QUESTION,
+    }
+)
+"""Kinds of turns that take their place in the conversation, one at a time."""
 
 R = TypeVar("R", SessionRecord, TurnRecord)
 
@@ -119,7 +129,7 @@ class Draft:
     from_archive: int = 0
     """How many of them the archive gave back in this attempt."""
     annotations: SessionAnnotations | None = None
-    """The session's notes and bookmarks, if they were asked for."""
+    """The session's notes, bookmarks and findings, if they were asked for."""
     operation: Operation | None = None
     """What is known of the request whose marker was asked for."""
 
@@ -172,14 +182,14 @@ class Draft:
 
     @property
     def kept_annotations(self) -> SessionAnnotations:
-        """The notes and bookmarks, where the caller has asked for them."""
+        """The notes, bookmarks and findings, where the caller has asked for them."""
         if self.annotations is None:
             message = f"the annotations of session {self.session_id} are not in this draft"
             raise LookupError(message)
         return self.annotations
 
     def annotate(self) -> None:
-        """Write the notes and bookmarks under the session's next revision."""
+        """Write the notes, bookmarks and findings under the session's next revision."""
         self.touch()
         revision = self.record.session.revision
         self.kept_annotations.revision = self.record.annotations_revision = revision
@@ -301,6 +311,21 @@ def agent_message(finished: TurnFinished, *, position: int) -> Message:
 def in_window(session: SessionRecord, message_id: str) -> bool:
     """Whether the window has the message."""
     return any(entry.message_id == message_id for entry in session.window)
+
+
+def say(draft: Draft, job: RunTurn) -> None:
+    """Give the user's message the next place in the conversation, unless it has one there.
+
+    A turn in which the user says nothing has no message.
+    """
+    if job.message.text and not in_window(draft.record, job.message.message_id):
+        job.message.position = draft.record.next_position
+        draft.put_message(job.message)
+
+
+def aside(job: RunTurn) -> bool:
+    """Whether the turn runs beside the conversation: nothing waits for it, nor it for anything."""
+    return job.kind not in IN_LINE
 
 
 def takes_over(job: RunTurn) -> bool:

@@ -1,11 +1,9 @@
 """Notes and bookmarks as callers use them: add, list, delete."""
 
-from collections.abc import Callable
-from typing import TypeVar
-
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.message_pb2 import Message
 from services.session import notes
+from services.session.annotations import Annotations
 from services.session.archive import Archive
 from services.session.errors import message_not_found
 from services.session.ids import Ids, checked, checked_message
@@ -14,10 +12,8 @@ from services.session.listing import DEFAULT_PAGE
 from services.session.live import LiveSessions, owned
 from services.session.model import Caller, Draft, window_position
 from services.session.operations import once
-from services.session.ports import Reads, SessionStore
+from services.session.ports import Reads
 from services.session.publisher import Publisher
-
-T = TypeVar("T")
 
 
 class Notebook:
@@ -26,14 +22,14 @@ class Notebook:
     def __init__(
         self,
         *,
-        store: SessionStore,
+        annotations: Annotations,
         live: LiveSessions,
         archive: Archive,
         publisher: Publisher,
         ids: Ids,
         most: Most,
     ) -> None:
-        self._store = store
+        self._annotations = annotations
         self._live = live
         self._archive = archive
         self._publisher = publisher
@@ -45,7 +41,7 @@ class Notebook:
     ) -> tuple[pb.Note, pb.Session]:
         """Add the note, once for each request id."""
         note_id = self._ids.note(request.session_id, request.request_id)
-        return await self._changed(
+        return await self._annotations.changed(
             caller,
             request.session_id,
             lambda draft: notes.add_note(draft, request, note_id, self._most),
@@ -55,7 +51,7 @@ class Notebook:
     async def delete_note(self, caller: Caller, request: pb.DeleteNoteRequest) -> pb.Session:
         """Delete the note; deleting again changes nothing."""
         note_id = checked("note_id", request.note_id)
-        _, session = await self._changed(
+        _, session = await self._annotations.changed(
             caller,
             request.session_id,
             lambda draft: once(draft, request, lambda: notes.delete_note(draft, note_id)),
@@ -67,7 +63,7 @@ class Notebook:
         self, caller: Caller, request: pb.ListNotesRequest
     ) -> tuple[list[pb.Note], str]:
         """Return a page of notes, oldest first, and the next page's token."""
-        draft = await self._read(caller, request.session_id)
+        draft = await self._annotations.read(caller, request.session_id)
         limit = request.page_size or DEFAULT_PAGE
         return notes.page_of(draft.kept_annotations.notes, request.page_token, limit)
 
@@ -109,7 +105,7 @@ class Notebook:
     ) -> pb.Session:
         """Delete the bookmark; deleting again changes nothing."""
         bookmark_id = checked("bookmark_id", request.bookmark_id)
-        _, session = await self._changed(
+        _, session = await self._annotations.changed(
             caller,
             request.session_id,
             lambda draft: once(draft, request, lambda: notes.delete_bookmark(draft, bookmark_id)),
@@ -121,29 +117,6 @@ class Notebook:
         self, caller: Caller, request: pb.ListBookmarksRequest
     ) -> tuple[list[pb.Bookmark], str]:
         """Return a page of bookmarks, oldest first, and the next page's token."""
-        draft = await self._read(caller, request.session_id)
+        draft = await self._annotations.read(caller, request.session_id)
         limit = request.page_size or DEFAULT_PAGE
         return notes.page_of(draft.kept_annotations.bookmarks, request.page_token, limit)
-
-    async def _read(self, caller: Caller, session_id: str) -> Draft:
-        await self._store.keep_alive(checked("session_id", session_id))
-        _, draft = await self._transact(caller, session_id, lambda _: None)
-        return draft
-
-    async def _changed(
-        self, caller: Caller, session_id: str, change: Callable[[Draft], T], operation: str
-    ) -> tuple[T, pb.Session]:
-        checked("session_id", session_id)
-        result, draft = await self._transact(caller, session_id, change, operation)
-        self._publisher.after(draft)
-        return result, draft.record.session
-
-    async def _transact(
-        self, caller: Caller, session_id: str, change: Callable[[Draft], T], operation: str = ""
-    ) -> tuple[T, Draft]:
-        def decide(draft: Draft) -> T:
-            owned(draft.session, session_id, caller.tenant, caller.user)
-            return change(draft)
-
-        reads = Reads(annotations=True, operation=operation)
-        return await self._live.transact(session_id, decide, reads)

@@ -107,17 +107,26 @@ class Reads:
     window: bool = False
     """Also the messages of the window."""
     annotations: bool = False
-    """Also the session's notes and bookmarks."""
+    """Also the session's notes, bookmarks and findings."""
     running: bool = False
-    """Also the turn that runs. Those that wait behind it are read in any case."""
+    """Also the turns that run, in the conversation and beside it. Those that wait are read in any
+    case."""
     operation: str = ""
     """Also the marker of this request id."""
 
     @classmethod
-    def of_job(cls, job: RunTurn, *, window: bool = False) -> Self:
+    def of_job(cls, job: RunTurn, *, annotations: bool = False) -> Self:
         """Read the job's turn and the one before it, on which its place depends."""
-        turns = [turn for turn in (job.turn_id, job.predecessor_turn_id) if turn]
-        return cls(turns=turns, window=window)
+        return cls(turns=_with_predecessor(job), annotations=annotations)
+
+    @classmethod
+    def of_claim(cls, job: RunTurn) -> Self:
+        """Read what of_job does, and all that an agent is given."""
+        return cls(turns=_with_predecessor(job), window=True, annotations=True)
+
+
+def _with_predecessor(job: RunTurn) -> list[str]:
+    return [turn for turn in (job.turn_id, job.predecessor_turn_id) if turn]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

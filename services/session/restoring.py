@@ -11,6 +11,7 @@ from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import TurnAccepted as AcceptedFrame, TurnFrame
 from services.session.model import (
+    LIVE,
     QUEUED,
     STUB,
     TERMINAL,
@@ -19,8 +20,10 @@ from services.session.model import (
     EventId,
     RunJob,
     Timing,
+    aside,
     in_window,
     next_stamp,
+    say,
     takes_over,
 )
 from services.session.views import public_turn
@@ -135,9 +138,11 @@ def revive(draft: Draft, job: RunTurn, timing: Timing, *, predecessor_over: bool
     if known is not None and known.phase == STUB:
         return
     turn = known if known is not None else _from_job(draft, job)
-    _expect(draft.record, job.turn_id)
+    _expect(draft.record, job)
     turn.provisional = turn.provisional or turn.phase != TERMINAL
-    if turn.phase == WAITING:
+    if aside(job):
+        _run_beside(draft, turn, timing)
+    elif turn.phase == WAITING:
         _line_up(draft, turn, timing, predecessor_over=predecessor_over)
     else:
         _take_place(draft, turn)
@@ -158,10 +163,22 @@ def _from_job(draft: Draft, job: RunTurn) -> record.TurnRecord:
     )
 
 
-def _expect(session: record.SessionRecord, turn_id: str) -> None:
-    if turn_id not in session.unarchived_turn_ids:
-        session.unarchived_turn_ids.append(turn_id)
-        session.last_turn_id = turn_id
+def _expect(session: record.SessionRecord, job: RunTurn) -> None:
+    if job.turn_id not in session.unarchived_turn_ids:
+        session.unarchived_turn_ids.append(job.turn_id)
+        if not aside(job):
+            session.last_turn_id = job.turn_id
+
+
+def _run_beside(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
+    """Let a turn go on beside the conversation, from its start if nothing of it is left."""
+    turn_id, session = turn.job.turn_id, draft.record
+    if turn.phase in LIVE and turn_id not in session.side_turn_ids:
+        session.side_turn_ids.append(turn_id)
+    if turn.phase == WAITING:
+        turn.phase = QUEUED
+        draft.due[turn_id] = draft.now_ms + timing.publish_grace
+        draft.effects.append(RunJob(job=turn.job))
 
 
 def _line_up(
@@ -191,14 +208,20 @@ def _place_in_line(draft: Draft, turn_id: str) -> int:
 
 def _take_place(draft: Draft, turn: record.TurnRecord) -> None:
     """Give an active or ended turn its place: its messages in the window, the session busy."""
-    session, asked, answer = draft.record, turn.job.message, turn.finished.answer
-    asked.position = asked.position or session.next_position
-    if not in_window(session, asked.message_id):
-        draft.put_message(asked)
+    session, answer = draft.record, turn.finished.answer
+    _say_again(draft, turn.job)
     if turn.phase != TERMINAL:
         session.session.active_turn_id = turn.job.turn_id
     elif answer.message_id and not in_window(session, answer.message_id):
         draft.put_message(answer)
+
+
+def _say_again(draft: Draft, job: RunTurn) -> None:
+    """Put the message where it was said; one that was not said yet comes last."""
+    if not job.message.position:
+        say(draft, job)
+    elif not in_window(draft.record, job.message.message_id):
+        draft.put_message(job.message)
 
 
 def rebuild(

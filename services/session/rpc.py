@@ -10,10 +10,12 @@ from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceServic
 from maieutic.v1 import (
     admin_service_pb2 as admin_pb,
     session_service_pb2 as session_pb,
+    specification_service_pb2 as specification_pb,
     turn_service_pb2 as turn_pb,
 )
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
+from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.runtime.identity import current_identity
 from services.session.archiving import Archiving
@@ -25,6 +27,7 @@ from services.session.listing import SessionList
 from services.session.model import Caller
 from services.session.notebook import Notebook
 from services.session.quarantine import QuarantineOffice
+from services.session.specifications import Specifications
 from services.session.statistics import Statistics
 from services.session.turns import Turns
 from services.session.watching import Watching
@@ -171,6 +174,39 @@ class SessionServicer(SessionServiceServicer):
         return session_pb.GetSessionStatisticsResponse(statistics=found)
 
 
+class SpecificationServicer(SpecificationServiceServicer):
+    """The public SpecificationService, for the tenant and user that the gateway vouches for."""
+
+    def __init__(self, specifications: Specifications) -> None:
+        self._specifications = specifications
+
+    async def ListSpecifications(
+        self, request: specification_pb.ListSpecificationsRequest, context: Context
+    ) -> specification_pb.ListSpecificationsResponse:
+        found, token = await self._specifications.specifications(_caller(), request)
+        return specification_pb.ListSpecificationsResponse(
+            specifications=found, next_page_token=token
+        )
+
+    async def ListConflicts(
+        self, request: specification_pb.ListConflictsRequest, context: Context
+    ) -> specification_pb.ListConflictsResponse:
+        found, token = await self._specifications.conflicts(_caller(), request)
+        return specification_pb.ListConflictsResponse(conflicts=found, next_page_token=token)
+
+    async def ListQuestions(
+        self, request: specification_pb.ListQuestionsRequest, context: Context
+    ) -> specification_pb.ListQuestionsResponse:
+        found, token = await self._specifications.questions(_caller(), request)
+        return specification_pb.ListQuestionsResponse(questions=found, next_page_token=token)
+
+    async def ResolveConflict(
+        self, request: specification_pb.ResolveConflictRequest, context: Context
+    ) -> specification_pb.ResolveConflictResponse:
+        conflict = await self._specifications.resolve(_caller(), request)
+        return specification_pb.ResolveConflictResponse(conflict=conflict)
+
+
 class TurnServicer(TurnServiceServicer):
     """The public TurnService, for the tenant and user that the gateway vouches for."""
 
@@ -190,6 +226,14 @@ class TurnServicer(TurnServiceServicer):
         self, request: turn_pb.BeginTurnRequest, context: Context
     ) -> turn_pb.BeginTurnResponse:
         return turn_pb.BeginTurnResponse(turn=await self._turns.begin(_caller(), request))
+
+    async def NextQuestion(
+        self, request: turn_pb.NextQuestionRequest, context: Context
+    ) -> AsyncIterator[turn_pb.NextQuestionResponse]:
+        caller = _caller()
+        turn = await self._turns.begin(caller, request)
+        async for frame in self._watching.follow(caller, turn):
+            yield turn_pb.NextQuestionResponse(frame=frame)
 
     async def WatchTurn(
         self, request: turn_pb.WatchTurnRequest, context: Context
@@ -227,6 +271,12 @@ class TurnWorkServicer(TurnWorkServiceServicer):
         _only(WORKERS)
         async for request in request_iterator:
             yield await self._work.record(request)
+
+    async def CompleteStep(
+        self, request: work_pb.CompleteStepRequest, context: Context
+    ) -> work_pb.CompleteStepResponse:
+        _only(WORKERS)
+        return await self._work.complete_step(request)
 
     async def CompleteTurn(
         self, request: work_pb.CompleteTurnRequest, context: Context

@@ -145,6 +145,6 @@ class Sweeper:
                 predecessor_over=promotable,
             )
 
-        reads = Reads.of_job(turn.job)
+        reads = Reads.of_job(turn.job, annotations=turn.phase == CANCELLING)
         _, draft = await self._live.transact(turn.job.message.session_id, decide, reads, prepare)
         self._publisher.after(draft)

@@ -15,6 +15,7 @@ from maieutic.v1.turn_service_pb2 import (
 )
 from services.session.ending import Ending, end, end_waiting, stop
 from services.session.errors import EventsOutOfStep
+from services.session.findings import keep, named
 from services.session.model import (
     LEASED,
     PROVISIONAL,
@@ -112,6 +113,8 @@ def _granted(
         earlier_traceparents=[
             one for one in turn.attempt_traceparents if one != claimant.traceparent
         ],
+        findings=draft.kept_annotations.findings,
+        finished_steps=[step.step for step in turn.finished_steps],
     )
     lease = Duration()
     lease.FromMilliseconds(timing.lease)
@@ -138,6 +141,27 @@ def heartbeat(draft: Draft, hold: Hold, timing: Timing) -> work.WriteStatus.Valu
         return _refusal(draft, hold)
     _renew(draft, turn, timing)
     return work.WRITE_STATUS_APPLIED
+
+
+def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.CompleteStepResponse:
+    """Commit what one agent of the routing slip has found; its turn goes on with the next."""
+    if (turn := _held_turn(draft, hold)) is None:
+        return work.CompleteStepResponse(status=_refusal(draft, hold))
+    if step.step not in (done.step for done in turn.finished_steps):
+        step.findings.CopyFrom(named(step.findings, turn, draft.now_ms))
+        turn.finished_steps.append(step)
+        keep(draft, step.findings)
+        draft.put_turn(turn)
+    return work.CompleteStepResponse(
+        status=work.WRITE_STATUS_APPLIED, findings=draft.kept_annotations.findings
+    )
+
+
+def completed_step(request: work.CompleteStepRequest) -> record.FinishedStep:
+    """Return a worker's step."""
+    return record.FinishedStep(
+        step=request.step, findings=request.findings, usage=request.usage, fence=request.fence
+    )
 
 
 def complete(
@@ -248,6 +272,7 @@ def completed(request: work.CompleteTurnRequest, most_bytes: int) -> Ending:
         text=request.text,
         citations=request.citations,
         usage=request.usage,
+        findings=request.findings,
     )
 
 

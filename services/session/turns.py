@@ -1,21 +1,16 @@
 """Turns as callers use them: begin, get, cancel."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-
-from google.protobuf.duration_pb2 import Duration
 
 from maieutic.archive.v1.archive_service_pb2 import GetArchivedTurnResponse
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1 import turn_service_pb2 as pb
-from services.runtime import telemetry
 from services.runtime.errors import ServiceError
 from services.session.archive import Archive
-from services.session.beginning import MOST_WAITING, begin, unfinished_stop
+from services.session.beginning import begin, begin_aside, unfinished_stop
 from services.session.ending import finish_stop
 from services.session.errors import (
     Overloaded,
@@ -26,6 +21,7 @@ from services.session.errors import (
     turn_not_found,
 )
 from services.session.ids import Ids, checked, shard_of
+from services.session.jobs import BeginRequest, Jobs, Limits, is_analysed
 from services.session.limits import Most, check_text
 from services.session.live import LiveSessions, owned
 from services.session.logs import text_said
@@ -40,7 +36,6 @@ from services.session.model import (
     in_window,
     milliseconds,
     place_in_line,
-    user_message,
 )
 from services.session.operations import once
 from services.session.ports import Reads, SessionStore
@@ -53,7 +48,6 @@ from services.session.views import archived_turn, public_turn
 _log = logging.getLogger(__name__)
 
 DURABLE_WITHIN_SECONDS = 0.25
-DEFAULT_BUDGET_SECONDS = 600
 
 
 class _Ended(Exception):
@@ -62,18 +56,6 @@ class _Ended(Exception):
     def __init__(self, row: GetArchivedTurnResponse) -> None:
         super().__init__()
         self.row = row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a turn is given."""
-
-    max_attempts: int = 5
-    lane: str = "interactive"
-    oldest_unconfirmed: float = 30.0
-    """Seconds that a job may wait for the broker before no more turns are taken on."""
-    most_waiting: int = MOST_WAITING
-    """In one session, behind the turn that runs."""
 
 
 class Turns:
@@ -98,26 +80,28 @@ class Turns:
         self._archive = archive
         self._publisher = publisher
         self._losses = losses
-        self._ids = ids
+        self._jobs = Jobs(ids, limits)
         self._timing = timing
         self._limits = limits
         self._most = most
         self._memory_full = memory_full
 
-    async def begin(
-        self, caller: Caller, request: pb.BeginTurnRequest | pb.StreamTurnRequest
-    ) -> pb.Turn:
+    async def begin(self, caller: Caller, request: BeginRequest) -> pb.Turn:
         """Accept the turn, or find what this request id began; waits a little for durability."""
         checked("session_id", request.session_id)
-        job = self._job(caller, request)
+        job = self._jobs.of(caller, request)
 
         def decide(draft: Draft) -> TurnRecord:
             record = owned(draft.session, request.session_id, caller.tenant, caller.user)
-            if job.turn_id not in draft.turns:  # one that is here is found in any case
-                check_text(request.text, self._most)
+            begins = job.turn_id not in draft.turns  # one that is here is found in any case
+            if begins:
+                check_text(job.message.text, self._most)
                 require_open(record)
                 self._admit()
-            return begin(draft, job, self._timing, most_waiting=self._limits.most_waiting)
+            turn = begin(draft, job, self._timing, most_waiting=self._limits.most_waiting)
+            if begins and is_analysed(job, record):
+                begin_aside(draft, self._jobs.analysis_of(job), self._timing)
+            return turn
 
         async def prepare(draft: Draft) -> None:
             await self._look_in_archive(draft, job)
@@ -176,27 +160,6 @@ class Turns:
         if self._memory_full():
             raise Overloaded("the session store's memory is over 80 % full")
 
-    def _job(self, caller: Caller, request: pb.BeginTurnRequest | pb.StreamTurnRequest) -> RunTurn:
-        turn_id = self._ids.turn(request.session_id, request.request_id)
-        budget = request.time_budget
-        if not request.HasField("time_budget"):
-            budget = Duration(seconds=DEFAULT_BUDGET_SECONDS)
-        trace: dict[str, str] = {}
-        telemetry.inject(trace)
-        return RunTurn(
-            tenant=caller.tenant,
-            user_id=caller.user,
-            turn_id=turn_id,
-            request_id=request.request_id,
-            request_hash=_request_hash(request),
-            lane=self._limits.lane,
-            message=user_message(turn_id, request.session_id, request.text),
-            time_budget=budget,
-            max_attempts=self._limits.max_attempts,
-            trace_context=trace,
-            busy_policy=request.busy_policy,
-        )
-
     async def _look_in_archive(self, draft: Draft, job: RunTurn) -> None:
         """Find a turn that only the archive can still know.
 
@@ -254,7 +217,7 @@ class Turns:
                 once(draft, request, lambda: self._cancel(draft, request))
             return turn
 
-        reads = Reads(turns=[turn_id], operation=request.request_id)
+        reads = Reads(turns=[turn_id], operation=request.request_id, running=True)
         turn, draft = await self._live.transact(session_id, decide, reads)
         self._publisher.after(draft)
         if turn is not None and turn.phase == CANCELLING:
@@ -281,7 +244,7 @@ class Turns:
         _, draft = await self._live.transact(
             session_id,
             lambda draft: finish_stop(draft, turn_id, partial, self._timing),
-            Reads(turns=[turn_id]),
+            Reads(turns=[turn_id], annotations=True),
         )
         return self._publisher.after(draft, next_turn_id)
 
@@ -300,15 +263,6 @@ def _the_same(row: GetArchivedTurnResponse, job: RunTurn) -> pb.Turn:
     if row.job.request_hash != job.request_hash:
         raise RequestIdTaken
     return archived_turn(row)
-
-
-def _request_hash(request: pb.BeginTurnRequest | pb.StreamTurnRequest) -> bytes:
-    budget = request.time_budget.ToMilliseconds()
-    parts = (request.session_id, request.text, str(request.busy_policy), str(budget))
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part.encode())
-    return digest.digest()
 
 
 async def _within(task: asyncio.Task[bool], seconds: float) -> bool:

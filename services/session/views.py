@@ -41,6 +41,8 @@ def public_turn(turn: record.TurnRecord, *, waiting_position: int = 0) -> pb.Tur
         durable=turn.job_confirmed or turn.start_ms > 0 or turn.acceptance_confirmed,
         create_time=job.create_time,
         waiting_position=waiting_position if turn.phase == WAITING else 0,
+        kind=job.kind,
+        parent_turn_id=job.parent_turn_id,
     )
     if turn.start_ms:
         shown.start_time.CopyFrom(timestamp(turn.start_ms))
@@ -64,6 +66,8 @@ def archived_turn(row: GetArchivedTurnResponse) -> pb.Turn:
         text=job.message.text,
         durable=True,
         create_time=job.create_time,
+        kind=job.kind,
+        parent_turn_id=job.parent_turn_id,
     )
     if row.HasField("finished"):
         outcome = finished.outcome

@@ -21,7 +21,9 @@ from services.session.transitions import (
     Hold,
     claim,
     complete,
+    complete_step,
     completed,
+    completed_step,
     fail_attempt,
     failed,
     heartbeat,
@@ -70,7 +72,7 @@ class Work:
             return claim(draft, job.turn_id, claimant, self._timing)
 
         response, draft = await self._live.transact(
-            job.message.session_id, decide, Reads.of_job(job, window=True), self._rebuilding(job)
+            job.message.session_id, decide, Reads.of_claim(job), self._rebuilding(job)
         )
         # A rebuilt turn's job is the one this worker holds: it need not go out again.
         draft.effects = [effect for effect in draft.effects if effect.job.turn_id != job.turn_id]
@@ -156,6 +158,19 @@ class Work:
         while self._renewed and next(iter(self._renewed.values())) < limit:
             del self._renewed[next(iter(self._renewed))]
 
+    async def complete_step(self, request: pb.CompleteStepRequest) -> pb.CompleteStepResponse:
+        """Commit what one agent of a turn's routing slip has found."""
+        hold, step = _hold(request), completed_step(request)
+        if (session_id := await self._session_of(request.turn_id)) is None:
+            return pb.CompleteStepResponse(status=pb.WRITE_STATUS_MISSING)
+        response, draft = await self._live.transact(
+            session_id,
+            lambda draft: complete_step(draft, hold, step),
+            Reads(turns=[request.turn_id], annotations=True),
+        )
+        self._publisher.after(draft)
+        return response
+
     async def complete(self, request: pb.CompleteTurnRequest) -> pb.CompleteTurnResponse:
         """Commit the answer; one that is too large ends the turn as failed."""
         hold, ending = _hold(request), completed(request, self._answer_bytes)
@@ -164,7 +179,7 @@ class Work:
         response, draft = await self._live.transact(
             session_id,
             lambda draft: complete(draft, hold, ending, request.last_seq, self._timing),
-            Reads(turns=[request.turn_id], tails=True),
+            Reads(turns=[request.turn_id], tails=True, annotations=request.HasField("findings")),
         )
         self._publisher.after(draft)
         return response
@@ -221,5 +236,10 @@ def _holds(turn: TurnRecord, beat: pb.TurnHeartbeat) -> bool:
     return held and turn.phase == LEASED
 
 
-def _hold(request: pb.CompleteTurnRequest | pb.FailTurnRequest | pb.ReleaseTurnRequest) -> Hold:
+def _hold(
+    request: pb.CompleteStepRequest
+    | pb.CompleteTurnRequest
+    | pb.FailTurnRequest
+    | pb.ReleaseTurnRequest,
+) -> Hold:
     return Hold(turn_id=request.turn_id, fence=request.fence, claim_id=request.claim_id)

@@ -7,7 +7,8 @@ import pytest_asyncio
 
 from maieutic_client import Maieutic, RetryPolicy
 from services.runtime.server import RunningServer, ServerOptions, serving
-from tests.fakes.conversations import Conversations, register_conversations
+from tests.fakes.conversations import Conversations
+from tests.fakes.session_service import register_conversations
 
 EAGER = RetryPolicy(first_delay=0.001, longest_delay=0.002, give_up_after=20.0)
 

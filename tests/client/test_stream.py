@@ -24,7 +24,8 @@ from services.runtime.errors import (
 )
 from services.runtime.server import ServerOptions, serving
 from tests.client.conftest import EAGER, Served
-from tests.fakes.conversations import Conversations, register_conversations
+from tests.fakes.conversations import Conversations
+from tests.fakes.session_service import register_conversations
 from tests.proxy import proxy
 from tests.waiting import wait_until
 

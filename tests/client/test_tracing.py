@@ -15,7 +15,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from maieutic_client import Maieutic, NotFound
 from services.runtime.server import ServerOptions, serving
 from tests.client.conftest import EAGER, Served
-from tests.fakes.conversations import Conversations, register_conversations
+from tests.fakes.conversations import Conversations
+from tests.fakes.session_service import register_conversations
 from tests.recorded import recording, span_id
 
 STREAM = "maieutic.v1.TurnService/StreamTurn"

@@ -15,6 +15,7 @@ from maieutic.v1.session_service_pb2 import (
     Session,
     SessionOrder,
 )
+from maieutic.v1.turn_service_pb2 import Findings
 from services.persistence.errors import (
     MessageNotFound,
     Refused,
@@ -355,8 +356,8 @@ async def test_a_branch_has_copies_of_its_own_and_is_made_once(harness: ArchiveH
     await harness.archive.apply([fact(story.finished(number)) for number in (1, 2)])
     window = [story.finished(3).job.message, story.finished(3).answer]
     branch = _branch_of(story, window[0].message_id)
-    assert await harness.archive.create_branch(TENANT, branch, window, 5)
-    assert not await harness.archive.create_branch(TENANT, branch, window, 5)
+    assert await harness.archive.create_branch(TENANT, branch, window, 5, Findings())
+    assert not await harness.archive.create_branch(TENANT, branch, window, 5, Findings())
     snapshot = await harness.archive.snapshot(branch.session_id, window=20)
     assert snapshot.session is not None
     assert (snapshot.tenant, snapshot.session.message_count) == (TENANT, 5)
@@ -374,7 +375,9 @@ async def test_a_branch_at_a_message_long_archived_ends_there(harness: ArchiveHa
     story = Story("one")
     await harness.archive.apply([fact(story.finished(number)) for number in (1, 2, 3)])
     branch = _branch_of(story, story.job(2).message.message_id)
-    assert await harness.archive.create_branch(TENANT, branch, [story.finished(3).answer], 6)
+    assert await harness.archive.create_branch(
+        TENANT, branch, [story.finished(3).answer], 6, Findings()
+    )
     window = (await harness.archive.snapshot(branch.session_id, window=20)).window
     assert [message.position for message in window] == [1, 2, 3]
 
@@ -387,13 +390,13 @@ async def test_what_was_rolled_back_is_in_no_branch_though_the_archive_does_not_
     instead = story.job(3)
     instead.message.position = story.job(2).message.position
     branch = _branch_of(story, instead.message.message_id)
-    assert await harness.archive.create_branch(TENANT, branch, [instead.message], 3)
+    assert await harness.archive.create_branch(TENANT, branch, [instead.message], 3, Findings())
     window = (await harness.archive.snapshot(branch.session_id, window=20)).window
     assert [m.origin_message_id for m in window][2:] == [instead.message.message_id]
     assert len(window) == 3
     rolled_back = _branch_of(story, story.job(2).message.message_id, "other")
     with pytest.raises(MessageNotFound):
-        await harness.archive.create_branch(TENANT, rolled_back, [instead.message], 3)
+        await harness.archive.create_branch(TENANT, rolled_back, [instead.message], 3, Findings())
 
 
 async def test_no_branch_of_what_is_not_there(harness: ArchiveHarness) -> None:
@@ -401,11 +404,11 @@ async def test_no_branch_of_what_is_not_there(harness: ArchiveHarness) -> None:
     await harness.archive.apply([fact(story.finished()), fact(other.finished())])
     foreign = _branch_of(story, other.job().message.message_id)
     with pytest.raises(MessageNotFound):
-        await harness.archive.create_branch(TENANT, foreign, [], 99)
+        await harness.archive.create_branch(TENANT, foreign, [], 99, Findings())
     await harness.archive.apply([fact(story.deleted())])
     late = _branch_of(story, story.job().message.message_id)
     with pytest.raises(SessionNotFound):
-        await harness.archive.create_branch(TENANT, late, [story.job().message], 1)
+        await harness.archive.create_branch(TENANT, late, [story.job().message], 1, Findings())
     for branch in (foreign, late):
         assert await harness.archive.snapshot(branch.session_id, window=1) == Snapshot()
 
@@ -414,11 +417,11 @@ async def test_a_deleted_branch_is_not_made_again(harness: ArchiveHarness) -> No
     story = Story("one")
     await harness.archive.apply([fact(story.finished())])
     branch = _branch_of(story, story.job().message.message_id)
-    assert await harness.archive.create_branch(TENANT, branch, [], 99)
+    assert await harness.archive.create_branch(TENANT, branch, [], 99, Findings())
     deleted = story.deleted()
     deleted.session_id = branch.session_id
     await harness.archive.apply([fact(deleted)])
-    assert not await harness.archive.create_branch(TENANT, branch, [], 99)
+    assert not await harness.archive.create_branch(TENANT, branch, [], 99, Findings())
     assert (await harness.archive.snapshot(branch.session_id, window=1)).deleted
     assert len((await harness.archive.snapshot(story.session_id, window=9)).window) == 2
 
@@ -430,7 +433,7 @@ async def test_a_deletion_of_the_parent_leaves_a_whole_branch_or_none(
     await harness.archive.apply([fact(story.finished(number)) for number in range(1, 20)])
     branch = _branch_of(story, story.finished(19).answer.message_id)
     made, _ = await asyncio.gather(
-        harness.archive.create_branch(TENANT, branch, [], 99),
+        harness.archive.create_branch(TENANT, branch, [], 99, Findings()),
         harness.archive.apply([fact(story.deleted())]),
         return_exceptions=True,
     )

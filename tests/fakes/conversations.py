@@ -11,11 +11,9 @@ import grpc
 from maieutic.v1 import message_pb2, session_service_pb2 as session_pb, turn_service_pb2 as turn_pb
 from maieutic.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
-    add_SessionServiceServicer_to_server,
 )
 from maieutic.v1.turn_service_pb2_grpc import (
     TurnServiceServicer,
-    add_TurnServiceServicer_to_server,
 )
 from services.runtime.errors import (
     Aborted,
@@ -64,6 +62,7 @@ class Conversations:
     turns: dict[str, tuple[Owner, turn_pb.Turn]] = field(default_factory=dict)
     notes: dict[str, list[session_pb.Note]] = field(default_factory=dict)
     bookmarks: dict[str, list[session_pb.Bookmark]] = field(default_factory=dict)
+    findings: dict[str, turn_pb.Findings] = field(default_factory=dict)
     requests: dict[tuple[str, ...], bytes] = field(default_factory=dict)
     frames: dict[str, list[turn_pb.TurnFrame]] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
@@ -100,6 +99,10 @@ class Conversations:
                 (message_pb2.AUTHOR_AGENT, turn.outcome.text),
             )
         ]
+
+    def found(self, session_id: str) -> turn_pb.Findings:
+        self.session(session_id)
+        return self.findings.setdefault(session_id, turn_pb.Findings())
 
     def turn(self, turn_id: str) -> turn_pb.Turn:
         owner, turn = self.turns.get(turn_id, (None, None))
@@ -312,6 +315,14 @@ class FakeTurns(TurnServiceServicer):
     ) -> turn_pb.BeginTurnResponse:
         return turn_pb.BeginTurnResponse(turn=self._begun(request))
 
+    async def NextQuestion(
+        self, request: turn_pb.NextQuestionRequest, context: Context
+    ) -> AsyncIterator[turn_pb.NextQuestionResponse]:
+        self._state.opened.append("NextQuestion")
+        turn = self._begun(request)
+        async for frame in self._sent(self._state.frames[turn.turn_id]):
+            yield turn_pb.NextQuestionResponse(frame=frame)
+
     async def WatchTurn(
         self, request: turn_pb.WatchTurnRequest, context: Context
     ) -> AsyncIterator[turn_pb.WatchTurnResponse]:
@@ -333,19 +344,25 @@ class FakeTurns(TurnServiceServicer):
         self._state.calls.append(("CancelTurn", self._state.owner()))
         return turn_pb.CancelTurnResponse(turn=turn)
 
-    def _begun(self, request: turn_pb.StreamTurnRequest | turn_pb.BeginTurnRequest) -> turn_pb.Turn:
+    def _begun(
+        self,
+        request: turn_pb.StreamTurnRequest | turn_pb.BeginTurnRequest | turn_pb.NextQuestionRequest,
+    ) -> turn_pb.Turn:
         state = self._state
+        asks = isinstance(request, turn_pb.NextQuestionRequest)
+        text = "" if isinstance(request, turn_pb.NextQuestionRequest) else request.text
         state.session(request.session_id)
         state.once(request, "turn", request.session_id)
         policy = request.busy_policy or turn_pb.BUSY_POLICY_REJECT
-        if request.text == "busy" and policy == turn_pb.BUSY_POLICY_REJECT:
+        if text == "busy" and policy == turn_pb.BUSY_POLICY_REJECT:
             raise FailedPrecondition("another turn is running", reason="SESSION_BUSY")
         turn = turn_pb.Turn(
             turn_id=stable_id(request.session_id, request.request_id),
             session_id=request.session_id,
             request_id=request.request_id,
             state=turn_pb.TURN_STATE_COMPLETED,
-            text=request.text,
+            text=text,
+            kind=turn_pb.TURN_KIND_NEXT_QUESTION if asks else turn_pb.TURN_KIND_ASK,
             durable=True,
         )
         if turn.turn_id not in state.turns:
@@ -401,14 +418,3 @@ def _place(frames: list[turn_pb.TurnFrame], cursor: str) -> int:
     if cursor and not places:
         raise InvalidArgument("cursor", "must be the cursor of a frame of this turn")
     return places[0] + 1 if cursor else 0
-
-
-def register_conversations(state: Conversations) -> Callable[[grpc.aio.Server], list[str]]:
-    """Return what `serving` calls to add both services."""
-
-    def register(server: grpc.aio.Server) -> list[str]:
-        add_SessionServiceServicer_to_server(FakeSessions(state), server)
-        add_TurnServiceServicer_to_server(FakeTurns(state), server)
-        return ["maieutic.v1.SessionService", "maieutic.v1.TurnService"]
-
-    return register

@@ -13,9 +13,10 @@ from services.gateway.model import KeyHolder
 from services.gateway.settings import GatewaySettings
 from services.runtime.keyring import KeyRing
 from services.runtime.server import RunningServer, ServerOptions, serving
-from tests.fakes.conversations import Conversations, register_conversations
+from tests.fakes.conversations import Conversations
 from tests.fakes.documents import Library, register_documents
 from tests.fakes.quarantine import Quarantine, register_quarantine
+from tests.fakes.session_service import register_conversations
 
 
 @dataclass(frozen=True, kw_only=True)

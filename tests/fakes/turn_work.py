@@ -25,7 +25,13 @@ from maieutic.v1.message_pb2 import Message
 from services.runtime.errors import Aborted, ServiceError, Unavailable, Unimplemented
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Hold = pb.TurnEvents | pb.TurnHeartbeat | pb.CompleteTurnRequest | pb.FailTurnRequest
+Hold = (
+    pb.TurnEvents
+    | pb.TurnHeartbeat
+    | pb.CompleteStepRequest
+    | pb.CompleteTurnRequest
+    | pb.FailTurnRequest
+)
 
 
 @dataclass(kw_only=True)
@@ -41,6 +47,7 @@ class Turn:
     """Of the present fence."""
     finished: TurnFinished | None = None
     failures: list[pb.FailTurnRequest] = field(default_factory=list)
+    steps: list[pb.CompleteStepRequest] = field(default_factory=list)
 
     @property
     def leased(self) -> bool:
@@ -211,6 +218,15 @@ class FakeTurnWork(TurnWorkServiceServicer):
                 else:
                     store.turns[one.turn_id].lease_end = time.monotonic() + store.lease
         return response
+
+    async def CompleteStep(
+        self, request: pb.CompleteStepRequest, context: Context
+    ) -> pb.CompleteStepResponse:
+        store = self._enter("CompleteStep")
+        turn = store.turns.get(request.turn_id)
+        if (status := store.verdict(request)) == pb.WRITE_STATUS_APPLIED and turn is not None:
+            turn.steps.append(request)
+        return pb.CompleteStepResponse(status=status, findings=request.findings)
 
     async def CompleteTurn(
         self, request: pb.CompleteTurnRequest, context: Context

@@ -32,7 +32,9 @@ METHODS: Mapping[str, MethodDescriptor] = {
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-STREAMING = frozenset({"/maieutic.v1.TurnService/StreamTurn", "/maieutic.v1.TurnService/WatchTurn"})
+STREAMING = frozenset(
+    f"/maieutic.v1.TurnService/{name}" for name in ("StreamTurn", "NextQuestion", "WatchTurn")
+)
 REQUIRED = frozenset(
     {
         "update_mask",

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maieutic.v1 import message_pb2 as _message_pb2
+from maieutic.v1 import specification_pb2 as _specification_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -58,6 +59,41 @@ TURN_STATE_CANCELLED: TurnState.ValueType  # 7
 TURN_STATE_INTERRUPTED: TurnState.ValueType  # 8
 TURN_STATE_ROLLED_BACK: TurnState.ValueType  # 9
 Global___TurnState: _TypeAlias = TurnState  # noqa: Y015
+
+class _TurnKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TurnKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TURN_KIND_UNSPECIFIED: _TurnKind.ValueType  # 0
+    """Means ASK."""
+    TURN_KIND_ASK: _TurnKind.ValueType  # 1
+    """The user says something, an agent answers as the session's mode asks."""
+    TURN_KIND_NEXT_QUESTION: _TurnKind.ValueType  # 2
+    """An agent asks the next question; the user has said nothing."""
+    TURN_KIND_ANALYSIS: _TurnKind.ValueType  # 3
+    """Beside a Socratic turn: specifications and conflicts in what was said.
+    Ends with that turn if it is cancelled or rolled back.
+    """
+
+class TurnKind(_TurnKind, metaclass=_TurnKindEnumTypeWrapper):
+    """What a turn is for. Questions take their place in the session's conversation,
+    one at a time; all others run beside it, on lanes of their own, and neither
+    wait for a question nor keep one waiting.
+    """
+
+TURN_KIND_UNSPECIFIED: TurnKind.ValueType  # 0
+"""Means ASK."""
+TURN_KIND_ASK: TurnKind.ValueType  # 1
+"""The user says something, an agent answers as the session's mode asks."""
+TURN_KIND_NEXT_QUESTION: TurnKind.ValueType  # 2
+"""An agent asks the next question; the user has said nothing."""
+TURN_KIND_ANALYSIS: TurnKind.ValueType  # 3
+"""Beside a Socratic turn: specifications and conflicts in what was said.
+Ends with that turn if it is cancelled or rolled back.
+"""
+Global___TurnKind: _TypeAlias = TurnKind  # noqa: Y015
 
 class _BusyPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -124,6 +160,8 @@ class Turn(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
     WAITING_POSITION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PARENT_TURN_ID_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """base64url, 48 characters."""
     session_id: _builtins.str
@@ -139,6 +177,9 @@ class Turn(_message.Message):
     """
     waiting_position: _builtins.int
     """The place in the session's line, from 1; 0 unless the turn is waiting."""
+    kind: Global___TurnKind.ValueType
+    parent_turn_id: _builtins.str
+    """The turn that this one was begun with; empty if it stands alone."""
     @_builtins.property
     def outcome(self) -> Global___TurnOutcome:
         """Set once the state is terminal."""
@@ -171,10 +212,12 @@ class Turn(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         archive_time: _timestamp_pb2.Timestamp | None = ...,
         waiting_position: _builtins.int = ...,
+        kind: Global___TurnKind.ValueType = ...,
+        parent_turn_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "finish_time", b"finish_time", "outcome", b"outcome", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "attempt", b"attempt", "create_time", b"create_time", "durable", b"durable", "finish_time", b"finish_time", "outcome", b"outcome", "request_id", b"request_id", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "text", b"text", "turn_id", b"turn_id", "waiting_position", b"waiting_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "attempt", b"attempt", "create_time", b"create_time", "durable", b"durable", "finish_time", b"finish_time", "kind", b"kind", "outcome", b"outcome", "parent_turn_id", b"parent_turn_id", "request_id", b"request_id", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "text", b"text", "turn_id", b"turn_id", "waiting_position", b"waiting_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -195,6 +238,7 @@ class TurnOutcome(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     state: Global___TurnState.ValueType
     text: _builtins.str
     """The whole answer, or what there was of it when the turn was stopped."""
@@ -211,6 +255,10 @@ class TurnOutcome(_message.Message):
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___Usage]: ...
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def findings(self) -> Global___Findings:
+        """What was found besides the text; those of all steps together."""
+
     def __init__(
         self,
         *,
@@ -223,14 +271,45 @@ class TurnOutcome(_message.Message):
         attempts: _builtins.int = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         fence: _builtins.int = ...,
+        findings: Global___Findings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "citations", b"citations", "explanation", b"explanation", "fence", b"fence", "finish_time", b"finish_time", "reason", b"reason", "state", b"state", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "citations", b"citations", "explanation", b"explanation", "fence", b"fence", "findings", b"findings", "finish_time", b"finish_time", "reason", b"reason", "state", b"state", "text", b"text", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnOutcome: _TypeAlias = TurnOutcome  # noqa: Y015
+
+@_typing.final
+class Findings(_message.Message):
+    """What agents have understood from a conversation, or asked in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPECIFICATIONS_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def specifications(self) -> _containers.RepeatedCompositeFieldContainer[_specification_pb2.Specification]: ...
+    @_builtins.property
+    def conflicts(self) -> _containers.RepeatedCompositeFieldContainer[_specification_pb2.Conflict]: ...
+    @_builtins.property
+    def questions(self) -> _containers.RepeatedCompositeFieldContainer[_specification_pb2.Question]: ...
+    def __init__(
+        self,
+        *,
+        specifications: _abc.Iterable[_specification_pb2.Specification] | None = ...,
+        conflicts: _abc.Iterable[_specification_pb2.Conflict] | None = ...,
+        questions: _abc.Iterable[_specification_pb2.Question] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "questions", b"questions", "specifications", b"specifications"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Findings: _TypeAlias = Findings  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
@@ -244,11 +323,15 @@ class Usage(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     step: _builtins.str
+    """The agent that took it."""
     model: _builtins.str
     input_tokens: _builtins.int
     output_tokens: _builtins.int
     cached_tokens: _builtins.int
+    prompt: _builtins.str
+    """The instructions that the agent was given, with their version: direct_v1."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -260,10 +343,11 @@ class Usage(_message.Message):
         output_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
+        prompt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "duration", b"duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "duration", b"duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "prompt", b"prompt", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -581,6 +665,57 @@ class BeginTurnResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BeginTurnResponse: _TypeAlias = BeginTurnResponse  # noqa: Y015
+
+@_typing.final
+class NextQuestionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BUSY_POLICY_FIELD_NUMBER: _builtins.int
+    TIME_BUDGET_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    request_id: _builtins.str
+    busy_policy: Global___BusyPolicy.ValueType
+    @_builtins.property
+    def time_budget(self) -> _duration_pb2.Duration:
+        """How long the turn may run. Unset means 10 minutes."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        busy_policy: Global___BusyPolicy.ValueType = ...,
+        time_budget: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_budget", b"time_budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "time_budget", b"time_budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextQuestionRequest: _TypeAlias = NextQuestionRequest  # noqa: Y015
+
+@_typing.final
+class NextQuestionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frame(self) -> Global___TurnFrame: ...
+    def __init__(
+        self,
+        *,
+        frame: Global___TurnFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextQuestionResponse: _TypeAlias = NextQuestionResponse  # noqa: Y015
 
 @_typing.final
 class WatchTurnRequest(_message.Message):

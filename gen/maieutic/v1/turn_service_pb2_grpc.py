@@ -49,6 +49,11 @@ class TurnServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_turn__service__pb2.BeginTurnRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_turn__service__pb2.BeginTurnResponse.FromString,
                 _registered_method=True)
+        self.NextQuestion = channel.unary_stream(
+                '/maieutic.v1.TurnService/NextQuestion',
+                request_serializer=maieutic_dot_v1_dot_turn__service__pb2.NextQuestionRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_turn__service__pb2.NextQuestionResponse.FromString,
+                _registered_method=True)
         self.WatchTurn = channel.unary_stream(
                 '/maieutic.v1.TurnService/WatchTurn',
                 request_serializer=maieutic_dot_v1_dot_turn__service__pb2.WatchTurnRequest.SerializeToString,
@@ -86,6 +91,15 @@ class TurnServiceServicer(object):
 
     def BeginTurn(self, request, context):
         """BeginTurn begins a turn and returns at once. Same rules as StreamTurn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NextQuestion(self, request, context):
+        """NextQuestion begins a turn in which the user says nothing and an agent asks
+        the next question, from what is known and what conflicts, and streams it.
+        Same rules as StreamTurn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +143,11 @@ def add_TurnServiceServicer_to_server(servicer, server):
                     servicer.BeginTurn,
                     request_deserializer=maieutic_dot_v1_dot_turn__service__pb2.BeginTurnRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_turn__service__pb2.BeginTurnResponse.SerializeToString,
+            ),
+            'NextQuestion': grpc.unary_stream_rpc_method_handler(
+                    servicer.NextQuestion,
+                    request_deserializer=maieutic_dot_v1_dot_turn__service__pb2.NextQuestionRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_turn__service__pb2.NextQuestionResponse.SerializeToString,
             ),
             'WatchTurn': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTurn,
@@ -205,6 +224,33 @@ class TurnService(object):
             '/maieutic.v1.TurnService/BeginTurn',
             maieutic_dot_v1_dot_turn__service__pb2.BeginTurnRequest.SerializeToString,
             maieutic_dot_v1_dot_turn__service__pb2.BeginTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NextQuestion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/maieutic.v1.TurnService/NextQuestion',
+            maieutic_dot_v1_dot_turn__service__pb2.NextQuestionRequest.SerializeToString,
+            maieutic_dot_v1_dot_turn__service__pb2.NextQuestionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,11 @@ class TurnServiceStub:
     """
     BeginTurn: _grpc.UnaryUnaryMultiCallable[_turn_service_pb2.BeginTurnRequest, _turn_service_pb2.BeginTurnResponse]
     """BeginTurn begins a turn and returns at once. Same rules as StreamTurn."""
+    NextQuestion: _grpc.UnaryStreamMultiCallable[_turn_service_pb2.NextQuestionRequest, _turn_service_pb2.NextQuestionResponse]
+    """NextQuestion begins a turn in which the user says nothing and an agent asks
+    the next question, from what is known and what conflicts, and streams it.
+    Same rules as StreamTurn.
+    """
     WatchTurn: _grpc.UnaryStreamMultiCallable[_turn_service_pb2.WatchTurnRequest, _turn_service_pb2.WatchTurnResponse]
     """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
     is malformed or of another turn is INVALID_ARGUMENT, never "from the
@@ -78,6 +83,11 @@ class TurnServiceAsyncStub(TurnServiceStub):
     """
     BeginTurn: _aio.UnaryUnaryMultiCallable[_turn_service_pb2.BeginTurnRequest, _turn_service_pb2.BeginTurnResponse]  # type: ignore[assignment]
     """BeginTurn begins a turn and returns at once. Same rules as StreamTurn."""
+    NextQuestion: _aio.UnaryStreamMultiCallable[_turn_service_pb2.NextQuestionRequest, _turn_service_pb2.NextQuestionResponse]  # type: ignore[assignment]
+    """NextQuestion begins a turn in which the user says nothing and an agent asks
+    the next question, from what is known and what conflicts, and streams it.
+    Same rules as StreamTurn.
+    """
     WatchTurn: _aio.UnaryStreamMultiCallable[_turn_service_pb2.WatchTurnRequest, _turn_service_pb2.WatchTurnResponse]  # type: ignore[assignment]
     """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
     is malformed or of another turn is INVALID_ARGUMENT, never "from the
@@ -119,6 +129,17 @@ class TurnServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_turn_service_pb2.BeginTurnResponse, _abc.Awaitable[_turn_service_pb2.BeginTurnResponse]]:
         """BeginTurn begins a turn and returns at once. Same rules as StreamTurn."""
+
+    @_abc_1.abstractmethod
+    def NextQuestion(
+        self,
+        request: _turn_service_pb2.NextQuestionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_turn_service_pb2.NextQuestionResponse], _abc.AsyncIterator[_turn_service_pb2.NextQuestionResponse]]:
+        """NextQuestion begins a turn in which the user says nothing and an agent asks
+        the next question, from what is known and what conflicts, and streams it.
+        Same rules as StreamTurn.
+        """
 
     @_abc_1.abstractmethod
     def WatchTurn(

@@ -4,9 +4,15 @@ from collections.abc import Sequence
 
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
-from services.persistence.adapters.facts import KEEP_EVENT, KEEP_MESSAGE, KEEP_SESSION
+from maieutic.v1.turn_service_pb2 import Findings
+from services.persistence.adapters.facts import (
+    KEEP_ANNOTATIONS,
+    KEEP_EVENT,
+    KEEP_MESSAGE,
+    KEEP_SESSION,
+)
 from services.persistence.adapters.sql import Connection, Database
-from services.persistence.branching import carried, fact_of
+from services.persistence.branching import carried, fact_of, found_in
 from services.persistence.errors import MessageNotFound, SessionNotFound
 from services.persistence.facts import carried_rows
 
@@ -30,9 +36,14 @@ class Branches:
         self._database = database
 
     async def create_branch(
-        self, tenant: str, branch: Session, window: Sequence[Message], window_position: int
+        self,
+        tenant: str,
+        branch: Session,
+        window: Sequence[Message],
+        window_position: int,
+        findings: Findings,
     ) -> bool:
-        """Store the branch with its messages; returns whether it was not there."""
+        """Store the branch with what it begins with; returns whether it was not there."""
         async with self._database.writing() as connection:
             for parent in await connection.fetch(PARENT, branch.parent_session_id):
                 if parent["delete_time"] is not None:
@@ -42,9 +53,11 @@ class Branches:
             messages = carried(branch, await _up_to(connection, branch), window, window_position)
             if not messages:
                 raise MessageNotFound(branch.parent_message_id)
-            fact = fact_of(tenant, branch, messages)
+            fact = fact_of(tenant, branch, messages, found_in(messages, findings))
             await connection.write(KEEP_SESSION, [fact.session])
             await connection.write(KEEP_MESSAGE, carried_rows(messages))
+            if fact.annotations is not None:
+                await connection.write(KEEP_ANNOTATIONS, [fact.annotations])
             await connection.write(KEEP_EVENT, [fact.event])
         return True
 

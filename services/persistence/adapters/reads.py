@@ -40,9 +40,10 @@ SELECT coalesce(max(position), 0) AS last FROM messages WHERE session_id = $1
 """
 
 # The end of the chain of predecessors, not the last row: rows may be written in another order.
+# What runs beside the conversation is on other lanes.
 LAST_TURN = """
 SELECT turn_id FROM turns
-WHERE session_id = $1 AND NOT EXISTS (
+WHERE session_id = $1 AND lane = 'interactive' AND NOT EXISTS (
     SELECT 1 FROM turns AS later
     WHERE later.session_id = $1 AND later.predecessor_turn_id = turns.turn_id
 )

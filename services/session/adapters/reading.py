@@ -112,8 +112,9 @@ async def _decode_annotations(transaction: Transaction, draft: Draft, raw: bytes
 async def _read_line(transaction: Transaction, draft: Draft, *, running: bool) -> None:
     """Read the turns in line, too: whatever ends the one before promotes the first of them."""
     waiting = draft.session.waiting_turn_ids if draft.session else ()
+    beside = draft.session.side_turn_ids if draft.session and running else ()
     active = draft.session.session.active_turn_id if draft.session and running else ""
-    wanted = [turn for turn in (active, *waiting) if turn]
+    wanted = [turn for turn in (active, *waiting, *beside) if turn]
     missing = [turn for turn in wanted if turn not in draft.turns]
     if not missing:
         return

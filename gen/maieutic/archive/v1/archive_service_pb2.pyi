@@ -14,6 +14,7 @@ from maieutic.bus.v1 import bus_pb2 as _bus_pb2
 from maieutic.v1 import document_service_pb2 as _document_service_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import session_service_pb2 as _session_service_pb2
+from maieutic.v1 import turn_service_pb2 as _turn_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -348,6 +349,7 @@ class CreateBranchRequest(_message.Message):
     BRANCH_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     WINDOW_POSITION_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     window_position: _builtins.int
     """From this position on, the window is all there is: other messages that the
@@ -361,6 +363,12 @@ class CreateBranchRequest(_message.Message):
     def window(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
         """The parent's last messages; the archive may not have all of them yet."""
 
+    @_builtins.property
+    def findings(self) -> _turn_service_pb2.Findings:
+        """What agents have found in the parent. The branch has what was found in the
+        messages that it begins with.
+        """
+
     def __init__(
         self,
         *,
@@ -368,10 +376,11 @@ class CreateBranchRequest(_message.Message):
         branch: _session_service_pb2.Session | None = ...,
         window: _abc.Iterable[_message_pb2.Message] | None = ...,
         window_position: _builtins.int = ...,
+        findings: _turn_service_pb2.Findings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "tenant", b"tenant", "window", b"window", "window_position", b"window_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "findings", b"findings", "tenant", b"tenant", "window", b"window", "window_position", b"window_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -67,6 +67,9 @@ class RunTurn(_message.Message):
     PREDECESSOR_TURN_ID_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     BUSY_POLICY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PARENT_TURN_ID_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     turn_id: _builtins.str
@@ -80,6 +83,10 @@ class RunTurn(_message.Message):
     """The turn before this one in its session; empty if there was none."""
     busy_policy: _turn_service_pb2.BusyPolicy.ValueType
     """How it was begun; tells its place among those that wait."""
+    kind: _turn_service_pb2.TurnKind.ValueType
+    """Unspecified means ASK."""
+    parent_turn_id: _builtins.str
+    """The turn that this one was begun with; empty if it stands alone."""
     @_builtins.property
     def session(self) -> _session_service_pb2.Session:
         """The session as it was when the turn was accepted."""
@@ -96,6 +103,12 @@ class RunTurn(_message.Message):
     def trace_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """W3C trace context (traceparent, tracestate) of the call that began the
         turn: a job or an outcome that is published again belongs to its trace.
+        """
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The routing slip: agents that work one after the other, each with what
+        those before it have found. Empty: the one agent of the session's mode.
         """
 
     def __init__(
@@ -115,10 +128,13 @@ class RunTurn(_message.Message):
         predecessor_turn_id: _builtins.str = ...,
         trace_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         busy_policy: _turn_service_pb2.BusyPolicy.ValueType = ...,
+        kind: _turn_service_pb2.TurnKind.ValueType = ...,
+        parent_turn_id: _builtins.str = ...,
+        steps: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "message", b"message", "session", b"session", "time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "create_time", b"create_time", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "create_time", b"create_time", "kind", b"kind", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "parent_turn_id", b"parent_turn_id", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "steps", b"steps", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,13 +243,16 @@ Global___SessionChanged: _TypeAlias = SessionChanged  # noqa: Y015
 
 @_typing.final
 class SessionAnnotations(_message.Message):
-    """SessionAnnotations are what a user keeps beside a conversation."""
+    """SessionAnnotations are what is kept beside a conversation: by the user, and
+    by agents for the turns to come.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     BOOKMARKS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The session's revision when they were last changed."""
     @_builtins.property
@@ -244,16 +263,23 @@ class SessionAnnotations(_message.Message):
     def bookmarks(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Bookmark]:
         """Oldest first."""
 
+    @_builtins.property
+    def findings(self) -> _turn_service_pb2.Findings:
+        """In the order in which they were found or asked, withdrawn and resolved
+        ones included.
+        """
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         notes: _abc.Iterable[_session_service_pb2.Note] | None = ...,
         bookmarks: _abc.Iterable[_session_service_pb2.Bookmark] | None = ...,
+        findings: _turn_service_pb2.Findings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmarks", b"bookmarks", "notes", b"notes", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmarks", b"bookmarks", "findings", b"findings", "notes", b"notes", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

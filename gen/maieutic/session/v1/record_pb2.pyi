@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maieutic.bus.v1 import bus_pb2 as _bus_pb2
 from maieutic.v1 import session_service_pb2 as _session_service_pb2
+from maieutic.v1 import turn_service_pb2 as _turn_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -67,6 +68,7 @@ class SessionRecord(_message.Message):
     UNARCHIVED_TURN_IDS_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_REVISION_FIELD_NUMBER: _builtins.int
     ARCHIVED_ANNOTATIONS_REVISION_FIELD_NUMBER: _builtins.int
+    SIDE_TURN_IDS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     request_hash: _builtins.bytes
     """sha256 of the request that created it."""
@@ -94,6 +96,10 @@ class SessionRecord(_message.Message):
     def unarchived_turn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Turns begun here that the archive has not confirmed."""
 
+    @_builtins.property
+    def side_turn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Turns that run beside the conversation and have not ended."""
+
     def __init__(
         self,
         *,
@@ -110,10 +116,11 @@ class SessionRecord(_message.Message):
         unarchived_turn_ids: _abc.Iterable[_builtins.str] | None = ...,
         annotations_revision: _builtins.int = ...,
         archived_annotations_revision: _builtins.int = ...,
+        side_turn_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_revision", b"annotations_revision", "archived_annotations_revision", b"archived_annotations_revision", "archived_revision", b"archived_revision", "last_turn_id", b"last_turn_id", "next_position", b"next_position", "request_hash", b"request_hash", "restored", b"restored", "session", b"session", "tenant", b"tenant", "tombstone", b"tombstone", "unarchived_turn_ids", b"unarchived_turn_ids", "waiting_turn_ids", b"waiting_turn_ids", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_revision", b"annotations_revision", "archived_annotations_revision", b"archived_annotations_revision", "archived_revision", b"archived_revision", "last_turn_id", b"last_turn_id", "next_position", b"next_position", "request_hash", b"request_hash", "restored", b"restored", "session", b"session", "side_turn_ids", b"side_turn_ids", "tenant", b"tenant", "tombstone", b"tombstone", "unarchived_turn_ids", b"unarchived_turn_ids", "waiting_turn_ids", b"waiting_turn_ids", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,6 +203,7 @@ class TurnRecord(_message.Message):
     INTENT_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     ATTEMPT_TRACEPARENTS_FIELD_NUMBER: _builtins.int
+    FINISHED_STEPS_FIELD_NUMBER: _builtins.int
     phase: Global___TurnPhase.ValueType
     fence: _builtins.int
     claim_id: _builtins.str
@@ -223,6 +231,10 @@ class TurnRecord(_message.Message):
     def attempt_traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """W3C traceparent of each attempt that is traced, the last one's at the end."""
 
+    @_builtins.property
+    def finished_steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FinishedStep]:
+        """Of its routing slip, in their order. None of them runs again."""
+
     def __init__(
         self,
         *,
@@ -242,14 +254,48 @@ class TurnRecord(_message.Message):
         intent: Global___TurnIntent | None = ...,
         finished: _bus_pb2.TurnFinished | None = ...,
         attempt_traceparents: _abc.Iterable[_builtins.str] | None = ...,
+        finished_steps: _abc.Iterable[Global___FinishedStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "intent", b"intent", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_confirmed", b"acceptance_confirmed", "archive_ms", b"archive_ms", "attempt", b"attempt", "attempt_traceparents", b"attempt_traceparents", "claim_id", b"claim_id", "fence", b"fence", "finished", b"finished", "intent", b"intent", "job", b"job", "job_confirmed", b"job_confirmed", "lease_end_ms", b"lease_end_ms", "not_before_ms", b"not_before_ms", "phase", b"phase", "provisional", b"provisional", "start_ms", b"start_ms", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_confirmed", b"acceptance_confirmed", "archive_ms", b"archive_ms", "attempt", b"attempt", "attempt_traceparents", b"attempt_traceparents", "claim_id", b"claim_id", "fence", b"fence", "finished", b"finished", "finished_steps", b"finished_steps", "intent", b"intent", "job", b"job", "job_confirmed", b"job_confirmed", "lease_end_ms", b"lease_end_ms", "not_before_ms", b"not_before_ms", "phase", b"phase", "provisional", b"provisional", "start_ms", b"start_ms", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnRecord: _TypeAlias = TurnRecord  # noqa: Y015
+
+@_typing.final
+class FinishedStep(_message.Message):
+    """What one agent of a routing slip has found and consumed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    fence: _builtins.int
+    """Under which it was committed."""
+    @_builtins.property
+    def findings(self) -> _turn_service_pb2.Findings: ...
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]: ...
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        findings: _turn_service_pb2.Findings | None = ...,
+        usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
+        fence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "findings", b"findings", "step", b"step", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishedStep: _TypeAlias = FinishedStep  # noqa: Y015
 
 @_typing.final
 class TurnIntent(_message.Message):

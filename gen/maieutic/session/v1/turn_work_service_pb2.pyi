@@ -132,6 +132,8 @@ class TurnClaim(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     EARLIER_TRACEPARENTS_FIELD_NUMBER: _builtins.int
     ANSWER_BYTES_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    FINISHED_STEPS_FIELD_NUMBER: _builtins.int
     fence: _builtins.int
     attempt: _builtins.int
     """From 1."""
@@ -158,6 +160,14 @@ class TurnClaim(_message.Message):
     def earlier_traceparents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """W3C traceparents of earlier attempts, for this one to link to."""
 
+    @_builtins.property
+    def findings(self) -> _turn_service_pb2.Findings:
+        """Of the session, with what this turn's finished steps have found."""
+
+    @_builtins.property
+    def finished_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the routing slip: an earlier attempt has finished them."""
+
     def __init__(
         self,
         *,
@@ -170,10 +180,12 @@ class TurnClaim(_message.Message):
         deadline: _timestamp_pb2.Timestamp | None = ...,
         earlier_traceparents: _abc.Iterable[_builtins.str] | None = ...,
         answer_bytes: _builtins.int = ...,
+        findings: _turn_service_pb2.Findings | None = ...,
+        finished_steps: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "lease", b"lease", "session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "findings", b"findings", "lease", b"lease", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "attempt", b"attempt", "deadline", b"deadline", "earlier_traceparents", b"earlier_traceparents", "fence", b"fence", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "attempt", b"attempt", "deadline", b"deadline", "earlier_traceparents", b"earlier_traceparents", "fence", b"fence", "findings", b"findings", "finished_steps", b"finished_steps", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,6 +339,71 @@ class RecordTurnEventsResponse(_message.Message):
 Global___RecordTurnEventsResponse: _TypeAlias = RecordTurnEventsResponse  # noqa: Y015
 
 @_typing.final
+class CompleteStepRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    turn_id: _builtins.str
+    fence: _builtins.int
+    claim_id: _builtins.str
+    step: _builtins.str
+    @_builtins.property
+    def findings(self) -> _turn_service_pb2.Findings:
+        """Ids and times are given when they are committed; a conflict names its two
+        sides by their ids.
+        """
+
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]: ...
+    def __init__(
+        self,
+        *,
+        turn_id: _builtins.str = ...,
+        fence: _builtins.int = ...,
+        claim_id: _builtins.str = ...,
+        step: _builtins.str = ...,
+        findings: _turn_service_pb2.Findings | None = ...,
+        usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "step", b"step", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteStepRequest: _TypeAlias = CompleteStepRequest  # noqa: Y015
+
+@_typing.final
+class CompleteStepResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    status: Global___WriteStatus.ValueType
+    @_builtins.property
+    def findings(self) -> _turn_service_pb2.Findings:
+        """Of the session, as they are now. Set if applied."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___WriteStatus.ValueType = ...,
+        findings: _turn_service_pb2.Findings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteStepResponse: _TypeAlias = CompleteStepResponse  # noqa: Y015
+
+@_typing.final
 class CompleteTurnRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -337,6 +414,7 @@ class CompleteTurnRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     CITATIONS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
@@ -346,7 +424,13 @@ class CompleteTurnRequest(_message.Message):
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Citation]: ...
     @_builtins.property
-    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]: ...
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]:
+        """Without that of finished steps."""
+
+    @_builtins.property
+    def findings(self) -> _turn_service_pb2.Findings:
+        """Without those of finished steps. As in CompleteStepRequest."""
+
     def __init__(
         self,
         *,
@@ -357,10 +441,11 @@ class CompleteTurnRequest(_message.Message):
         text: _builtins.str = ...,
         citations: _abc.Iterable[_message_pb2.Citation] | None = ...,
         usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
+        findings: _turn_service_pb2.Findings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "claim_id", b"claim_id", "fence", b"fence", "last_seq", b"last_seq", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "last_seq", b"last_seq", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

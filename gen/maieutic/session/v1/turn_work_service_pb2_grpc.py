@@ -51,6 +51,11 @@ class TurnWorkServiceStub(object):
                 request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsRequest.SerializeToString,
                 response_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsResponse.FromString,
                 _registered_method=True)
+        self.CompleteStep = channel.unary_unary(
+                '/maieutic.session.v1.TurnWorkService/CompleteStep',
+                request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepRequest.SerializeToString,
+                response_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepResponse.FromString,
+                _registered_method=True)
         self.CompleteTurn = channel.unary_unary(
                 '/maieutic.session.v1.TurnWorkService/CompleteTurn',
                 request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteTurnRequest.SerializeToString,
@@ -100,6 +105,15 @@ class TurnWorkServiceServicer(object):
         """RecordTurnEvents appends frames to event logs and renews leases, for all
         turns of a worker process on one stream. A batch sent again is applied
         once. Each request gets one response, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteStep(self, request, context):
+        """CompleteStep commits what one agent of a turn's routing slip has found: it
+        does not run again, whoever claims the turn next. The turn stays with its
+        worker, which goes on with the next step. Again it changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +170,11 @@ def add_TurnWorkServiceServicer_to_server(servicer, server):
                     servicer.RecordTurnEvents,
                     request_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsRequest.FromString,
                     response_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsResponse.SerializeToString,
+            ),
+            'CompleteStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteStep,
+                    request_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepRequest.FromString,
+                    response_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepResponse.SerializeToString,
             ),
             'CompleteTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteTurn,
@@ -244,6 +263,33 @@ class TurnWorkService(object):
             '/maieutic.session.v1.TurnWorkService/RecordTurnEvents',
             maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsRequest.SerializeToString,
             maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.session.v1.TurnWorkService/CompleteStep',
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepRequest.SerializeToString,
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,11 @@ class TurnWorkServiceStub:
     turns of a worker process on one stream. A batch sent again is applied
     once. Each request gets one response, in order.
     """
+    CompleteStep: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteStepRequest, _turn_work_service_pb2.CompleteStepResponse]
+    """CompleteStep commits what one agent of a turn's routing slip has found: it
+    does not run again, whoever claims the turn next. The turn stays with its
+    worker, which goes on with the next step. Again it changes nothing.
+    """
     CompleteTurn: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteTurnRequest, _turn_work_service_pb2.CompleteTurnResponse]
     """CompleteTurn commits the answer. The first terminal outcome wins and is
     immutable; completing again with the same claim gets the same answer.
@@ -88,6 +93,11 @@ class TurnWorkServiceAsyncStub(TurnWorkServiceStub):
     """RecordTurnEvents appends frames to event logs and renews leases, for all
     turns of a worker process on one stream. A batch sent again is applied
     once. Each request gets one response, in order.
+    """
+    CompleteStep: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteStepRequest, _turn_work_service_pb2.CompleteStepResponse]  # type: ignore[assignment]
+    """CompleteStep commits what one agent of a turn's routing slip has found: it
+    does not run again, whoever claims the turn next. The turn stays with its
+    worker, which goes on with the next step. Again it changes nothing.
     """
     CompleteTurn: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteTurnRequest, _turn_work_service_pb2.CompleteTurnResponse]  # type: ignore[assignment]
     """CompleteTurn commits the answer. The first terminal outcome wins and is
@@ -137,6 +147,17 @@ class TurnWorkServiceServicer(metaclass=_abc_1.ABCMeta):
         """RecordTurnEvents appends frames to event logs and renews leases, for all
         turns of a worker process on one stream. A batch sent again is applied
         once. Each request gets one response, in order.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteStep(
+        self,
+        request: _turn_work_service_pb2.CompleteStepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_turn_work_service_pb2.CompleteStepResponse, _abc.Awaitable[_turn_work_service_pb2.CompleteStepResponse]]:
+        """CompleteStep commits what one agent of a turn's routing slip has found: it
+        does not run again, whoever claims the turn next. The turn stays with its
+        worker, which goes on with the next step. Again it changes nothing.
         """
 
     @_abc_1.abstractmethod

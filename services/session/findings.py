@@ -1,0 +1,197 @@
+"""What agents have found in a session: merged, resolved, withdrawn. Pure.
+
+Everything has an id that is derived from where it comes from, so that keeping it again, after a
+retry or from the archive, changes nothing.
+"""
+
+import hashlib
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable
+
+from maieutic.session.v1.record_pb2 import TurnRecord
+from maieutic.v1 import specification_pb2 as pb
+from maieutic.v1.turn_service_pb2 import Findings
+from services.session.errors import ConflictResolved, conflict_not_found
+from services.session.ids import family_of
+from services.session.model import Draft, answer_id, timestamp, user_message_id
+
+MOST_SPECIFICATIONS = 500
+MOST_CONFLICTS = 200
+MOST_QUESTIONS = 200
+_ID_BYTES = 18
+
+
+def named(found: Findings, turn: TurnRecord, now_ms: int) -> Findings:
+    """Return what an agent has found under ids of its own, said in the turn it belongs to."""
+    origin = turn.job.parent_turn_id or turn.job.turn_id
+    earlier = sum(len(step.findings.specifications) for step in turn.finished_steps)
+    result, now = Findings(), timestamp(now_ms)
+    for number, specification in enumerate(found.specifications, start=earlier + 1):
+        kept = result.specifications.add()
+        kept.CopyFrom(specification)
+        kept.specification_id = f"{turn.job.turn_id}.{number:03}"
+        kept.message_id = specification.message_id or user_message_id(origin)
+        kept.turn_id = origin
+        kept.create_time.CopyFrom(now)
+    for conflict in found.conflicts:
+        sides = (conflict.first.specification_id, conflict.second.specification_id)
+        seen = result.conflicts.add()
+        seen.CopyFrom(conflict)
+        seen.conflict_id = conflict_id(*sides)
+        seen.turn_id = origin
+        seen.create_time.CopyFrom(now)
+    for question in found.questions:
+        result.questions.add(
+            question_id=origin, message_id=answer_id(origin), text=question.text, create_time=now
+        )
+    return result
+
+
+def conflict_id(one: str, other: str) -> str:
+    """Return the id of the conflict between two specifications, in whatever order they come."""
+    digest = hashlib.sha256("\n".join(sorted((one, other))).encode()).digest()
+    return family_of(one) + urlsafe_b64encode(digest[:_ID_BYTES]).decode()
+
+
+def keep(draft: Draft, found: Findings) -> None:
+    """Add what the session does not know yet, under its next revision.
+
+    What says the same as a specification that holds is not added, nor is a conflict whose sides
+    are not both there. Beyond the limits the session keeps what it has.
+    """
+    kept = draft.kept_annotations.findings
+    before = kept.ByteSize()
+    for specification in found.specifications:
+        room = len(kept.specifications) < MOST_SPECIFICATIONS
+        if room and not _known(kept, specification):
+            kept.specifications.append(specification)
+    for conflict in found.conflicts:
+        room = len(kept.conflicts) < MOST_CONFLICTS
+        if room and (seen := _between_standing(kept, conflict)) is not None:
+            kept.conflicts.append(seen)
+    asked = {question.question_id for question in kept.questions}
+    kept.questions.extend(one for one in found.questions if one.question_id not in asked)
+    del kept.questions[:-MOST_QUESTIONS]
+    if kept.ByteSize() != before:
+        _changed(draft)
+
+
+def _known(kept: Findings, new: pb.Specification) -> bool:
+    return any(
+        old.specification_id == new.specification_id
+        or (not old.withdrawn and _said(old) == _said(new))
+        for old in kept.specifications
+    )
+
+
+def _said(specification: pb.Specification) -> tuple[str, str, str]:
+    value = " ".join(specification.value.casefold().split())
+    return specification.category, specification.key, value
+
+
+def _between_standing(kept: Findings, conflict: pb.Conflict) -> pb.Conflict | None:
+    """Return the conflict with both sides as they stand; None if there is nothing to decide."""
+    if any(old.conflict_id == conflict.conflict_id for old in kept.conflicts):
+        return None
+    standing = {one.specification_id: one for one in standing_specifications(kept)}
+    first = standing.get(conflict.first.specification_id)
+    second = standing.get(conflict.second.specification_id)
+    if first is None or second is None or first is second:
+        return None
+    seen = pb.Conflict()
+    seen.CopyFrom(conflict)
+    seen.first.CopyFrom(first)
+    seen.second.CopyFrom(second)
+    return seen
+
+
+def standing_specifications(kept: Findings) -> list[pb.Specification]:
+    """Return the specifications that hold, in the order in which they were found."""
+    return [one for one in kept.specifications if not one.withdrawn]
+
+
+def open_conflicts(kept: Findings) -> list[pb.Conflict]:
+    """Return the conflicts that the user has to decide: undecided, and both sides hold."""
+    standing = {one.specification_id for one in standing_specifications(kept)}
+    return [
+        one
+        for one in kept.conflicts
+        if not one.HasField("resolution")
+        and {one.first.specification_id, one.second.specification_id} <= standing
+    ]
+
+
+def find_conflict(draft: Draft, wanted: str) -> pb.Conflict:
+    """Return the session's conflict of that id; raises NotFound."""
+    for conflict in draft.kept_annotations.findings.conflicts:
+        if conflict.conflict_id == wanted:
+            return conflict
+    raise conflict_not_found(wanted)
+
+
+def resolve(draft: Draft, wanted: str, resolution: pb.Resolution) -> pb.Conflict:
+    """Decide a conflict, once and for all. Raises NotFound and ConflictResolved."""
+    kept, conflict = draft.kept_annotations.findings, find_conflict(draft, wanted)
+    if conflict.HasField("resolution"):
+        raise ConflictResolved(wanted)
+    conflict.resolution.CopyFrom(resolution)
+    conflict.resolution.resolve_time.CopyFrom(timestamp(draft.now_ms))
+    _withdraw(kept, _losers(conflict))
+    if resolution.kind == pb.RESOLUTION_KIND_REPLACE:
+        kept.specifications.add(
+            specification_id=f"{conflict.conflict_id}.r",
+            category=conflict.first.category,
+            key=conflict.first.key,
+            value=resolution.value,
+            confidence=1.0,
+            message_id=conflict.second.message_id,
+            turn_id=conflict.turn_id,
+            create_time=timestamp(draft.now_ms),
+        )
+    _changed(draft)
+    return conflict
+
+
+def _losers(conflict: pb.Conflict) -> frozenset[str]:
+    first, second = conflict.first.specification_id, conflict.second.specification_id
+    return {
+        pb.RESOLUTION_KIND_KEEP_FIRST: frozenset({second}),
+        pb.RESOLUTION_KIND_KEEP_SECOND: frozenset({first}),
+        pb.RESOLUTION_KIND_REPLACE: frozenset({first, second}),
+    }.get(conflict.resolution.kind, frozenset())
+
+
+def _withdraw(kept: Findings, specification_ids: frozenset[str]) -> None:
+    for specification in kept.specifications:
+        specification.withdrawn |= specification.specification_id in specification_ids
+
+
+def forget(draft: Draft, turn_id: str) -> None:
+    """Take out what was found in a turn, as if it had never been asked."""
+    kept = draft.kept_annotations.findings
+    gone = {one.specification_id for one in kept.specifications if one.turn_id == turn_id}
+    left = Findings(
+        specifications=(one for one in kept.specifications if one.turn_id != turn_id),
+        conflicts=(one for one in kept.conflicts if not gone & _sides(one)),
+        questions=(one for one in kept.questions if one.question_id != turn_id),
+    )
+    if left != kept:
+        kept.CopyFrom(left)
+        _changed(draft)
+
+
+def _sides(conflict: pb.Conflict) -> set[str]:
+    return {conflict.first.specification_id, conflict.second.specification_id}
+
+
+def _changed(draft: Draft) -> None:
+    draft.annotate()
+    draft.tell_session()
+
+
+def together(parts: Iterable[Findings]) -> Findings:
+    """Return several findings as one."""
+    whole = Findings()
+    for part in parts:
+        whole.MergeFrom(part)
+    return whole

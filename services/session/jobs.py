@@ -1,0 +1,105 @@
+"""What callers ask for as the jobs of turns."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+from google.protobuf.duration_pb2 import Duration
+
+from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.session.v1.record_pb2 import SessionRecord
+from maieutic.v1 import turn_service_pb2 as pb
+from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
+from services.runtime import telemetry
+from services.session.beginning import MOST_WAITING
+from services.session.ids import Ids
+from services.session.model import Caller, user_message
+
+DEFAULT_BUDGET_SECONDS = 600
+INTERACTIVE = "interactive"
+ANALYSIS = "analysis"
+ANALYSIS_STEPS = ("context", "conflict")
+
+BeginRequest: TypeAlias = pb.BeginTurnRequest | pb.StreamTurnRequest | pb.NextQuestionRequest
+
+_KINDS: Mapping[type[BeginRequest], pb.TurnKind.ValueType] = MappingProxyType(
+    {
+        pb.BeginTurnRequest: pb.TURN_KIND_ASK,
+        pb.StreamTurnRequest: pb.TURN_KIND_ASK,
+        pb.NextQuestionRequest: pb.TURN_KIND_NEXT_QUESTION,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a turn is given."""
+
+    max_attempts: int = 5
+    oldest_unconfirmed: float = 30.0
+    """Seconds that a job may wait for the broker before no more turns are taken on."""
+    most_waiting: int = MOST_WAITING
+    """In one session, behind the turn that runs."""
+
+
+class Jobs:
+    """Makes jobs: the same request always gives the same turn."""
+
+    def __init__(self, ids: Ids, limits: Limits) -> None:
+        self._ids = ids
+        self._limits = limits
+
+    def of(self, caller: Caller, request: BeginRequest) -> RunTurn:
+        """Return the job of a turn in a session's conversation."""
+        turn_id = self._ids.turn(request.session_id, request.request_id)
+        text = "" if isinstance(request, pb.NextQuestionRequest) else request.text
+        budget = request.time_budget
+        if not request.HasField("time_budget"):
+            budget = Duration(seconds=DEFAULT_BUDGET_SECONDS)
+        trace: dict[str, str] = {}
+        telemetry.inject(trace)
+        return RunTurn(
+            tenant=caller.tenant,
+            user_id=caller.user,
+            turn_id=turn_id,
+            request_id=request.request_id,
+            request_hash=_request_hash(request, text),
+            lane=INTERACTIVE,
+            message=user_message(turn_id, request.session_id, text),
+            time_budget=budget,
+            max_attempts=self._limits.max_attempts,
+            trace_context=trace,
+            busy_policy=request.busy_policy,
+            kind=_KINDS[type(request)],
+        )
+
+    def analysis_of(self, job: RunTurn) -> RunTurn:
+        """Return the job that looks, beside a turn, for what the user has settled in it."""
+        session_id, turn_id = job.message.session_id, self._ids.analysis(job.turn_id)
+        analysis = RunTurn()
+        analysis.CopyFrom(job)
+        analysis.turn_id, analysis.parent_turn_id = turn_id, job.turn_id
+        analysis.kind, analysis.lane = pb.TURN_KIND_ANALYSIS, ANALYSIS
+        analysis.steps.extend(ANALYSIS_STEPS)
+        analysis.message.CopyFrom(user_message(turn_id, session_id, job.message.text))
+        for field in ("session", "create_time", "predecessor_turn_id", "busy_policy"):
+            analysis.ClearField(field)
+        return analysis
+
+
+def is_analysed(job: RunTurn, session: SessionRecord) -> bool:
+    """Whether what the user says in the turn is searched for specifications."""
+    return job.kind == pb.TURN_KIND_ASK and session.session.mode == SESSION_MODE_SOCRATIC
+
+
+def _request_hash(request: BeginRequest, text: str) -> bytes:
+    budget = request.time_budget.ToMilliseconds()
+    parts = [request.session_id, text, str(request.busy_policy), str(budget)]
+    if isinstance(request, pb.NextQuestionRequest):
+        parts.append("next question")
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part.encode())
+    return digest.digest()
