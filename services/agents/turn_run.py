@@ -20,6 +20,7 @@ from maieutic.session.v1.turn_work_service_pb2 import (
 )
 from maieutic.v1.message_pb2 import AUTHOR_AGENT
 from maieutic.v1.session_service_pb2 import SessionMode
+from maieutic.v1.turn_service_pb2 import TURN_KIND_ASK, TURN_KIND_UNSPECIFIED
 from services.agents.errors import (
     AnswerTooLarge,
     LogBehind,
@@ -197,7 +198,9 @@ class TurnRun:
         return await self._commit(turn, lambda seq: work.fail(turn.log, seq, answer))
 
     async def _answered(self, turn: RecordedTurn, claim: TurnClaim) -> Answer | Failure:
-        if (agent := self._parts.agents.get(claim.session.mode)) is None:
+        talks = self._job.kind in (TURN_KIND_UNSPECIFIED, TURN_KIND_ASK)
+        agent = self._parts.agents.get(claim.session.mode) if talks else None
+        if agent is None:
             return NO_AGENT
         left = claim.deadline.ToMicroseconds() / 1e6 - time.time()
         budget = asyncio.timeout(left)

@@ -18,6 +18,9 @@ from services.session.model import Draft, answer_id, timestamp, user_message_id
 MOST_SPECIFICATIONS = 500
 MOST_CONFLICTS = 200
 MOST_QUESTIONS = 200
+MOST_NAME_CHARACTERS = 64
+MOST_TEXT_CHARACTERS = 1000
+"""So that all that a session may know fits the messages in which it travels."""
 _ID_BYTES = 18
 
 
@@ -29,6 +32,9 @@ def named(found: Findings, turn: TurnRecord, now_ms: int) -> Findings:
     for number, specification in enumerate(found.specifications, start=earlier + 1):
         kept = result.specifications.add()
         kept.CopyFrom(specification)
+        kept.category = specification.category[:MOST_NAME_CHARACTERS]
+        kept.key = specification.key[:MOST_NAME_CHARACTERS]
+        kept.value = specification.value[:MOST_TEXT_CHARACTERS]
         kept.specification_id = f"{turn.job.turn_id}.{number:03}"
         kept.message_id = specification.message_id or user_message_id(origin)
         kept.turn_id = origin
@@ -37,12 +43,17 @@ def named(found: Findings, turn: TurnRecord, now_ms: int) -> Findings:
         sides = (conflict.first.specification_id, conflict.second.specification_id)
         seen = result.conflicts.add()
         seen.CopyFrom(conflict)
+        seen.explanation = conflict.explanation[:MOST_TEXT_CHARACTERS]
+        seen.suggestion = conflict.suggestion[:MOST_TEXT_CHARACTERS]
         seen.conflict_id = conflict_id(*sides)
         seen.turn_id = origin
         seen.create_time.CopyFrom(now)
     for question in found.questions:
         result.questions.add(
-            question_id=origin, message_id=answer_id(origin), text=question.text, create_time=now
+            question_id=origin,
+            message_id=answer_id(origin),
+            text=question.text[:MOST_TEXT_CHARACTERS],
+            create_time=now,
         )
     return result
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from maieutic.bus.v1.bus_pb2 import SessionChanged, TurnFinished
+from maieutic.bus.v1.bus_pb2 import SessionChanged, TurnAccepted, TurnFinished
 from maieutic.v1 import turn_service_pb2 as turn_pb
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import (
@@ -15,6 +15,7 @@ from maieutic.v1.session_service_pb2 import (
     Session,
     SessionOrder,
 )
+from maieutic.v1.specification_pb2 import Conflict, Specification
 from maieutic.v1.turn_service_pb2 import Findings
 from services.persistence.errors import (
     MessageNotFound,
@@ -369,6 +370,41 @@ async def test_a_branch_has_copies_of_its_own_and_is_made_once(harness: ArchiveH
     await harness.archive.apply([fact(story.finished(3))])
     await harness.archive.apply([fact(story.deleted())])
     assert len((await harness.archive.snapshot(branch.session_id, window=20)).window) == 5
+
+
+async def test_a_branch_has_what_was_found_in_its_messages(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.finished(number)) for number in (1, 2)])
+    early, late = (
+        Specification(specification_id=str(number), message_id=story.job(number).message.message_id)
+        for number in (1, 2)
+    )
+    findings = Findings(
+        specifications=[early, late], conflicts=[Conflict(first=early, second=late)]
+    )
+    branch = _branch_of(story, story.finished(1).answer.message_id)
+    assert await harness.archive.create_branch(TENANT, branch, [], 99, findings)
+    snapshot = await harness.archive.snapshot(branch.session_id, window=20)
+    assert snapshot.annotations is not None
+    assert snapshot.annotations.findings == Findings(specifications=[early])
+    assert snapshot.annotations.revision == branch.revision
+
+
+async def test_a_turn_beside_the_conversation_is_nobodys_predecessor(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    beside = story.job(2)
+    beside.lane, beside.kind = "analysis", turn_pb.TURN_KIND_ANALYSIS
+    beside.ClearField("predecessor_turn_id")
+    await harness.archive.apply([fact(TurnAccepted(job=story.job(1)))])
+    await harness.archive.apply([fact(TurnAccepted(job=beside))])
+    snapshot = await harness.archive.snapshot(story.session_id, window=20)
+    assert snapshot.last_turn_id == story.job(1).turn_id
+    assert {job.turn_id for job in snapshot.unfinished} == {
+        story.job(1).turn_id,
+        beside.turn_id,
+    }
 
 
 async def test_a_branch_at_a_message_long_archived_ends_there(harness: ArchiveHarness) -> None:

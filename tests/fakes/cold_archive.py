@@ -27,7 +27,7 @@ from maieutic.v1.session_service_pb2 import (
     Session,
     SessionStatistics,
 )
-from services.persistence.branching import carried
+from services.persistence.branching import carried, found_in
 from services.runtime.errors import NotFound, Unavailable, Unimplemented
 from services.runtime.server import RunningServer, ServerOptions, serving
 
@@ -107,13 +107,14 @@ class ColdArchive(ArchiveServiceServicer):
             return pb.GetSessionSnapshotResponse()
         changed, messages = self.sessions[session_id], self.messages(session_id)
         jobs = [j for j in self.accepted.values() if j.message.session_id == session_id]
+        spoken = [job.turn_id for job in jobs if job.lane == "interactive"]
         return pb.GetSessionSnapshotResponse(
             tenant=changed.tenant,
             session=changed.session,
             window=messages[-request.window :],
             unfinished=[job for job in jobs if job.turn_id not in self.finished],
             last_position=max((m.position for m in messages), default=0),
-            last_turn_id=jobs[-1].turn_id if jobs else "",
+            last_turn_id=spoken[-1] if spoken else "",
             annotations=self.annotations.get(session_id),
         )
 
@@ -196,7 +197,12 @@ class ColdArchive(ArchiveServiceServicer):
             raise NotFound("message", branch.parent_message_id)
         branch.message_count = len(messages)
         self.branched[branch.session_id] = messages
-        self.change(SessionChanged(tenant=request.tenant, session=branch))
+        changed = SessionChanged(tenant=request.tenant, session=branch)
+        found = found_in(messages, request.findings)
+        if found.ByteSize():
+            kept = SessionAnnotations(revision=branch.revision, findings=found)
+            changed.annotations.CopyFrom(kept)
+        self.change(changed)
         return pb.CreateBranchResponse(created=True)
 
     async def GetArchivedStatistics(self, request: Any, context: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
@@ -58,6 +58,7 @@ class Memory:
     session: SessionRecord | None = None
     turns: dict[str, TurnRecord] = field(default_factory=dict)
     messages: dict[str, Message] = field(default_factory=dict)
+    annotations: SessionAnnotations = field(default_factory=SessionAnnotations)
     due: dict[str, int] = field(default_factory=dict)
     logs: dict[str, list[tuple[EventId, TurnFrame]]] = field(default_factory=dict)
     facts: list[Fact] = field(default_factory=list)
@@ -82,6 +83,7 @@ class Memory:
             turns=copy.deepcopy(self.turns),
             messages=copy.deepcopy(self.messages),
             tails=tails,
+            annotations=copy.deepcopy(self.annotations),
         )
 
     def apply(self, decide: Callable[[Draft], T]) -> T:
@@ -108,6 +110,8 @@ class Memory:
             log = self.logs.setdefault(turn, [])
             assert not log or log[-1][0] < at, "Redis would refuse this event"
             log.append((at, frame))
+        if draft.annotations_changed:
+            self.annotations = draft.kept_annotations
         for turn, due in draft.due.items():
             self.due.pop(turn, None) if due is None else self.due.__setitem__(turn, due)
         self.facts += draft.out

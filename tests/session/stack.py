@@ -21,10 +21,16 @@ from redis.asyncio import Redis
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceStub
-from maieutic.v1 import session_service_pb2 as sessions, turn_service_pb2 as turns
+from maieutic.v1 import (
+    session_service_pb2 as sessions,
+    specification_pb2,
+    specification_service_pb2 as specifications,
+    turn_service_pb2 as turns,
+)
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceStub
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
+from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceStub
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
@@ -45,6 +51,7 @@ if TYPE_CHECKING:  # the generated module has one class for both kinds of channe
     from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
     from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+    from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceAsyncStub
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
 
 SERVICES = ("gateway", "session", "agents", "persistence")
@@ -125,6 +132,7 @@ class Replica:
 
     sessions: "SessionServiceAsyncStub"
     turns: "TurnServiceAsyncStub"
+    specifications: "SpecificationServiceAsyncStub"
     gateway_work: "TurnWorkServiceAsyncStub"
     work: "TurnWorkServiceAsyncStub"
     archive: "TurnWorkServiceAsyncStub"
@@ -382,6 +390,43 @@ class User:
         with self.acting() as replica:
             return (await replica.turns.BeginTurn(request)).turn
 
+    def ask_for_question(self, session_id: str, request_id: str = "") -> Any:
+        request = turns.NextQuestionRequest(
+            session_id=session_id, request_id=request_id or uuid4().hex
+        )
+        with self.acting() as replica:
+            return replica.turns.NextQuestion(request)
+
+    async def specifications(
+        self, session_id: str, **fields: Any
+    ) -> list[specification_pb2.Specification]:
+        request = specifications.ListSpecificationsRequest(session_id=session_id, **fields)
+        with self.acting() as replica:
+            answer = await replica.specifications.ListSpecifications(request)
+        return list(answer.specifications)
+
+    async def conflicts(self, session_id: str, **fields: Any) -> list[specification_pb2.Conflict]:
+        request = specifications.ListConflictsRequest(session_id=session_id, **fields)
+        with self.acting() as replica:
+            return list((await replica.specifications.ListConflicts(request)).conflicts)
+
+    async def questions(self, session_id: str) -> list[specification_pb2.Question]:
+        request = specifications.ListQuestionsRequest(session_id=session_id)
+        with self.acting() as replica:
+            return list((await replica.specifications.ListQuestions(request)).questions)
+
+    async def resolve(
+        self, session_id: str, conflict_id: str, request_id: str = "", **resolution: Any
+    ) -> specification_pb2.Conflict:
+        request = specifications.ResolveConflictRequest(
+            session_id=session_id,
+            request_id=request_id or uuid4().hex,
+            conflict_id=conflict_id,
+            **resolution,
+        )
+        with self.acting() as replica:
+            return (await replica.specifications.ResolveConflict(request)).conflict
+
     def stream(self, session_id: str, text: str = "Why?", request_id: str = "") -> Any:
         request = turns.StreamTurnRequest(
             session_id=session_id, request_id=request_id or uuid4().hex, text=text
@@ -493,9 +538,18 @@ class Held:
         assert not response.fenced_turn_ids
         assert not response.missing_turn_ids
 
-    async def complete(self, text: str, *, publish: bool = True) -> work.CompleteTurnResponse:
+    async def complete_step(
+        self, step: str, findings: turns.Findings, usage: Sequence[turns.Usage] = ()
+    ) -> work.CompleteStepResponse:
+        request = work.CompleteStepRequest(**self._hold, step=step, findings=findings, usage=usage)
+        response: work.CompleteStepResponse = await self._replica.work.CompleteStep(request)
+        return response
+
+    async def complete(
+        self, text: str, *, publish: bool = True, findings: turns.Findings | None = None
+    ) -> work.CompleteTurnResponse:
         response: work.CompleteTurnResponse = await self._replica.work.CompleteTurn(
-            work.CompleteTurnRequest(**self._hold, last_seq=self.seq, text=text)
+            work.CompleteTurnRequest(**self._hold, last_seq=self.seq, text=text, findings=findings)
         )
         if publish and response.HasField("finished"):
             await self._stack.archiver.publish(self._stack.bus, response.finished)
@@ -605,7 +659,7 @@ async def session_stack(
         inner = memory or MemoryBus(maieutic_topology())
         await stack.enter_async_context(inner)
         jobs = Jobs()
-        for queue in ("turns.interactive.v1", "turns.suspect.v1"):
+        for queue in ("turns.interactive.v1", "turns.analysis.v1", "turns.suspect.v1"):
             await stack.enter_async_context(_in_background(jobs.collect(inner, queue)))
         options = FastSettings(redis_url=url, archive_address=running.address, **settings)
         found = [
@@ -640,6 +694,7 @@ async def _replica(settings: SessionSettings, bus: Bus) -> AsyncIterator[Replica
         yield Replica(
             sessions=SessionServiceStub(gateway),
             turns=TurnServiceStub(gateway),
+            specifications=SpecificationServiceStub(gateway),
             gateway_work=TurnWorkServiceStub(gateway),
             work=TurnWorkServiceStub(agents),
             archive=TurnWorkServiceStub(persistence),

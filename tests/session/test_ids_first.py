@@ -14,6 +14,7 @@ from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.v1 import (
     admin_service_pb2 as admin,
     session_service_pb2 as sessions,
+    specification_service_pb2 as specifications,
     turn_service_pb2 as turns,
 )
 from services.runtime.scraping import metrics_endpoint
@@ -28,11 +29,11 @@ GOOD = "a" * 48
 BAD = "a b*" + "c" * 40
 METHODS = {
     method.name: method
-    for file in (sessions, turns, work, admin)
+    for file in (sessions, specifications, turns, work, admin)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-IDS = frozenset({"session_id", "turn_id", "message_id", "note_id", "bookmark_id", "record_id"})
+IDS = frozenset({"session_id", "turn_id", "message_id", "note_id", "bookmark_id", "conflict_id", "record_id"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,13 @@ def called(stack: Stack, case: Case) -> Any:
     replica = stack.first
     archive = case.method in ("MarkArchived", "EnsureTurns")
     worker_or_archive = replica.archive if archive else replica.work
-    stubs: tuple[Any, ...] = (replica.sessions, replica.turns, replica.admin, worker_or_archive)
+    stubs: tuple[Any, ...] = (
+        replica.sessions,
+        replica.turns,
+        replica.specifications,
+        replica.admin,
+        worker_or_archive,
+    )
     stub = next(stub for stub in stubs if hasattr(stub, case.method))
     with stack.user().acting():
         if case.method == "RecordTurnEvents":
