@@ -33,7 +33,9 @@ METHODS = {
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-IDS = frozenset({"session_id", "turn_id", "message_id", "note_id", "bookmark_id", "conflict_id", "record_id"})
+IDS = frozenset(
+    {"session_id", "turn_id", "message_id", "note_id", "bookmark_id", "conflict_id", "record_id"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,18 @@ import pytest_asyncio
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from maieutic.v1 import session_service_pb2 as sessions, turn_service_pb2 as turns
+from maieutic.v1 import (
+    session_service_pb2 as sessions,
+    specification_service_pb2 as specifications,
+    turn_service_pb2 as turns,
+)
+from maieutic.v1.specification_pb2 import (
+    RESOLUTION_KIND_KEEP_BOTH,
+    RESOLUTION_KIND_KEEP_FIRST,
+    Conflict,
+    Specification,
+)
+from maieutic.v1.turn_service_pb2 import Findings
 from services.session.adapters import keys
 from tests.backends.redis import RedisServer
 from tests.session.stack import SOON, Stack, User, failure, reason, session_stack
@@ -23,14 +34,15 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 METHODS: Mapping[str, Any] = MappingProxyType(
     {
         method.name: GetMessageClass(method.input_type)
-        for file in (sessions, turns)
+        for file in (sessions, specifications, turns)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if "request_id" in method.input_type.fields_by_name
     }
 )
 """Every call that changes something, with its request; `GetOrCreateSession` has no request id."""
-OF_ONE_SESSION = frozenset(METHODS) - {"CreateSession", "BranchSession", "BeginTurn", "StreamTurn"}
+STREAMS = frozenset({"StreamTurn", "NextQuestion"})
+OF_ONE_SESSION = frozenset(METHODS) - {"CreateSession", "BranchSession", "BeginTurn"} - STREAMS
 """Their ids are of one session. What the others make has its own id, made of the request's."""
 SCOPE = frozenset({"request_id", "session_id"})
 
@@ -50,9 +62,10 @@ class Place:
         """Send the request; of a stream the first frame's turn is the answer."""
         name = type(request).__name__.removesuffix("Request")
         with self.user.acting() as replica:
-            stub = replica.turns if "Turn" in name else replica.sessions
+            stubs: tuple[Any, ...] = (replica.turns, replica.specifications, replica.sessions)
+            stub = next(stub for stub in stubs if hasattr(stub, name))
             call = getattr(stub, name)(request)
-        if name != "StreamTurn":
+        if name not in STREAMS:
             return await call
         accepted = (await call.read()).frame.accepted
         call.cancel()
@@ -79,7 +92,7 @@ async def place(shared: Stack) -> Place:
     user = shared.user()
     session_id = (await user.create(title="Stars")).session_id
     asked = await user.begin(session_id, "Why?")
-    await shared.answer(asked.turn_id, "Because.")
+    conflicts = await _answered_with_conflicts(shared, asked.turn_id)
     messages = [m.message_id for m in await user.all_messages(session_id)]
     notes = [(await user.add_note(session_id, text)).note_id for text in ("one", "two")]
     marks = [(await user.add_bookmark(session_id, m)).bookmark_id for m in messages]
@@ -98,10 +111,26 @@ async def place(shared: Stack) -> Place:
         "bookmark_id": tuple(marks),
         "message_id": tuple(messages),
         "label": ("here", "there"),
+        "conflict_id": tuple(conflicts),
+        "kind": (RESOLUTION_KIND_KEEP_FIRST, RESOLUTION_KIND_KEEP_BOTH),
+        "value": ("this", "that"),
     }
     place.values = {"session_id": session_id} | {name: pair[0] for name, pair in pairs.items()}
     place.others = {name: pair[1] for name, pair in pairs.items()}
     return place
+
+
+async def _answered_with_conflicts(stack: Stack, turn_id: str) -> list[str]:
+    """Answer the turn, with two conflicts that were found in it."""
+    held = await stack.claim(turn_id)
+    said = [Specification(category="c", key="k", value=value) for value in "abc"]
+    step = await held.complete_step("context", Findings(specifications=said))
+    one, *others = step.findings.specifications
+    seen = Findings(conflicts=[Conflict(first=one, second=other) for other in others])
+    found = (await held.complete_step("conflict", seen)).findings.conflicts
+    await held.complete("Because.")
+    await stack.archived(turn_id)
+    return [conflict.conflict_id for conflict in found]
 
 
 async def _with_turns(place: Place) -> None:
@@ -125,7 +154,8 @@ def _same(answer: Any) -> Any:
     """What of an answer does not change by itself."""
     if hasattr(answer, "turn"):
         return answer.turn.turn_id, answer.turn.text
-    answer.session.ClearField("expire_time")
+    if hasattr(answer, "session"):
+        answer.session.ClearField("expire_time")
     return answer
 
 
