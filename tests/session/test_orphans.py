@@ -25,6 +25,7 @@ from services.session.orphans import OrphanOptions, OrphanSearch
 from services.session.ports import Leftover, LeftoverKind
 from tests.backends.redis import RedisServer
 from tests.backends.redis_cluster import RedisCluster
+from tests.proxy import proxy
 from tests.recorded import recording
 from tests.session.stack import SOON, Stack, User, session_stack
 from tests.waiting import wait_until
@@ -291,6 +292,52 @@ async def test_an_entry_whose_session_is_made_in_the_same_moment_is_put_back(pla
     assert not await space.remove(found, GRACE_MS, Timing())
     assert await place.store.list_page(OWNER, None, 10) == [(LONG_AGO, session_id)]
     assert await place.store.session(session_id) is not None
+
+
+@pytest.mark.parametrize("plant", [index_entry, live_entry, turn_of_deleted_session])
+async def test_a_removal_whose_reply_is_lost_is_done_by_the_next_round(
+    valkey_server: RedisServer, plant: Callable[[Redis], Awaitable[None]]
+) -> None:
+    async with (
+        valkey_server.client() as redis,
+        proxy(valkey_server.port) as way,
+        RedisSessionStore.connect(f"redis://127.0.0.1:{way.port}", timing=Timing()) as store,
+    ):
+        await redis.flushdb()
+        place = Place(store=store, space=RedisKeySpace(store.servers), redis=redis)
+        await plant(redis)
+        found = await place.one()
+        way.swallow_replies(lambda sent: b"EXEC" in sent)
+        assert not await place.remove(found)
+        way.swallow_replies(lambda _: False)
+        for again in await place.round():
+            assert await place.remove(again)
+        assert await data_keys(redis) == []
+
+
+async def test_a_store_that_is_away_holds_the_search_up_and_does_not_end_it(
+    valkey_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        valkey_server.client() as redis,
+        proxy(valkey_server.port) as way,
+        RedisSessionStore.connect(f"redis://127.0.0.1:{way.port}", timing=Timing()) as store,
+    ):
+        await redis.flushdb()
+        await index_entry(redis)
+        options = OrphanOptions(interval=0.01, keys=100, grace=60.0)
+        space = RedisKeySpace(store.servers)
+        search = OrphanSearch(space=space, timing=Timing(), options=options)
+        async with way.outage():
+            searching = asyncio.create_task(search.run())
+            await wait_until(lambda: "goes on later" in caplog.text, SOON)
+
+        async def gone() -> bool:
+            return not await redis.exists(keys.owner_key(OWNER))
+
+        await wait_until(gone, SOON)
+        searching.cancel()
+        await asyncio.gather(searching, return_exceptions=True)
 
 
 async def test_the_walk_goes_on_where_another_replica_stopped(place: Place) -> None:
