@@ -102,5 +102,9 @@ class BadIndexUrl(Exception):
     """The index URL names no index that this service knows; says which it does."""
 
 
+class BadEmbedderUrl(Exception):
+    """The embedder's URL names none that this service can use; says why."""
+
+
 class IndexMismatch(Exception):
     """The index of that name holds other vectors: says which it has and which are needed."""

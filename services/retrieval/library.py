@@ -120,7 +120,7 @@ class Library:
         """
         names = await self._registry.names(owner, wanted.document_ids)
         query = unicodedata.normalize("NFC", wanted.query)
-        (vector,) = await self._vectors([query])
+        (vector,) = await self._vectors([query], query=True)
         with span(SEARCH_VECTORS, attributes={DOCUMENTS_SEARCHED: len(names)}):
             near = await self._index.search(
                 owner.tenant,
@@ -140,6 +140,6 @@ class Library:
         chosen = diverse(vectors, mmr_lambda=wanted.mmr_lambda, limit=wanted.limit)
         return [hits[place] for place in chosen]
 
-    async def _vectors(self, texts: Sequence[str]) -> Vectors:
+    async def _vectors(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
         with span(EMBED_TEXTS, attributes={TEXTS: len(texts)}):
-            return await self._embedder.embed(texts)
+            return await self._embedder.embed(texts, query=query)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import grpc
 
 from maieutic.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
+from services.retrieval.adapters.embedder import open_embedder
 from services.retrieval.adapters.index import open_index
-from services.retrieval.adapters.wordllama import WordllamaEmbedder
 from services.retrieval.claims import Claims
 from services.retrieval.ingesting import Ingester
 from services.retrieval.jobs import Jobs, Worker
@@ -46,7 +46,10 @@ async def retrieval_service(
     """Serve and index during the block, with the settings' index and embedder unless given."""
     async with AsyncExitStack() as stack:
         if embedder is None:
-            embedder = await stack.enter_async_context(WordllamaEmbedder.open())
+            opening = open_embedder(
+                settings.embedder_url, settings.pinecone, cache_bytes=settings.query_cache
+            )
+            embedder = await stack.enter_async_context(opening)
         if index is None:
             opened = open_index(settings.index_url, embedder, settings.pinecone)
             index = await stack.enter_async_context(opened)

@@ -41,9 +41,10 @@ class Embedder(Protocol):
         """The length of its vectors."""
         ...
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def embed(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
         """Return the texts' vectors, [len(texts), dimension], each of length 1.
 
+        Some models embed a *query* in another way than what it is to find.
         Raises EmbedderUnavailable.
         """
         ...

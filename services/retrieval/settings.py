@@ -62,6 +62,9 @@ class PineconeOptions:
     longest_wait: float = 30.0
     """Longest wait that the index may ask for; an operation told to wait longer gives up."""
 
+    tokens_a_minute: int = 1_000_000
+    """Of texts to embed, about: Pinecone's limit for a project. 0 is no limit."""
+
     breaker_failures: int = 20
     """Failed attempts in a row after which the index is left alone."""
 
@@ -147,6 +150,15 @@ class RetrievalSettings:
     index_url: str = "local:///var/lib/maieutic/vectors"
     """The vector index: local:///path is a folder on this machine, for one process;
     pinecone://name is an index at Pinecone, for any number."""
+
+    embedder_url: str = "wordllama://"
+    """What turns texts into vectors: wordllama:// in this process, onnx:///path a folder with a
+    sentence transformer (model.onnx and tokenizer.json; needs the package onnxruntime),
+    pinecone://model a model of Pinecone's. Another one has an index of its own: documents are
+    found by the one that they were added with."""
+
+    query_cache: int = 8 * 2**20
+    """Bytes for the vectors of queries that were asked before."""
 
     pinecone: PineconeOptions = field(default=PineconeOptions())
     """How Pinecone is reached."""

@@ -294,6 +294,12 @@ CHUNKS_INDEXED = Metric(
     help="Chunks of added documents, by whether they were embedded or had been stored before",
 )
 CHUNK_SOURCE = "maieutic.retrieval.chunk.source"
+EMBEDDER_CACHE = Metric(
+    name="maieutic.retrieval.query.cache",
+    unit="{query}",
+    help="Queries to be embedded, by whether their vector was kept",
+)
+EMBEDDER_CACHE_OUTCOME = "maieutic.retrieval.query.cache.outcome"
 INDEX_ATTEMPTS = Metric(
     name="maieutic.retrieval.index.attempts",
     unit="{attempt}",

@@ -43,9 +43,9 @@ class CountingEmbedder:
     def dimension(self) -> int:
         return self.inner.dimension
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def embed(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
         self.texts.extend(texts)
-        return await self.inner.embed(texts)
+        return await self.inner.embed(texts, query=query)
 
 
 class User:

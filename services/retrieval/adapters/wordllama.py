@@ -54,7 +54,7 @@ class WordllamaEmbedder:
         """The length of its vectors."""
         return DIMENSION
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def embed(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
         """Return the texts' vectors, [len(texts), 256]; EmbedderUnavailable without the package."""
         # Shielded: a caller who gives up must not cancel the loading for all others.
         model = await asyncio.shield(asyncio.wrap_future(self._model))
