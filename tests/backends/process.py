@@ -35,6 +35,14 @@ def free_port() -> int:
             return port
 
 
+def free_ports(count: int) -> list[int]:
+    """Return that many different ones."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)
+
+
 @contextmanager
 def scratch_folder(kind: str) -> Iterator[Path]:
     """Yield a folder that is removed at the end.

@@ -23,13 +23,14 @@ class RedisServer:
         append_only: bool = False,
         fsync: str = "always",
         options: Sequence[str | Path] = (),
+        port: int = 0,
     ) -> None:
         """Keep the data in `folder`; `append_only` makes every answered write outlive a kill.
 
         With `fsync` "everysec" that holds for a kill of the server, and not for one of the machine.
-        `options` are more words for its command line.
+        `options` are more words for its command line. Any `port` is taken that is free, if 0.
         """
-        self._port = free_port()
+        self._port = port or free_port()
         self._socket = folder / "s"
         self._server = Process(
             [

@@ -9,7 +9,7 @@ from typing import Any, cast
 from redis.asyncio import Redis, RedisCluster as Client
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from tests.backends.process import free_port, scratch_folder
+from tests.backends.process import free_ports, scratch_folder
 from tests.backends.redis import RedisServer, redis_binary
 from tests.waiting import wait_until
 
@@ -19,8 +19,9 @@ READY_SECONDS = 30.0
 class RedisCluster:
     """Primaries with equal shares of the slots, and the replicas of each."""
 
-    def __init__(self, servers: Sequence[RedisServer]) -> None:
+    def __init__(self, servers: Sequence[RedisServer], primaries: int) -> None:
         self.servers = servers
+        self._primaries = primaries
 
     @property
     def url(self) -> str:
@@ -61,14 +62,17 @@ class RedisCluster:
                 await asked(server.port, "FLUSHALL")
 
     async def ready(self) -> None:
-        """Wait until every node that is up takes the whole cluster for served."""
+        """Wait until every node takes the cluster for served, and would name all replicas."""
+        each = len(self.servers) // self._primaries - 1
 
-        async def all_serve() -> bool:
-            living = [server for server in self.servers if server.running]
-            states = await asyncio.gather(*(asked(s.port, "CLUSTER", "INFO") for s in living))
-            return all(b"cluster_state:ok" in state for state in states)
+        async def by_all() -> bool:
+            ports = [server.port for server in self.servers]
+            states = await asyncio.gather(*(asked(port, "CLUSTER", "INFO") for port in ports))
+            views = await asyncio.gather(*(asked(port, "CLUSTER", "SLOTS") for port in ports))
+            served = all(b"cluster_state:ok" in state for state in states)
+            return served and all(len(row) == 3 + each for view in views for row in view)
 
-        await wait_until(all_serve, READY_SECONDS, every=0.05)
+        await wait_until(by_all, READY_SECONDS, every=0.05)
 
     def _at(self, port: int) -> RedisServer:
         return next(server for server in self.servers if server.port == port)
@@ -85,31 +89,31 @@ async def redis_cluster(
     count = primaries * (1 + replicas)
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(scratch_folder("cluster"))
+        ports = free_ports(2 * count)
         servers = [
-            _node(binary or redis_binary(), folder / str(number), node_timeout)
-            for number in range(count)
+            _node(binary or redis_binary(), folder / str(number), node_timeout, *pair)
+            for number, pair in enumerate(zip(ports[:count], ports[count:], strict=True))
         ]
         for server in servers:
             stack.push_async_callback(server.kill9)
         await asyncio.gather(*(server.start() for server in servers))
-        cluster = RedisCluster(servers)
+        cluster = RedisCluster(servers, primaries)
         await _join(servers, primaries)
         await cluster.ready()
-        await _replicas_known(servers, replicas)
         yield cluster
 
 
-def _node(binary: str, folder: Path, node_timeout: float) -> RedisServer:
+def _node(binary: str, folder: Path, node_timeout: float, port: int, bus: int) -> RedisServer:
     folder.mkdir()
     options = (
-        *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+        *("--cluster-enabled", "yes", "--cluster-port", str(bus)),
         *("--cluster-node-timeout", str(round(node_timeout * 1000))),
         # A replica of the loopback is never so far behind that it must not take over.
         *("--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"),
         # Only after a ping of its primary is a replica told to clients.
         *("--repl-ping-replica-period", "1"),
     )
-    return RedisServer(binary, folder, options=options)
+    return RedisServer(binary, folder, options=options, port=port)
 
 
 async def _join(servers: Sequence[RedisServer], primaries: int) -> None:
@@ -136,16 +140,6 @@ async def _replicate(server: RedisServer, primary_id: str) -> None:
     await wait_until(known, READY_SECONDS)
     await asked(server.port, "CLUSTER", "REPLICATE", primary_id)
     await wait_until(linked, READY_SECONDS)
-
-
-async def _replicas_known(servers: Sequence[RedisServer], each: int) -> None:
-    """Wait until every node would name every replica to a client."""
-
-    async def by_all() -> bool:
-        views = await asyncio.gather(*(asked(s.port, "CLUSTER", "SLOTS") for s in servers))
-        return all(len(row) == 3 + each for view in views for row in view)
-
-    await wait_until(by_all, READY_SECONDS, every=0.05)
 
 
 async def asked(port: int, *command: str | bytes | int) -> Any:

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from tests.backends.process import Process, accepts, free_port, scratch_folder
 from tests.backends.redis import RedisServer, redis_binary
 from tests.backends.redis_cluster import asked
+from tests.proxy import Proxy, proxy
 from tests.waiting import wait_until
 
 SERVICE = "sessions"
@@ -19,15 +20,14 @@ READY_SECONDS = 30.0
 class Sentinel:
     """One process that watches the primary and votes on who follows it."""
 
-    def __init__(
-        self, folder: Path, primary: RedisServer, *, quorum: int, down_after: float
-    ) -> None:
+    def __init__(self, folder: Path, port: int, *, quorum: int, down_after: float) -> None:
+        """Watch whatever listens on the port."""
         self.port = free_port()
         folder.mkdir()
         file = folder / "sentinel.conf"
         file.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
-            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {quorum}\n"
+            f"sentinel monitor {SERVICE} 127.0.0.1 {port} {quorum}\n"
             f"sentinel down-after-milliseconds {SERVICE} {round(down_after * 1000)}\n"
             f"sentinel failover-timeout {SERVICE} 3000\n"
         )
@@ -45,9 +45,12 @@ class Sentinel:
 class WatchedRedis:
     """A primary, its replicas and the Sentinels."""
 
-    def __init__(self, servers: Sequence[RedisServer], sentinels: Sequence[Sentinel]) -> None:
+    def __init__(
+        self, servers: Sequence[RedisServer], sentinels: Sequence[Sentinel], way: Proxy | None
+    ) -> None:
         self.servers = servers
         self.sentinels = sentinels
+        self.way = way
 
     @property
     def url(self) -> str:
@@ -59,6 +62,8 @@ class WatchedRedis:
         """Return the server that the first Sentinel names."""
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         _, port = await asked(self.sentinels[0].port, *question)
+        if self.way is not None and int(port) == self.way.port:
+            return self.servers[0]
         return next(server for server in self.servers if server.port == int(port))
 
     @asynccontextmanager
@@ -89,11 +94,17 @@ class WatchedRedis:
 
 @asynccontextmanager
 async def watched_redis(
-    *, replicas: int = 1, sentinels: int = 3, down_after: float = 1.0, binary: str = ""
+    *,
+    replicas: int = 1,
+    sentinels: int = 3,
+    down_after: float = 1.0,
+    binary: str = "",
+    proxied: bool = False,
 ) -> AsyncIterator[WatchedRedis]:
     """Run a primary with replicas and Sentinels, of which a majority decides.
 
     The primary counts as lost after *down_after* seconds. *binary* is redis-server, if not given.
+    If *proxied*, the Sentinels name a proxy before the first primary: the result's `way`.
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(scratch_folder("watched"))
@@ -107,15 +118,15 @@ async def watched_redis(
             stack.push_async_callback(server.kill9)
             await server.start()
             servers.append(server)
+        way = await stack.enter_async_context(proxy(servers[0].port)) if proxied else None
+        port = way.port if way else servers[0].port
         guards = [
-            Sentinel(
-                folder / f"g{number}", servers[0], quorum=sentinels // 2 + 1, down_after=down_after
-            )
+            Sentinel(folder / f"g{number}", port, quorum=sentinels // 2 + 1, down_after=down_after)
             for number in range(sentinels)
         ]
         for guard in guards:
             stack.push_async_callback(guard.kill9)
         await asyncio.gather(*(guard.start() for guard in guards))
-        watched = WatchedRedis(servers, guards)
+        watched = WatchedRedis(servers, guards, way)
         await watched.ready()
         yield watched

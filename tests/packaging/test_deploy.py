@@ -66,7 +66,7 @@ def existing(secrets_folder: Path) -> SecretData:
     return {
         "maieutic-identity": files(secrets_folder / "identity"),
         "maieutic-api-keys": files(secrets_folder / "api-keys"),
-        "maieutic-redis": {"url": stores["redis-url"]},
+        "maieutic-redis": {"url": stores["redis-url"], "ca.crt": "CERTIFICATE"},
         "maieutic-rabbitmq": {"amqp-url": stores["rabbitmq-url"]},
         "maieutic-postgres": {"url": stores["postgres-url"]},
         "maieutic-internal-tls": certificate,
@@ -349,6 +349,8 @@ def test_what_is_nearer_to_the_pod_goes_before_and_reaches_no_neighbour(
         ("agents.env.MAIEUTIC_GRACE=3", "the chart itself sets MAIEUTIC_GRACE"),
         ("retrieval.replicas=2", "a local index is for one process"),
         ("retrieval.index.url=pinecone://a", "index.pinecone.existingSecret: name the Secret"),
+        ("session.env.MAIEUTIC_SESSION_BACKEND=memory", "sessions in memory are one process's own"),
+        ("stores.redis.caKey=a/b", "caKey"),
         ("agents.model=claude", "agents.claude.existingSecret: name the Secret"),
         ("agents.autoscaling.enabled=true", "keda.existingSecret"),
     ],
@@ -388,3 +390,20 @@ def test_secrets_that_are_there_are_not_made_again(secrets_folder: Path) -> None
     with pytest.raises(FileExistsError):
         make_secrets(secrets_folder)
     assert (secrets_folder / "identity" / "id-key").read_text() == before
+
+
+def test_the_authority_of_the_session_store_is_a_file_of_the_session_service(
+    rendering: Render,
+) -> None:
+    documents = rendering(
+        "--set=stores.redis.existingSecret=own", "--set=stores.redis.caKey=authority.pem"
+    )
+    wanted = {"key": "authority.pem", "path": "redis/ca.crt"}
+    having = {
+        name
+        for name, pod in pods(documents).items()
+        for volume in pod["volumes"]
+        for source in volume.get("projected", {}).get("sources", [])
+        if source["secret"]["name"] == "own" and wanted in source["secret"]["items"]
+    }
+    assert having == {"rel-maieutic-session"}

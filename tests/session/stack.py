@@ -3,7 +3,12 @@
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -644,15 +649,17 @@ async def session_stack(
     replicas: int = 1,
     bus: Bus | None = None,
     memory: MemoryBus | None = None,
+    client: AbstractAsyncContextManager[Redis] | None = None,
     flush: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Stack]:
     """Run session services on the store at *url*, which is emptied first.
 
-    *bus* stands before the memory bus, for services only; *settings* are FastSettings.
+    *client* is the test's own way to a store that is not one server. *bus* stands before the memory
+    bus, for services only; *settings* are FastSettings.
     """
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(Redis.from_url(url))
+        redis = await stack.enter_async_context(client or Redis.from_url(url))
         if flush:
             await redis.flushdb()
         archive, running = await stack.enter_async_context(cold_archive())

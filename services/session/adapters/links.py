@@ -8,7 +8,7 @@ from redis.exceptions import MaxConnectionsError, RedisError
 
 from services.session.adapters.breaker import Breaker
 from services.session.adapters.link import Command, Link, OnMessage
-from services.session.adapters.passing import ends_link, is_failure
+from services.session.adapters.passing import NotAsked, ends_link, is_failure
 from services.session.ports import Pool
 
 Open: TypeAlias = Callable[[OnMessage | None], Coroutine[Any, Any, Link]]
@@ -62,7 +62,7 @@ class Links:
         """
         breaker, link = self._breaker, self._link
         if breaker.failing_since is not None:
-            breaker.admit()
+            self._admit()
         try:
             if link is None or not link.alive:
                 link = await self.shared()
@@ -73,6 +73,13 @@ class Links:
         if breaker.failing_since is not None:
             self._look_for_failures(replies)
         return replies
+
+    def _admit(self) -> None:
+        try:
+            self._breaker.admit()
+        except NotAsked as error:
+            self._on_failure(error)  # another server may have taken over meanwhile
+            raise
 
     def _look_for_failures(self, replies: Sequence[Any]) -> None:
         if not any(is_failure(reply) for reply in replies):
@@ -95,7 +102,7 @@ class Links:
     async def lend(self) -> Link:
         """Return a link that nobody else has until `take_back`; raises as `ask` does."""
         if self._breaker.failing_since is not None:
-            self._breaker.admit()
+            self._admit()
         await self._place()
         while self._idle:
             if (link := self._idle.pop()).alive:
@@ -159,6 +166,11 @@ class Links:
         if ends_link(error):
             self.leave()
         self._on_failure(error)
+
+    def start_anew(self) -> None:
+        """Leave the server, because another one has taken over, whatever became of the old one."""
+        self.leave()
+        self.answered()
 
     def leave(self) -> None:
         """Close every link: the next ones go to whichever server is the right one then."""

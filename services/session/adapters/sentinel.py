@@ -182,4 +182,4 @@ class WatchedPrimary:
             self._switched.clear()
             with contextlib.suppress(RedisError, OSError):
                 if await self._sentinels.moved():
-                    self._links.leave()
+                    self._links.start_anew()

@@ -52,7 +52,11 @@ id-key: {{ randAlphaNum 48 | b64enc }}
 {{- $path := printf "%s-url" $store -}}
 {{- $name := default (include "maieutic.storesSecret" $.root) $given.existingSecret -}}
 {{- $key := ternary $given.key $path (ne $given.existingSecret "") -}}
-{{- $sources = append $sources (dict "secret" (dict "name" $name "items" (list (dict "key" $key "path" $path)))) -}}
+{{- $items := list (dict "key" $key "path" $path) -}}
+{{- if $given.caKey -}}
+{{- $items = append $items (dict "key" $given.caKey "path" (printf "%s/ca.crt" $store)) -}}
+{{- end -}}
+{{- $sources = append $sources (dict "secret" (dict "name" $name "items" $items)) -}}
 {{- end -}}
 {{- if include "maieutic.pinecone" .component -}}
 {{- $given := .component.values.index.pinecone -}}

@@ -1,0 +1,1 @@
+"""What a failover of the session store costs its callers."""
