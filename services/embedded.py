@@ -84,7 +84,7 @@ class EmbeddedSettings:
     index_url: str = ""
     """The vector index: empty is a folder in the home, pinecone://name an index at Pinecone."""
 
-    embedder_url: str = "wordllama://"
+    embedder: str = "wordllama://"
     """What turns texts into vectors: wordllama://, onnx:///path or pinecone://model."""
 
     pinecone: PineconeOptions = field(default=PineconeOptions())
@@ -211,7 +211,7 @@ class _Wiring:
             server=self._server("retrieval"),
             archive_address=self._address("persistence"),
             index_url=self._settings.index_url or f"local://{self._home / 'vectors'}",
-            embedder_url=self._settings.embedder_url,
+            embedder=self._settings.embedder,
             pinecone=self._pinecone(),
             ingest=IngestOptions(lease=self._settings.lease),
         )

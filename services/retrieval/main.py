@@ -47,7 +47,7 @@ async def retrieval_service(
     async with AsyncExitStack() as stack:
         if embedder is None:
             opening = open_embedder(
-                settings.embedder_url, settings.pinecone, cache_bytes=settings.query_cache
+                settings.embedder, settings.pinecone, cache_bytes=settings.query_cache
             )
             embedder = await stack.enter_async_context(opening)
         if index is None:

@@ -151,7 +151,7 @@ class RetrievalSettings:
     """The vector index: local:///path is a folder on this machine, for one process;
     pinecone://name is an index at Pinecone, for any number."""
 
-    embedder_url: str = "wordllama://"
+    embedder: str = "wordllama://"
     """What turns texts into vectors: wordllama:// in this process, onnx:///path a folder with a
     sentence transformer (model.onnx and tokenizer.json; needs the package onnxruntime),
     pinecone://model a model of Pinecone's. Another one has an index of its own: documents are
