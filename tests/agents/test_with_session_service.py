@@ -1,9 +1,11 @@
 """Workers beside the real session service on a real store."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,17 +18,39 @@ from maieutic.v1.turn_service_pb2 import (
 )
 from services.agents.adapters.scripted import Script, ScriptedModel
 from services.agents.main import agents_service
+from services.agents.ports import ModelEvent, ModelRequest, ModelUsage
 from services.agents.settings import AgentsSettings
 from services.runtime.bus import Bus, Deliveries, OutgoingMessage
 from services.runtime.memory import MemoryBus
 from services.runtime.server import ServerOptions
 from services.runtime.topology import maieutic_topology
+from services.session.adapters import keys
 from tests.backends.redis import RedisServer
 from tests.fakes.workers import BRISK
 from tests.session.stack import Stack, User, session_stack, signer
 from tests.waiting import wait_until
 
 TEXT = " ".join(f"word{number}" for number in range(40))
+
+
+class HeldModel(ScriptedModel):
+    """Says all that it has to say, and comes to an end only once it may."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(script)
+        self.going = asyncio.Event()
+        self.going.set()
+
+    @asynccontextmanager
+    async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
+        async with super().stream(request) as events:
+            yield self._held(events)
+
+    async def _held(self, events: AsyncIterator[ModelEvent]) -> AsyncIterator[ModelEvent]:
+        async for event in events:
+            if isinstance(event, ModelUsage):
+                await self.going.wait()
+            yield event
 
 
 class JobsApart:
@@ -77,8 +101,8 @@ class Conversation:
 
 
 @pytest.fixture
-def model() -> ScriptedModel:
-    return ScriptedModel(Script(text=TEXT, delay=0.02))
+def model() -> HeldModel:
+    return HeldModel(Script(text=TEXT, delay=0.02))
 
 
 @pytest.fixture
@@ -149,6 +173,29 @@ async def test_a_turn_outlives_the_loss_of_the_whole_store_with_one_model_call(
     turn = await conversation.user.ended(turn_id)
     assert (turn.outcome.state, turn.outcome.text) == (TURN_STATE_COMPLETED, TEXT)
     assert conversation.model.calls[turn_id] == 1
+
+
+async def test_an_answer_is_committed_though_a_failover_lost_the_end_of_its_log(
+    conversation: Conversation, model: HeldModel
+) -> None:
+    redis = conversation.stack.redis
+    model.going.clear()
+    turn_id = await conversation.ask()
+
+    async def frames() -> list[TurnFrame]:
+        entries: Any = await redis.xrange(keys.events_key(turn_id))
+        return [TurnFrame.FromString(fields[b"f"]) for _, fields in entries]
+
+    async def said() -> bool:
+        return shown(await frames()) == TEXT
+
+    await wait_until(said)
+    newest: Any = await redis.xrevrange(keys.events_key(turn_id), count=1)
+    await redis.xdel(keys.events_key(turn_id), newest[0][0])
+    model.going.set()
+    turn = await conversation.user.ended(turn_id)
+    assert (turn.outcome.text, turn.attempt, model.calls[turn_id]) == (TEXT, 1, 1)
+    assert shown(await frames()) == TEXT
 
 
 async def test_a_job_that_comes_again_costs_no_second_call(conversation: Conversation) -> None:
