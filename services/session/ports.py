@@ -121,8 +121,8 @@ class Reads:
 
     @classmethod
     def of_claim(cls, job: RunTurn) -> Self:
-        """Read what of_job does, and all that an agent is given."""
-        return cls(turns=_with_predecessor(job), window=True, annotations=True)
+        """Read what of_job does, all that an agent is given, and if the turn's log is there."""
+        return cls(turns=_with_predecessor(job), tails=True, window=True, annotations=True)
 
 
 def _with_predecessor(job: RunTurn) -> list[str]:

@@ -61,6 +61,8 @@ def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> wor
     if turn.phase in (TERMINAL, PROVISIONAL):
         return work.ClaimTurnResponse(finished=turn.finished)
     if turn.phase == LEASED and turn.claim_id == claimant.claim_id:
+        if turn_id not in draft.tails:
+            _begin_log(draft, turn)  # it was lost alone, and takes no frames under the old fence
         _renew(draft, turn, timing)
         return _granted(draft, turn, claimant, timing)
     expired = turn.phase == LEASED and turn.lease_end_ms <= draft.now_ms
@@ -76,7 +78,6 @@ def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> wor
 
 
 def _take(draft: Draft, turn: record.TurnRecord, claimant: Claimant) -> None:
-    fence = draft.next_fence(turn)
     turn.phase = LEASED
     turn.claim_id, turn.worker_id = claimant.claim_id, claimant.worker_id
     turn.attempt += 1
@@ -85,8 +86,14 @@ def _take(draft: Draft, turn: record.TurnRecord, claimant: Claimant) -> None:
     if claimant.traceparent:
         turn.attempt_traceparents.append(claimant.traceparent)
         del turn.attempt_traceparents[:-TRACED_ATTEMPTS]
-    started = TurnFrame(turn_id=turn.job.turn_id, started=TurnStarted(attempt=turn.attempt))
-    draft.events.append((turn.job.turn_id, EventId(fence, 0), started))
+    _begin_log(draft, turn)
+
+
+def _begin_log(draft: Draft, turn: record.TurnRecord) -> None:
+    """Move the fence, and make the log ready for what is said under it; all before is void."""
+    fence, turn_id = draft.next_fence(turn), turn.job.turn_id
+    started = TurnFrame(turn_id=turn_id, started=TurnStarted(attempt=turn.attempt))
+    draft.events.append((turn_id, EventId(fence, 0), started))
 
 
 def _renew(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:

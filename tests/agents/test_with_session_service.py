@@ -175,6 +175,19 @@ async def test_a_turn_outlives_the_loss_of_the_whole_store_with_one_model_call(
     assert conversation.model.calls[turn_id] == 1
 
 
+async def test_a_turn_whose_log_is_lost_alone_says_its_text_again_and_ends(
+    conversation: Conversation,
+) -> None:
+    turn_id = await conversation.ask()
+    await conversation.streaming(turn_id)
+    await conversation.stack.redis.delete(keys.events_key(turn_id))
+    frames = await conversation.user.frames(turn_id)
+    assert frames[-1].outcome.text == TEXT
+    turn = await conversation.user.ended(turn_id)
+    assert (turn.attempt, conversation.model.calls[turn_id]) == (1, 1)
+    assert shown(await conversation.user.frames(turn_id)) == TEXT
+
+
 async def test_an_answer_is_committed_though_a_failover_lost_the_end_of_its_log(
     conversation: Conversation, model: HeldModel
 ) -> None:

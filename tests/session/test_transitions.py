@@ -167,6 +167,17 @@ def test_a_claim_gives_a_new_fence_an_attempt_and_the_window() -> None:
     assert memory.kinds(A) == ["accepted", "started"]
 
 
+def test_the_same_claim_begins_a_log_that_was_lost_anew_and_counts_no_attempt() -> None:
+    memory = begun()
+    before = claim(memory).claim.fence
+    del memory.logs[A]
+    again = memory.apply(lambda d: t.claim(d, A, ONE, TIMING)).claim
+    assert (again.fence > before, again.attempt) == (True, 1)
+    assert memory.kinds(A) == ["started"]
+    assert memory.append(A, again.fence, 1, "text")
+    assert memory.apply(lambda d: t.claim(d, A, ONE, TIMING)).claim.fence == again.fence
+
+
 def test_the_same_claim_gets_the_same_answer_even_after_its_lease() -> None:
     memory = begun()
     first = claim(memory)
