@@ -367,6 +367,27 @@ async def test_a_log_is_read_in_pages_from_any_place(store: RedisSessionStore) -
     assert await store.events(turn_id, EventId(5, 9), 10) == []
 
 
+async def test_a_damaged_frame_is_left_out_of_its_log(
+    store: RedisSessionStore, redis: Redis
+) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    await store.transact(session_id, put_turn(turn_id, session_id))
+    await appended(store, turn_id, 5, 1)
+    await redis.xadd(keys.events_key(turn_id), {"f": b"\xff\xff"}, id="5-2")
+    await appended(store, turn_id, 5, 3)
+    page = await store.events(turn_id, None, 10)
+    assert page is not None
+    assert [at.seq for at, _ in page] == [0, 1, 3]
+
+
+async def test_a_log_of_another_type_counts_as_gone(store: RedisSessionStore, redis: Redis) -> None:
+    session_id = new_session()
+    turn_id = new_turn(session_id)
+    await redis.set(keys.events_key(turn_id), "no stream")
+    assert await store.events(turn_id, None, 10) is None
+
+
 async def test_a_settled_session_expires_and_its_record_goes_before_its_parts(
     store: RedisSessionStore, redis: Redis
 ) -> None:

@@ -26,7 +26,16 @@ from services.session.observing import StoreOperation
 from tests.backends.redis import RedisServer, valkey
 from tests.proxy import Direction, Proxy, proxy
 from tests.scrape import scraped
-from tests.session.stack import SOON, Stack, User, failure, reason, retry_after, session_stack
+from tests.session.stack import (
+    SOON,
+    Stack,
+    User,
+    failure,
+    kinds,
+    reason,
+    retry_after,
+    session_stack,
+)
 from tests.waiting import wait_until
 
 TITLE = "What only its user should read"
@@ -399,6 +408,24 @@ async def test_what_a_stream_reads_counts_as_events(
             error = await failure(stream)
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert await scene.count(StoreOperation.EVENTS, ErrorType.CONNECTION) == 1
+
+
+async def test_a_stream_with_a_damaged_log_goes_on_to_its_outcome_and_the_damage_is_counted(
+    server: RedisServer, endpoint: Endpoint
+) -> None:
+    async with scene_on(server, endpoint, 5.0) as scene:
+        turn = await scene.user.begin(scene.session_id, TITLE)
+        held = await scene.stack.claim(turn.turn_id)
+        await held.say("one")
+        log = keys.events_key(turn.turn_id)
+        await scene.stack.redis.xadd(log, {"f": b"\xff\xff"}, id=f"{held.claim.fence}-2")
+        held.seq = 2
+        await held.say("three")
+        await held.complete("one two three")
+        frames = await scene.user.frames(turn.turn_id)
+        assert "gap" in kinds(frames)
+        assert frames[-1].outcome.text == "one two three"
+        assert await scene.count(StoreOperation.EVENTS, ErrorType.SERIALIZATION) > 0
 
 
 async def test_a_conflict_that_is_tried_again_is_counted_and_no_error(

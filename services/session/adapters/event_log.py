@@ -1,15 +1,19 @@
 """The turns' event logs: one stream each, whose entry ids are fence and sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from maieutic.v1.turn_service_pb2 import TurnFrame
 from services.session.adapters import keys
 from services.session.adapters.link import Command
 from services.session.adapters.pipeline import Pipeline
 from services.session.adapters.refusals import refusal
-from services.session.adapters.replies import event_id
+from services.session.adapters.replies import event_id, is_wrong_type
+from services.session.errors import ErrorType
 from services.session.model import LOG_FRAMES, EventId
+from services.session.observing import seen
 from services.session.ports import Append, AppendOutcome
 
 TRIM_EVERY = 100
@@ -62,17 +66,26 @@ class EventLogs(Pipeline):
         key = keys.events_key(turn_id)
         start = f"({after.fence}-{after.seq}" if after else "-"
         exists, entries = await self._pipeline(
-            [("EXISTS", key), ("XRANGE", key, start, "+", "COUNT", str(limit))]
+            [("EXISTS", key), ("XRANGE", key, start, "+", "COUNT", str(limit))], errors=True
         )
-        if not exists:
+        if is_wrong_type(entries):
+            seen(ErrorType.SERIALIZATION, "TurnFrame: wrong_type")
             return None
-        return [
-            (
-                event_id(entry),
-                TurnFrame.FromString(fields[b"f"] if isinstance(fields, dict) else fields[1]),
-            )
-            for entry, fields in entries
-        ]
+        for reply in (exists, entries):
+            if isinstance(reply, Exception):
+                raise refusal(reply) from reply
+        return list(_readable(entries)) if exists else None
+
+
+def _readable(entries: Iterable[Any]) -> Iterator[tuple[EventId, TurnFrame]]:
+    """Yield the frames; whoever reads them sees that a damaged one between them is missing."""
+    for entry, fields in entries:
+        try:
+            frame = TurnFrame.FromString(fields[b"f"] if isinstance(fields, dict) else fields[1])
+        except DecodeError:
+            seen(ErrorType.SERIALIZATION, "TurnFrame: unparsable")
+            continue
+        yield event_id(entry), frame
 
 
 def _trims(append: Append) -> bool:
