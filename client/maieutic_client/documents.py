@@ -5,7 +5,8 @@ from pathlib import PurePath
 
 import grpc
 
-from maieutic.v1 import document_service_pb2 as pb
+from maieutic.v1 import document_admin_service_pb2 as admin_pb, document_service_pb2 as pb
+from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceStub
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from maieutic_client.connection import Connection, new_request_id
 from maieutic_client.errors import lifted
@@ -29,6 +30,7 @@ class Documents:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._stub = DocumentServiceStub(connection.channel)
+        self._admin = DocumentAdminServiceStub(connection.channel)
 
     async def add(
         self,
@@ -55,6 +57,33 @@ class Documents:
             accept_only=not wait,
         )
         return await self._connection.call(self._stub.AddDocument, request, timeout=timeout)
+
+    async def replace(
+        self,
+        document_id: str,
+        content: bytes | str,
+        *,
+        format: pb.DocumentFormat.ValueType,  # noqa: A002 - the field's name
+        wait: bool = True,
+        request_id: str | None = None,
+        timeout: float = ADD_TIMEOUT_SECONDS,  # noqa: ASYNC109 - it spans several tries
+    ) -> pb.ReplaceDocumentResponse:
+        """Give a document other content; whoever refers to it sees that. As `add` otherwise."""
+        request = pb.ReplaceDocumentRequest(
+            request_id=request_id or new_request_id(),
+            document_id=document_id,
+            format=format,
+            content=content.encode() if isinstance(content, str) else content,
+            accept_only=not wait,
+        )
+        return await self._connection.call(self._stub.ReplaceDocument, request, timeout=timeout)
+
+    async def check(self, *, repair: bool = False) -> admin_pb.CheckDocumentsResponse:
+        """Compare the registry with the vector index, for all tenants; needs an admin's key."""
+        request = admin_pb.CheckDocumentsRequest(repair=repair)
+        return await self._connection.call(
+            self._admin.CheckDocuments, request, timeout=ADD_TIMEOUT_SECONDS
+        )
 
     async def watch(self, document_id: str) -> AsyncIterator[pb.Document]:
         """Yield a document whenever its indexing comes forward, until it is READY or FAILED.

@@ -9,12 +9,14 @@ from services.runtime.identity import acting_for
 from services.runtime.interceptors import Answer, Around, Call
 
 ADMIN_SERVICE = "maieutic.v1.AdminService"
+DOCUMENT_ADMIN_SERVICE = "maieutic.v1.DocumentAdminService"
+FOR_ADMINS = (f"/{ADMIN_SERVICE}/", f"/{DOCUMENT_ADMIN_SERVICE}/")
 
 
 def admitted(keys: KeyStore, shares: TenantShares) -> Around:
     """Require a valid API key, and make the calls behind it for its tenant and user.
 
-    Health and reflection pass without a key; the AdminService needs an admin's. Raises
+    Health and reflection pass without a key; the services for admins need an admin's. Raises
     Unauthenticated, PermissionDenied, InvalidArgument for a bad user name, and ResourceExhausted.
     """
 
@@ -24,7 +26,7 @@ def admitted(keys: KeyStore, shares: TenantShares) -> Around:
         holder = await keys.holder(key_in(call.metadata))
         if holder is None:
             raise UnknownKey
-        if call.method.startswith(f"/{ADMIN_SERVICE}/") and not holder.admin:
+        if call.method.startswith(FOR_ADMINS) and not holder.admin:
             raise NotAnAdmin
         caller = caller_of(holder, call.metadata)
         with (

@@ -7,12 +7,14 @@ import grpc
 
 from maieutic.v1 import (
     admin_service_pb2 as admin,
+    document_admin_service_pb2 as document_admin,
     document_service_pb2 as documents,
     session_service_pb2 as sessions,
     specification_service_pb2 as specifications,
     turn_service_pb2 as turns,
 )
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
+from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceServicer
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServicer
@@ -21,6 +23,7 @@ from services.gateway.relay import relayed, require_documents
 
 if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
+    from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceAsyncStub
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceAsyncStub
@@ -237,6 +240,12 @@ class Documents(DocumentServiceServicer):
         """Pass on, with the time that embedding a large document takes."""
         return await self._service.AddDocument(request, timeout=self._ingest_timeout)
 
+    async def ReplaceDocument(
+        self, request: documents.ReplaceDocumentRequest, context: Context
+    ) -> documents.ReplaceDocumentResponse:
+        """Pass on, with the time that embedding a large document takes."""
+        return await self._service.ReplaceDocument(request, timeout=self._ingest_timeout)
+
     async def WatchDocument(
         self, request: documents.WatchDocumentRequest, context: Context
     ) -> AsyncIterator[documents.WatchDocumentResponse]:
@@ -292,3 +301,17 @@ class Admin(AdminServiceServicer):
     ) -> admin.DropQuarantinedResponse:
         """Pass on."""
         return await self._service.DropQuarantined(request)
+
+
+class DocumentAdmin(DocumentAdminServiceServicer):
+    """The documents of all tenants, at the retrieval service."""
+
+    def __init__(self, service: "DocumentAdminServiceAsyncStub", *, timeout: float) -> None:
+        self._service = service
+        self._timeout = timeout
+
+    async def CheckDocuments(
+        self, request: document_admin.CheckDocumentsRequest, context: Context
+    ) -> document_admin.CheckDocumentsResponse:
+        """Pass on, with the time that it takes to look at everything."""
+        return await self._service.CheckDocuments(request, timeout=self._timeout)

@@ -76,8 +76,22 @@ class Indexed:
     index_version: str = ""
     chunk_count: int = 0
     chunks_embedded: int = 0
+    chunks_hash: str = ""
+    """Of the ids of the chunks that are in the index."""
     failure: str = ""
     """Set: it cannot be indexed, for this reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedDocument:
+    """What the index must hold of a document."""
+
+    document_id: str
+    changing: bool
+    """Somebody is about to change it."""
+    indexed_version: int
+    chunks_hash: str
+    revision: int
 
 
 class DocumentRegistry(Protocol):
@@ -92,6 +106,13 @@ class DocumentRegistry(Protocol):
 
         Raises RequestIdTaken, DocumentIdTaken, and DocumentNotFound for a repeated request whose
         document the user has given up since.
+        """
+        ...
+
+    async def replace_document(self, registration: Registration) -> Registered:
+        """Give the user's document of that id other content.
+
+        Raises RequestIdTaken and DocumentNotFound.
         """
         ...
 
@@ -148,6 +169,20 @@ class DocumentWork(Protocol):
 
     async def drop_document(self, claim: Claim) -> bool:
         """End a claim to remove; False if the document was added again, or the claim is lost."""
+        ...
+
+    async def reindex_document(self, tenant: str, document_id: str) -> None:
+        """Have a document indexed again, whatever its state; one that is being removed is left."""
+        ...
+
+    async def document_tenants(self, *, after: str, limit: int) -> Sequence[str]:
+        """Return the tenants that ever had documents, by name."""
+        ...
+
+    async def indexed_documents(
+        self, tenant: str, *, after: str, limit: int
+    ) -> Sequence[IndexedDocument]:
+        """Return the tenant's documents by id, with what the index must hold of them."""
         ...
 
     async def due_documents(self, *, lease: float, limit: int) -> Sequence[tuple[str, str]]:

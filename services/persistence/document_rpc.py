@@ -1,6 +1,7 @@
 """The document registry: gRPC in, registry call, gRPC out."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
@@ -55,15 +56,15 @@ class DocumentCalls(ArchiveServiceServicer):
         self, request: pb.RegisterDocumentRequest, context: Context
     ) -> pb.RegisterDocumentResponse:
         for_services()
-        _check_document(request)
-        registration = Registration(
-            operation=_operation(request),
-            document=request.document,
-            content=request.content,
-            index_version=request.index_version,
-        )
-        found = await self._documents.register_document(registration)
+        found = await self._documents.register_document(_registration(request))
         return pb.RegisterDocumentResponse(document=found.document, indexes=found.indexes)
+
+    async def ReplaceRegisteredDocument(
+        self, request: pb.ReplaceRegisteredDocumentRequest, context: Context
+    ) -> pb.ReplaceRegisteredDocumentResponse:
+        for_services()
+        found = await self._documents.replace_document(_registration(request.registration))
+        return pb.ReplaceRegisteredDocumentResponse(document=found.document, indexes=found.indexes)
 
     async def GetRegisteredDocument(
         self, request: pb.GetRegisteredDocumentRequest, context: Context
@@ -139,6 +140,7 @@ class DocumentCalls(ArchiveServiceServicer):
             chunk_count=request.chunk_count,
             chunks_embedded=request.chunks_embedded,
             failure=request.failure,
+            chunks_hash=request.chunks_hash,
         )
         document = await self._documents.finish_document(_claim(request), indexed)
         return pb.FinishDocumentResponse(document=document, held=document is not None)
@@ -150,6 +152,34 @@ class DocumentCalls(ArchiveServiceServicer):
         dropped = await self._documents.drop_document(_claim(request))
         return pb.DropDocumentResponse(dropped=dropped)
 
+    async def ReindexDocument(
+        self, request: pb.ReindexDocumentRequest, context: Context
+    ) -> pb.ReindexDocumentResponse:
+        for_services()
+        await self._documents.reindex_document(request.tenant, request.document_id)
+        return pb.ReindexDocumentResponse()
+
+    async def ListDocumentTenants(
+        self, request: pb.ListDocumentTenantsRequest, context: Context
+    ) -> pb.ListDocumentTenantsResponse:
+        for_services()
+        tenants = await self._documents.document_tenants(
+            after=request.after_tenant, limit=limited("limit", request.limit)
+        )
+        return pb.ListDocumentTenantsResponse(tenants=tenants)
+
+    async def ListIndexedDocuments(
+        self, request: pb.ListIndexedDocumentsRequest, context: Context
+    ) -> pb.ListIndexedDocumentsResponse:
+        for_services()
+        found = await self._documents.indexed_documents(
+            request.tenant,
+            after=request.after_document_id,
+            limit=limited("limit", request.limit),
+        )
+        documents = [pb.IndexedDocument(**asdict(one)) for one in found]
+        return pb.ListIndexedDocumentsResponse(documents=documents)
+
     async def ListDueDocuments(
         self, request: pb.ListDueDocumentsRequest, context: Context
     ) -> pb.ListDueDocumentsResponse:
@@ -159,6 +189,16 @@ class DocumentCalls(ArchiveServiceServicer):
         )
         keys = [pb.DocumentKey(tenant=tenant, document_id=one) for tenant, one in due]
         return pb.ListDueDocumentsResponse(documents=keys)
+
+
+def _registration(request: pb.RegisterDocumentRequest) -> Registration:
+    _check_document(request)
+    return Registration(
+        operation=_operation(request),
+        document=request.document,
+        content=request.content,
+        index_version=request.index_version,
+    )
 
 
 def _operation(request: OperationRequest) -> Operation:

@@ -38,6 +38,7 @@ class Indexed:
     index_version: str
     chunk_count: int
     chunks_embedded: int
+    chunks_hash: str
 
 
 class Claims:
@@ -107,6 +108,7 @@ class Claims:
             index_version=indexed.index_version,
             chunk_count=indexed.chunk_count,
             chunks_embedded=indexed.chunks_embedded,
+            chunks_hash=indexed.chunks_hash,
         )
         return await self._finished(task, request)
 

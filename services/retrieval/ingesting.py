@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from maieutic.v1.document_service_pb2 import IngestProgress, IngestStage
 from services.retrieval.claims import Claims, Indexed, Task
 from services.retrieval.errors import BadDocument, DocumentChanging, VectorsLeft
-from services.retrieval.model import Chunk, Splitter, checked_form
+from services.retrieval.model import Chunk, Splitter, checked_form, chunks_hash
 from services.retrieval.parsing.parser import Parser
 from services.retrieval.ports import Embedder, VectorIndex, Vectors
 from services.retrieval.settings import IngestOptions
@@ -144,6 +144,7 @@ class Ingester:
             index_version=self._splitter.version,
             chunk_count=len(chunks),
             chunks_embedded=embedded,
+            chunks_hash=chunks_hash(chunk.id for chunk in chunks),
         )
         done = await self._claims.finish(task, indexed)
         _count_chunks(indexed)

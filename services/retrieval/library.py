@@ -12,7 +12,7 @@ from services.retrieval.model import Owner, Splitter, checked_form, checked_name
 from services.retrieval.parsing.parser import Parser
 from services.retrieval.ports import Embedder, Hit, VectorIndex, Vectors
 from services.retrieval.ranking import Wanted, diverse, fused
-from services.retrieval.registry import Operation, Registration, Registry
+from services.retrieval.registry import Operation, Registered, Registration, Registry
 from services.retrieval.watching import Watchers, changes
 from services.runtime.names import DOCUMENTS_SEARCHED, EMBED_TEXTS, SEARCH_VECTORS, TEXTS
 from services.runtime.telemetry import span
@@ -24,6 +24,7 @@ class Upload:
 
     operation: Operation
     name: str
+    """Of a document of its own; one whose content is replaced keeps its name."""
     format: DocumentFormat.ValueType
     content: bytes
 
@@ -73,23 +74,32 @@ class Library:
 
     async def accept(self, upload: Upload) -> Added:
         """Store a document, and have it indexed; raises BadDocument."""
+        registration = await self._registration(upload, new_document_id())
+        return await self._told(upload, await self._registry.register(registration))
+
+    async def replace(self, upload: Upload, document_id: str) -> Added:
+        """Give a document other content; raises BadDocument and DocumentNotFound."""
+        registration = await self._registration(upload, document_id)
+        return await self._told(upload, await self._registry.replace(registration))
+
+    async def _registration(self, upload: Upload, document_id: str) -> Registration:
         name, form = checked_name(upload.name), checked_form(upload.format)
         content = await self._parser.admit(upload.content, form=form, name=name)
         document = Document(
-            document_id=new_document_id(),
+            document_id=document_id,
             name=name,
             format=upload.format,
             size=len(content),
             content_hash=sha256(content).hexdigest(),
         )
-        stored = await self._registry.register(
-            Registration(
-                operation=upload.operation,
-                document=document,
-                content=content,
-                index_version=self._splitter.version,
-            )
+        return Registration(
+            operation=upload.operation,
+            document=document,
+            content=content,
+            index_version=self._splitter.version,
         )
+
+    async def _told(self, upload: Upload, stored: Registered) -> Added:
         if stored.indexes:
             await self._jobs.publish(upload.operation.owner.tenant, stored.document.document_id)
         return Added(document=stored.document, indexes=stored.indexes)

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 
 import grpc
 
+from maieutic.v1.document_admin_service_pb2_grpc import (
+    add_DocumentAdminServiceServicer_to_server,
+)
 from maieutic.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
 from services.retrieval.adapters.embedder import open_embedder
 from services.retrieval.adapters.index import open_index
+from services.retrieval.admin_rpc import DocumentAdminServicer
+from services.retrieval.checking import Checker, Inventory
 from services.retrieval.claims import Claims
 from services.retrieval.ingesting import Ingester
 from services.retrieval.jobs import Jobs, Worker
@@ -67,7 +72,8 @@ async def retrieval_service(
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
             add_DocumentServiceServicer_to_server(parts.servicer, server)
-            return ["maieutic.v1.DocumentService"]
+            add_DocumentAdminServiceServicer_to_server(parts.admin, server)
+            return ["maieutic.v1.DocumentService", "maieutic.v1.DocumentAdminService"]
 
         async with serving(settings.server, register, verifier=verifier) as running:
             yield running
@@ -87,6 +93,7 @@ class _Parts:
     """What answers calls, and what works apart from them."""
 
     servicer: DocumentServicer
+    admin: DocumentAdminServicer
     worker: Worker
 
 
@@ -121,6 +128,9 @@ def _parts(
     )
     return _Parts(
         servicer=DocumentServicer(library=library, registry=registry),
+        admin=DocumentAdminServicer(
+            Checker(inventory=Inventory(channel), index=tools.index, jobs=jobs)
+        ),
         worker=Worker(bus=bus, ingester=ingester, claims=claims, jobs=jobs, options=ingest),
     )
 

@@ -7,7 +7,7 @@ the same model is the same chunk, in whatever document it is.
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -111,6 +111,11 @@ def new_document_id() -> str:
 def chunk_id(embedder: str, text: str) -> str:
     """Return the id under which a chunk's vector is stored, 64 hex digits."""
     return sha256(f"{embedder}\0{SPLITTER_VERSION}\0{text}".encode()).hexdigest()
+
+
+def chunks_hash(chunk_ids: Iterable[str]) -> str:
+    """Return the hash of a set of chunks, 64 hex digits: equal sets have equal hashes."""
+    return sha256("\n".join(sorted(set(chunk_ids))).encode()).hexdigest()
 
 
 class Splitter:

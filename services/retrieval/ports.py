@@ -85,7 +85,8 @@ class VectorIndex(Protocol):
     async def unlink(self, namespace: str, document_id: str) -> None:
         """Remove the document, and those of its chunks that no other document has.
 
-        A document that is not there is no error.
+        A document that is not there is no error. An empty id stands for the chunks that are part
+        of no document.
         """
         ...
 

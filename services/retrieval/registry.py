@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -68,18 +69,14 @@ class Registry:
 
         Returns the stored one, whose name and format may be of an earlier registration.
         """
-        operation = registration.operation
-        response = await self._archive.RegisterDocument(
-            pb.RegisterDocumentRequest(
-                tenant=operation.owner.tenant,
-                user_id=operation.owner.user,
-                request_id=operation.request_id,
-                request_hash=operation.request_hash,
-                document=registration.document,
-                content=registration.content,
-                index_version=registration.index_version,
-            )
-        )
+        response = await self._archive.RegisterDocument(_request(registration))
+        return Registered(document=response.document, indexes=response.indexes)
+
+    async def replace(self, registration: Registration) -> Registered:
+        """Give the owner's document of that id other content; raises DocumentNotFound."""
+        request = pb.ReplaceRegisteredDocumentRequest(registration=_request(registration))
+        with _absence(registration.document.document_id):
+            response = await self._archive.ReplaceRegisteredDocument(request)
         return Registered(document=response.document, indexes=response.indexes)
 
     async def get(self, owner: Owner, document_id: str, *, field: str = "document_id") -> Document:
@@ -87,12 +84,8 @@ class Registry:
         request = pb.GetRegisteredDocumentRequest(
             tenant=owner.tenant, user_id=owner.user, document_id=document_id
         )
-        try:
+        with _absence(document_id, field=field):
             response = await self._archive.GetRegisteredDocument(request)
-        except grpc.aio.AioRpcError as error:
-            if isinstance(from_rpc(error), NotFound):
-                raise DocumentNotFound(document_id, field=field) from error
-            raise
         if _is_searchable(response.document):
             self._owned.remember(owner, response.document)
         return response.document
@@ -153,6 +146,30 @@ class Registry:
             after = place_of(documents[-1])
             if len(documents) < LISTED_AT_A_TIME:
                 return
+
+
+def _request(registration: Registration) -> pb.RegisterDocumentRequest:
+    operation = registration.operation
+    return pb.RegisterDocumentRequest(
+        tenant=operation.owner.tenant,
+        user_id=operation.owner.user,
+        request_id=operation.request_id,
+        request_hash=operation.request_hash,
+        document=registration.document,
+        content=registration.content,
+        index_version=registration.index_version,
+    )
+
+
+@contextmanager
+def _absence(document_id: str, *, field: str = "document_id") -> Iterator[None]:
+    """Raise DocumentNotFound naming the *field* if the archive does not find the document."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if isinstance(from_rpc(error), NotFound):
+            raise DocumentNotFound(document_id, field=field) from error
+        raise
 
 
 def place_of(document: Document) -> Place:

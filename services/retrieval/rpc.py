@@ -9,7 +9,7 @@ import grpc
 from maieutic.v1 import document_service_pb2 as pb
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from services.retrieval.errors import BadDocument
-from services.retrieval.library import Found, Library, Upload
+from services.retrieval.library import Added, Found, Library, Upload
 from services.retrieval.model import Owner
 from services.retrieval.paging import page_size, page_token, parse_page_token
 from services.retrieval.ranking import Wanted
@@ -18,6 +18,8 @@ from services.runtime.errors import InvalidArgument
 from services.runtime.identity import current_identity
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+Changing: TypeAlias = pb.AddDocumentRequest | pb.ReplaceDocumentRequest | pb.DeleteDocumentRequest
 
 DEFAULT_PASSAGES = 5
 MOST_PASSAGES = 50
@@ -35,26 +37,44 @@ class DocumentServicer(DocumentServiceServicer):
     async def AddDocument(
         self, request: pb.AddDocumentRequest, context: Context
     ) -> pb.AddDocumentResponse:
-        """Store a document and index it."""
-        operation = _operation(request)
-        upload = Upload(
-            operation=operation,
-            name=request.name,
-            format=request.format,
-            content=request.content,
+        """Store a document and have it indexed."""
+        upload = _upload(request, request.name)
+        document, embedded = await self._settled(
+            upload, await self._library.accept(upload), wait=not request.accept_only
         )
-        added = await self._library.accept(upload)
+        reused = document.chunk_count - embedded
+        return pb.AddDocumentResponse(
+            document=document, chunks_embedded=embedded, chunks_reused=reused
+        )
+
+    async def ReplaceDocument(
+        self, request: pb.ReplaceDocumentRequest, context: Context
+    ) -> pb.ReplaceDocumentResponse:
+        """Give a document other content and have it indexed."""
+        upload = _upload(request, request.document_id)
+        document, embedded = await self._settled(
+            upload,
+            await self._library.replace(upload, request.document_id),
+            wait=not request.accept_only,
+        )
+        reused = document.chunk_count - embedded
+        return pb.ReplaceDocumentResponse(
+            document=document, chunks_embedded=embedded, chunks_reused=reused
+        )
+
+    async def _settled(
+        self, upload: Upload, added: Added, *, wait: bool
+    ) -> tuple[pb.Document, int]:
+        """Return the document, once it is settled if it is to be waited for, and what was embedded.
+
+        Raises BadDocument if it cannot be indexed.
+        """
         document = added.document
-        if not request.accept_only:
-            document = await self._library.settled(operation.owner, document.document_id)
+        if wait:
+            document = await self._library.settled(upload.operation.owner, document.document_id)
             if document.state == pb.DOCUMENT_STATE_FAILED:
                 raise BadDocument("content", document.failure)
-        embedded = document.chunks_embedded if added.indexes else 0
-        return pb.AddDocumentResponse(
-            document=document,
-            chunks_embedded=embedded,
-            chunks_reused=document.chunk_count - embedded,
-        )
+        return document, document.chunks_embedded if added.indexes else 0
 
     async def WatchDocument(
         self, request: pb.WatchDocumentRequest, context: Context
@@ -112,7 +132,16 @@ def _caller() -> Owner:
     return Owner(tenant=identity.tenant, user=identity.user)
 
 
-def _operation(request: pb.AddDocumentRequest | pb.DeleteDocumentRequest) -> Operation:
+def _upload(request: pb.AddDocumentRequest | pb.ReplaceDocumentRequest, name: str) -> Upload:
+    return Upload(
+        operation=_operation(request),
+        name=name,
+        format=request.format,
+        content=request.content,
+    )
+
+
+def _operation(request: Changing) -> Operation:
     """Name what is done, so that it is done once."""
     body = request.SerializeToString(deterministic=True)
     return Operation(

@@ -385,3 +385,112 @@ async def test_adding_and_releasing_at_the_same_time_leaves_no_half_document(
     await asyncio.gather(remove(), *(come_and_go(f"user-{number}") for number in range(4)))
     await remove()
     assert await nothing_is_left(harness)
+
+
+def replacement(
+    content: bytes, *, request_id: str = "replace-1", user: str = USER, document_id: str = ONE
+) -> Registration:
+    return registration(document_id, user=user, request_id=request_id, content=content)
+
+
+async def test_replaced_content_is_a_new_version_of_the_same_document(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await added(harness, registration(user="bob", request_id="add-2"))
+    await indexed(harness)
+    replaced = await harness.archive.replace_document(replacement(b"# Boats"))
+    assert replaced.indexes
+    assert (replaced.document.document_id, replaced.document.version) == (ONE, 2)
+    assert (replaced.document.state, replaced.document.indexed_version) == (
+        DOCUMENT_STATE_PENDING,
+        1,
+    )
+    assert await harness.archive.get_document(TENANT, "bob", ONE) == replaced.document
+    assert await harness.archive.replace_document(replacement(b"# Boats")) == replaced
+    assert (await claimed(harness)).content == b"# Boats"
+    done = Indexed(version=2, index_version=INDEX, chunk_count=3, chunks_hash="abc")
+    finished = await harness.archive.finish_document(claim_of("w1"), done)
+    assert finished is not None
+    assert (finished.state, finished.indexed_version) == (DOCUMENT_STATE_READY, 2)
+    assert await harness.rows("SELECT content FROM document_contents") == [(b"# Boats",)]
+
+
+async def test_content_that_was_replaced_away_makes_a_document_of_its_own(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await harness.archive.replace_document(replacement(b"# Boats"))
+    again = await added(harness, registration("document-2", request_id="add-2"))
+    assert again.document_id == "document-2"
+    other = await added(harness, registration("document-3", request_id="add-3", content=b"# Boats"))
+    assert other.document_id == ONE
+
+
+async def test_two_documents_may_come_to_have_the_same_content(harness: ArchiveHarness) -> None:
+    await added(harness)
+    await added(harness, registration("document-2", request_id="add-2", content=b"# Boats"))
+    await harness.archive.replace_document(replacement(b"# Boats"))
+    assert await harness.rows("SELECT content FROM document_contents") == [(b"# Boats",)]
+    await released(harness)
+    await claimed(harness)
+    await harness.archive.drop_document(claim_of("w1"))
+    assert (await claimed(harness, document_id="document-2")).content == b"# Boats"
+
+
+async def test_a_version_that_was_replaced_while_it_was_indexed_is_followed_by_the_next(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await claimed(harness)
+    await harness.archive.replace_document(replacement(b"# Boats"))
+    assert (await claimed(harness, "w2")).work is Work.HELD
+    first = await harness.archive.finish_document(claim_of("w1"), DONE)
+    assert first is not None
+    assert (first.state, first.indexed_version) == (DOCUMENT_STATE_PENDING, 1)
+    assert (await claimed(harness, "w2")).content == b"# Boats"
+    late = await harness.archive.finish_document(
+        claim_of("w2"), Indexed(version=1, failure="of the one before")
+    )
+    assert late is not None
+    assert (late.state, late.failure) == (DOCUMENT_STATE_PENDING, "")
+
+
+async def test_the_same_content_again_replaces_nothing(harness: ArchiveHarness) -> None:
+    await added(harness)
+    ready = await indexed(harness)
+    same = await harness.archive.replace_document(replacement(b"# Ships"))
+    assert same == Registered(document=ready, indexes=False)
+    assert (await claimed(harness)).work is Work.NONE
+
+
+async def test_only_those_who_refer_to_a_document_replace_its_content(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.replace_document(replacement(b"# Boats", user="bob"))
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.replace_document(replacement(b"# Boats", document_id="document-2"))
+    with pytest.raises(RequestIdTaken):
+        await harness.archive.replace_document(replacement(b"# Boats", request_id="add-1"))
+
+
+async def test_what_the_index_must_hold_is_listed_by_tenant_and_document(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await added(harness, registration("document-2", request_id="add-2", content=b"other"))
+    await added(harness, registration("document-3", tenant="globex"))
+    await claimed(harness)
+    done = Indexed(version=1, index_version=INDEX, chunks_hash="abc")
+    await harness.archive.finish_document(claim_of("w1"), done)
+    assert await harness.archive.document_tenants(after="", limit=9) == [TENANT, "globex"]
+    assert await harness.archive.document_tenants(after=TENANT, limit=9) == ["globex"]
+    one, two = await harness.archive.indexed_documents(TENANT, after="", limit=9)
+    assert (one.document_id, one.changing, one.indexed_version) == (ONE, False, 1)
+    assert one.chunks_hash == "abc"
+    assert (two.document_id, two.changing, two.indexed_version) == ("document-2", True, 0)
+    assert await harness.archive.indexed_documents(TENANT, after=ONE, limit=1) == [two]
+    await harness.archive.reindex_document(TENANT, ONE)
+    assert (await claimed(harness)).work is Work.INDEX

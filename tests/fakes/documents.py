@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from maieutic.v1 import document_service_pb2 as pb
+from maieutic.v1 import document_admin_service_pb2 as admin_pb, document_service_pb2 as pb
+from maieutic.v1.document_admin_service_pb2_grpc import (
+    DocumentAdminServiceServicer,
+    add_DocumentAdminServiceServicer_to_server,
+)
 from maieutic.v1.document_service_pb2_grpc import (
     DocumentServiceServicer,
     add_DocumentServiceServicer_to_server,
@@ -61,6 +65,15 @@ class FakeDocuments(DocumentServiceServicer):
             document=document, chunks_embedded=int(new), chunks_reused=int(not new)
         )
 
+    async def ReplaceDocument(
+        self, request: pb.ReplaceDocumentRequest, context: Context
+    ) -> pb.ReplaceDocumentResponse:
+        document, _ = self._library.get(request.document_id)
+        document.version += 1
+        key = self._library.owner(), request.document_id
+        self._library.texts[key] = document, request.content.decode()
+        return pb.ReplaceDocumentResponse(document=document, chunks_embedded=1)
+
     async def WatchDocument(
         self, request: pb.WatchDocumentRequest, context: Context
     ) -> AsyncIterator[pb.WatchDocumentResponse]:
@@ -104,11 +117,24 @@ class FakeDocuments(DocumentServiceServicer):
         return pb.SearchDocumentsResponse(passages=passages[: request.limit or 5])
 
 
+class FakeDocumentAdmin(DocumentAdminServiceServicer):
+    """Counts what there is; nothing is ever wrong with it."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def CheckDocuments(
+        self, request: admin_pb.CheckDocumentsRequest, context: Context
+    ) -> admin_pb.CheckDocumentsResponse:
+        return admin_pb.CheckDocumentsResponse(documents=len(self._library.texts))
+
+
 def register_documents(library: Library) -> Callable[[grpc.aio.Server], list[str]]:
     """Return what `serving` calls to add the service."""
 
     def register(server: grpc.aio.Server) -> list[str]:
         add_DocumentServiceServicer_to_server(FakeDocuments(library), server)
-        return ["maieutic.v1.DocumentService"]
+        add_DocumentAdminServiceServicer_to_server(FakeDocumentAdmin(library), server)
+        return ["maieutic.v1.DocumentService", "maieutic.v1.DocumentAdminService"]
 
     return register

@@ -24,6 +24,13 @@ async def test_an_admins_key_lists_looks_and_drops(stack: Stack) -> None:
             await client.quarantine.get(listed[0])
 
 
+async def test_an_admins_key_has_documents_checked(stack: Stack) -> None:
+    async with Maieutic.connect(stack.address, api_key=stack.key) as client:
+        await client.documents.add("a", "a text")
+    async with Maieutic.connect(stack.address, api_key=stack.admin_key) as client:
+        assert (await client.documents.check()).documents == 1
+
+
 @pytest.mark.parametrize("holder", ["key", "backend_key", "stranger_key"])
 async def test_nobody_elses_key_does(stack: Stack, holder: str) -> None:
     stack.quarantine.put(RECORD, b"content")
@@ -32,6 +39,7 @@ async def test_nobody_elses_key_does(stack: Stack, holder: str) -> None:
             anext(client.quarantine.list()),
             client.quarantine.get(RECORD, with_content=True),
             client.quarantine.drop(RECORD),
+            client.documents.check(),
         ):
             with pytest.raises(PermissionDenied, match="not an admin's") as raised:
                 await call

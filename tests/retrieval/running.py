@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import grpc
 
-from maieutic.v1 import document_service_pb2 as pb
+from maieutic.v1 import document_admin_service_pb2 as admin_pb, document_service_pb2 as pb
+from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceStub
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from services.retrieval.main import retrieval_service
 from services.retrieval.ports import Embedder, Vectors
@@ -53,6 +54,7 @@ class User:
 
     def __init__(self, channel: grpc.aio.Channel, tenant: str, user: str) -> None:
         self._stub = DocumentServiceStub(channel)
+        self._admin = DocumentAdminServiceStub(channel)
         self._tenant, self._user = tenant, user
 
     async def add(
@@ -73,6 +75,30 @@ class User:
         )
         with self._acting():
             return await self._stub.AddDocument(request, timeout=CALL_SECONDS)
+
+    async def replace(
+        self,
+        document_id: str,
+        content: str,
+        *,
+        form: pb.DocumentFormat.ValueType = pb.DOCUMENT_FORMAT_TEXT,
+        request_id: str = "",
+        accept_only: bool = False,
+    ) -> pb.ReplaceDocumentResponse:
+        request = pb.ReplaceDocumentRequest(
+            request_id=request_id or uuid4().hex,
+            document_id=document_id,
+            format=form,
+            content=content.encode(),
+            accept_only=accept_only,
+        )
+        with self._acting():
+            return await self._stub.ReplaceDocument(request, timeout=CALL_SECONDS)
+
+    async def check(self, *, repair: bool = False) -> admin_pb.CheckDocumentsResponse:
+        with self._acting():
+            request = admin_pb.CheckDocumentsRequest(repair=repair)
+            return await self._admin.CheckDocuments(request, timeout=CALL_SECONDS)
 
     async def watch(self, document_id: str) -> list[pb.Document]:
         """Return all that is told until the document is settled."""

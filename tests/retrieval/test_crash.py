@@ -1,89 +1,15 @@
 """The service as a process of its own, killed and started again."""
 
 import asyncio
-import json
 import sqlite3
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 
-import grpc
-
 from maieutic.v1 import document_service_pb2 as pb
-from services.runtime.channel import open_channel
-from services.runtime.keyring import KeyRing
-from tests.backends.process import Process, scratch_folder
 from tests.backends.rabbitmq import RabbitNode
-from tests.retrieval.archives import HeldArchive, held_archive, serving_archive
 from tests.retrieval.corpus import descriptions
-from tests.retrieval.running import User
-from tests.stack import without_queues
-
-
-class Deployment:
-    """One process of the service, on an archive and a broker that outlive it."""
-
-    def __init__(
-        self, folder: Path, archive: HeldArchive, archive_address: str, bus_url: str, keys: KeyRing
-    ) -> None:
-        self._address = f"unix:{folder / 'retrieval'}"
-        self._keys = keys
-        self.archive = archive
-        self.vectors = folder / "vectors"
-        self.process = Process(
-            [sys.executable, "-m", "services.retrieval.main"],
-            log=folder / "retrieval.log",
-            env={
-                "MAIEUTIC_SERVER_LISTEN": self._address,
-                "MAIEUTIC_ARCHIVE_ADDRESS": archive_address,
-                "MAIEUTIC_BUS_URL": bus_url,
-                "MAIEUTIC_INDEX_URL": f"local://{self.vectors}",
-                "MAIEUTIC_INGEST_LEASE": "1",
-                "MAIEUTIC_INGEST_SWEEP_INTERVAL": "0.2",
-                "MAIEUTIC_INGEST_PAUSE": "0.1",
-                "MAIEUTIC_INGEST_ATTEMPTS": "2",
-                "MAIEUTIC_SIGNING_KEY": keys.private["retrieval"],
-                "MAIEUTIC_PUBLIC_KEYS": json.dumps(keys.public),
-            },
-        )
-
-    async def start(self) -> None:
-        await self.process.started(self._answers)
-
-    @asynccontextmanager
-    async def user(self) -> AsyncIterator[User]:
-        signer = self._keys.signer("gateway")
-        async with open_channel(self._address, service="retrieval", signer=signer) as channel:
-            yield User(channel, "acme", "ana")
-
-    async def _answers(self) -> bool:
-        async with grpc.aio.insecure_channel(self._address) as channel:
-            try:
-                await asyncio.wait_for(channel.channel_ready(), 1)
-            except TimeoutError:
-                return False
-        return True
-
-
-@asynccontextmanager
-async def deployed(rabbit: RabbitNode) -> AsyncIterator[Deployment]:
-    keys = KeyRing.generate(["gateway", "retrieval"])
-    await without_queues(rabbit)
-    with scratch_folder("retrieval") as folder:
-        listen = f"unix:{folder / 'archive'}"
-        async with (
-            held_archive(folder) as archive,
-            serving_archive(archive, listen, verifier=keys.verifier()) as running,
-        ):
-            deployment = Deployment(folder, archive, running.address, rabbit.url, keys)
-            await deployment.start()
-            try:
-                yield deployment
-            finally:
-                # Lets the archive's own calls end, so that it can stop.
-                archive.may_finish.set()
-                await deployment.process.kill()
+from tests.retrieval.deployment import deployed
+from tests.waiting import wait_until
 
 
 def stored(vectors: Path) -> tuple[int, int]:
@@ -125,7 +51,7 @@ async def test_a_document_that_kills_each_process_is_failed_and_its_neighbours_a
     rabbit_node: RabbitNode,
 ) -> None:
     (text, other, *_) = descriptions(2).values()
-    async with deployed(rabbit_node) as deployment:
+    async with deployed(rabbit_node, attempts=2) as deployment:
         deployment.archive.may_finish.clear()
         async with deployment.user() as user:
             document_id = (await user.add(text, accept_only=True)).document.document_id
@@ -151,9 +77,7 @@ async def test_a_killed_removal_goes_on_and_leaves_no_vector(rabbit_node: Rabbit
             await asyncio.gather(*(user.delete(one) for one in ids))
             await deployment.process.kill()
         await deployment.start()
-        async with asyncio.timeout(10):
-            while not await deployment.archive.is_empty():
-                await asyncio.sleep(0.05)
+        await wait_until(deployment.archive.is_empty, every=0.05)
         await deployment.process.stop()
         assert stored(deployment.vectors) == (0, 0)
 

@@ -281,3 +281,59 @@ async def test_nothing_is_left_of_a_document_that_everybody_gave_up(retrieval: R
         await user.delete(first.document.document_id)
     await wait_until(retrieval.archive.is_empty)
     assert (await ana.add(text_of(PARAGRAPHS))).chunks_embedded == first.chunks_embedded
+
+
+async def test_replaced_content_is_seen_by_all_and_only_new_chunks_are_embedded(
+    retrieval: Retrieval, embedder: CountingEmbedder
+) -> None:
+    ana, ben = retrieval.user("ana"), retrieval.user("ben")
+    first = await ana.add(text_of(PARAGRAPHS))
+    document_id = first.document.document_id
+    await ben.add(text_of(PARAGRAPHS))
+    embedder.texts.clear()
+    changed = [*PARAGRAPHS[:11], "Now it speaks of lighthouses. " * 30]
+    replaced = await ana.replace(document_id, text_of(changed))
+    assert replaced.document.document_id == document_id
+    assert (replaced.document.version, replaced.document.indexed_version) == (2, 2)
+    assert 0 < replaced.chunks_embedded == len(embedder.texts) <= 2
+    assert replaced.chunks_reused >= first.document.chunk_count - 3
+    (found, *_) = await ben.search("lighthouses", document_ids=[document_id])
+    assert "lighthouses" in found.text
+    old = await ben.search("subject 11", document_ids=[document_id], limit=50)
+    assert not any("subject 11" in passage.text for passage in old)
+    assert await retrieval.archive.harness.rows("SELECT count(*) FROM document_contents") == [(1,)]
+
+
+async def test_the_old_content_is_searched_until_the_new_one_is_indexed(
+    retrieval: Retrieval,
+) -> None:
+    user = retrieval.user()
+    document_id = (await user.add("Storks nest on chimneys.")).document.document_id
+    retrieval.archive.may_finish.clear()
+    retrieval.archive.finishing.clear()
+    replaced = await user.replace(document_id, "Owls hunt at night.", accept_only=True)
+    assert replaced.document.state == pb.DOCUMENT_STATE_PENDING
+    assert replaced.document.indexed_version == 1
+    await retrieval.archive.finishing.wait()
+    assert len(await user.search("birds")) == 1
+    retrieval.archive.may_finish.set()
+    assert (await user.watch(document_id))[-1].indexed_version == 2
+
+
+async def test_what_cannot_be_replaced_is_refused_by_field(retrieval: Retrieval) -> None:
+    user = retrieval.user()
+    document_id = (await user.add("Storks nest on chimneys.")).document.document_id
+    stranger = retrieval.user("ben")
+    for call, kind, field in (
+        (stranger.replace(document_id, "Owls."), NotFound, "document_id"),
+        (user.replace("x" * 24, "Owls."), NotFound, "document_id"),
+        (user.replace(document_id, " "), InvalidArgument, "content"),
+        (user.replace(document_id, "x", form=pb.DOCUMENT_FORMAT_PDF), InvalidArgument, "content"),
+    ):
+        refusal = await refusal_of(call)
+        assert isinstance(refusal, kind)
+        assert fields_of(refusal) == [field]
+    await user.replace(document_id, "Owls.", request_id="r-1")
+    assert isinstance(
+        await refusal_of(user.replace(document_id, "Swans.", request_id="r-1")), AlreadyExists
+    )

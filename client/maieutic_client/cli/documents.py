@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from maieutic.v1 import document_service_pb2 as pb
+from maieutic.v1 import document_admin_service_pb2 as admin_pb, document_service_pb2 as pb
 from maieutic_client.cli.running import Exit, explained, run
 from maieutic_client.cli.screen import Screen, size, when
 from maieutic_client.cli.target import Target, connected, target_options
 from maieutic_client.client import Maieutic
-from maieutic_client.documents import FORMATS
+from maieutic_client.documents import FORMATS, format_of
 from maieutic_client.errors import InvalidArgument
 
 SUFFIXES = frozenset({*FORMATS, ".txt", ".rst", ".text"})
@@ -64,6 +64,54 @@ def search(*, target: Target, query: str, limit: int) -> None:
 def delete(*, target: Target, document_ids: tuple[str, ...]) -> None:
     """Give up documents; a text that nobody else refers to is removed."""
     run(_delete(target, document_ids))
+
+
+@docs.command("replace")
+@click.argument("document_id")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@target_options
+def replace(*, target: Target, document_id: str, path: Path) -> None:
+    """Give a document the content of a file; whoever refers to it sees that."""
+    run(_replace(target, document_id, path))
+
+
+@docs.command("check")
+@click.option("--repair", is_flag=True, help="Put right what is wrong.")
+@target_options
+def check(*, target: Target, repair: bool) -> None:
+    """Compare the registry with the vector index, of all tenants; needs an admin's API key."""
+    run(_check(target, repair=repair))
+
+
+async def _replace(target: Target, document_id: str, path: Path) -> int:
+    content = await asyncio.to_thread(path.read_bytes)
+    async with connected(target) as client:
+        answer = await client.documents.replace(document_id, content, format=format_of(path.name))
+    new, reused, version = answer.chunks_embedded, answer.chunks_reused, answer.document.version
+    Screen().line(f"version {version}: {new} new chunks, {reused} known")
+    return Exit.DONE
+
+
+async def _check(target: Target, *, repair: bool) -> int:
+    async with connected(target) as client:
+        found = await client.documents.check(repair=repair)
+    screen = Screen()
+    kinds = {
+        admin_pb.DOCUMENT_FAULT_KIND_ORPHAN: "orphan",
+        admin_pb.DOCUMENT_FAULT_KIND_MISSING: "missing",
+    }
+    rows = [
+        (one.tenant, one.document_id or "(none)", kinds.get(one.kind, "-"), str(one.chunks))
+        for one in found.faults
+    ]
+    if rows:
+        screen.table(("TENANT", "DOCUMENT", "FAULT", "CHUNKS"), rows)
+    changing = f", {found.documents_changing} changing" if found.documents_changing else ""
+    screen.line(
+        f"{found.documents} documents of {found.tenants} tenants{changing}, {found.chunks} chunks: "
+        f"{found.fault_count} faults"
+    )
+    return Exit.FAILED if found.fault_count and not repair else Exit.DONE
 
 
 async def _add(target: Target, paths: Sequence[Path]) -> int:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"maieutic/v1/document_service.proto\x12\x0bmaieutic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x01\n\x0eIngestProgress\x12.\n\x05stage\x18\x01 \x01(\x0e\x32\x18.maieutic.v1.IngestStageR\x05stage\x12\x1f\n\x0b\x63hunks_done\x18\x02 \x01(\x05R\nchunksDone\x12!\n\x0c\x63hunks_total\x18\x03 \x01(\x05R\x0b\x63hunksTotal\"\xb7\x04\n\x08\x44ocument\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tR\ndocumentId\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x33\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1b.maieutic.v1.DocumentFormatR\x06\x66ormat\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32\x1a.maieutic.v1.DocumentStateR\x05state\x12\x12\n\x04size\x18\x05 \x01(\x03R\x04size\x12\x1f\n\x0b\x63hunk_count\x18\x06 \x01(\x05R\nchunkCount\x12!\n\x0c\x63ontent_hash\x18\x07 \x01(\tR\x0b\x63ontentHash\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x18\n\x07version\x18\t \x01(\x03R\x07version\x12\'\n\x0findexed_version\x18\n \x01(\x03R\x0eindexedVersion\x12\x18\n\x07\x66\x61ilure\x18\x0b \x01(\tR\x07\x66\x61ilure\x12\x37\n\x08progress\x18\x0c \x01(\x0b\x32\x1b.maieutic.v1.IngestProgressR\x08progress\x12;\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\'\n\x0f\x63hunks_embedded\x18\x0e \x01(\x05R\x0e\x63hunksEmbedded\"\xb0\x01\n\x07Passage\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tR\ndocumentId\x12#\n\rdocument_name\x18\x02 \x01(\tR\x0c\x64ocumentName\x12\x19\n\x08\x63hunk_id\x18\x03 \x01(\tR\x07\x63hunkId\x12\x1a\n\x08position\x18\x04 \x01(\x05R\x08position\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12\x14\n\x05score\x18\x06 \x01(\x02R\x05score\"\xfd\x01\n\x12\x41\x64\x64\x44ocumentRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12\x1e\n\x04name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x04name\x12?\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1b.maieutic.v1.DocumentFormatB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x06\x66ormat\x12&\n\x07\x63ontent\x18\x04 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\x80\x80\x80\x01R\x07\x63ontent\x12\x1f\n\x0b\x61\x63\x63\x65pt_only\x18\x05 \x01(\x08R\nacceptOnly\"\x96\x01\n\x13\x41\x64\x64\x44ocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\'\n\x0f\x63hunks_embedded\x18\x02 \x01(\x05R\x0e\x63hunksEmbedded\x12#\n\rchunks_reused\x18\x03 \x01(\x05R\x0c\x63hunksReused\"V\n\x14WatchDocumentRequest\x12>\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{16,64}$R\ndocumentId\"J\n\x15WatchDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"T\n\x12GetDocumentRequest\x12>\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{16,64}$R\ndocumentId\"H\n\x13GetDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"h\n\x14ListDocumentsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"t\n\x15ListDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.DocumentR\tdocuments\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x96\x01\n\x15\x44\x65leteDocumentRequest\x12>\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{16,64}$R\ndocumentId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\"\x18\n\x16\x44\x65leteDocumentResponse\"\xd7\x02\n\x16SearchDocumentsRequest\x12 \n\x05query\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80@R\x05query\x12G\n\x0c\x64ocument_ids\x18\x02 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x64\"\x1ar\x18\x32\x16^[A-Za-z0-9_-]{16,64}$R\x0b\x64ocumentIds\x12\x1f\n\x05limit\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x32(\x00R\x05limit\x12 \n\x05\x66\x65tch\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x05\x66\x65tch\x12\x39\n\rminimum_score\x18\x05 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x80\xbfH\x00R\x0cminimumScore\x88\x01\x01\x12\x33\n\nmmr_lambda\x18\x06 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00H\x01R\tmmrLambda\x88\x01\x01\x42\x10\n\x0e_minimum_scoreB\r\n\x0b_mmr_lambda\"K\n\x17SearchDocumentsResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.PassageR\x08passages*\xb6\x01\n\x0e\x44ocumentFormat\x12\x1f\n\x1b\x44OCUMENT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44OCUMENT_FORMAT_TEXT\x10\x01\x12\x1c\n\x18\x44OCUMENT_FORMAT_MARKDOWN\x10\x02\x12\x18\n\x14\x44OCUMENT_FORMAT_HTML\x10\x03\x12\x17\n\x13\x44OCUMENT_FORMAT_PDF\x10\x04\x12\x18\n\x14\x44OCUMENT_FORMAT_DOCX\x10\x05*\x80\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44OCUMENT_STATE_PENDING\x10\x01\x12\x18\n\x14\x44OCUMENT_STATE_READY\x10\x02\x12\x19\n\x15\x44OCUMENT_STATE_FAILED\x10\x03*\xad\x01\n\x0bIngestStage\x12\x1c\n\x18INGEST_STAGE_UNSPECIFIED\x10\x00\x12\x19\n\x15INGEST_STAGE_ACCEPTED\x10\x01\x12\x17\n\x13INGEST_STAGE_PARSED\x10\x02\x12\x18\n\x14INGEST_STAGE_CHUNKED\x10\x03\x12\x19\n\x15INGEST_STAGE_EMBEDDED\x10\x04\x12\x17\n\x13INGEST_STAGE_STORED\x10\x05\x32\xac\x04\n\x0f\x44ocumentService\x12R\n\x0b\x41\x64\x64\x44ocument\x12\x1f.maieutic.v1.AddDocumentRequest\x1a .maieutic.v1.AddDocumentResponse\"\x00\x12Z\n\rWatchDocument\x12!.maieutic.v1.WatchDocumentRequest\x1a\".maieutic.v1.WatchDocumentResponse\"\x00\x30\x01\x12R\n\x0bGetDocument\x12\x1f.maieutic.v1.GetDocumentRequest\x1a .maieutic.v1.GetDocumentResponse\"\x00\x12X\n\rListDocuments\x12!.maieutic.v1.ListDocumentsRequest\x1a\".maieutic.v1.ListDocumentsResponse\"\x00\x12[\n\x0e\x44\x65leteDocument\x12\".maieutic.v1.DeleteDocumentRequest\x1a#.maieutic.v1.DeleteDocumentResponse\"\x00\x12^\n\x0fSearchDocuments\x12#.maieutic.v1.SearchDocumentsRequest\x1a$.maieutic.v1.SearchDocumentsResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"maieutic/v1/document_service.proto\x12\x0bmaieutic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x01\n\x0eIngestProgress\x12.\n\x05stage\x18\x01 \x01(\x0e\x32\x18.maieutic.v1.IngestStageR\x05stage\x12\x1f\n\x0b\x63hunks_done\x18\x02 \x01(\x05R\nchunksDone\x12!\n\x0c\x63hunks_total\x18\x03 \x01(\x05R\x0b\x63hunksTotal\"\xb7\x04\n\x08\x44ocument\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tR\ndocumentId\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x33\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1b.maieutic.v1.DocumentFormatR\x06\x66ormat\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32\x1a.maieutic.v1.DocumentStateR\x05state\x12\x12\n\x04size\x18\x05 \x01(\x03R\x04size\x12\x1f\n\x0b\x63hunk_count\x18\x06 \x01(\x05R\nchunkCount\x12!\n\x0c\x63ontent_hash\x18\x07 \x01(\tR\x0b\x63ontentHash\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x18\n\x07version\x18\t \x01(\x03R\x07version\x12\'\n\x0findexed_version\x18\n \x01(\x03R\x0eindexedVersion\x12\x18\n\x07\x66\x61ilure\x18\x0b \x01(\tR\x07\x66\x61ilure\x12\x37\n\x08progress\x18\x0c \x01(\x0b\x32\x1b.maieutic.v1.IngestProgressR\x08progress\x12;\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\'\n\x0f\x63hunks_embedded\x18\x0e \x01(\x05R\x0e\x63hunksEmbedded\"\xb0\x01\n\x07Passage\x12\x1f\n\x0b\x64ocument_id\x18\x01 \x01(\tR\ndocumentId\x12#\n\rdocument_name\x18\x02 \x01(\tR\x0c\x64ocumentName\x12\x19\n\x08\x63hunk_id\x18\x03 \x01(\tR\x07\x63hunkId\x12\x1a\n\x08position\x18\x04 \x01(\x05R\x08position\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12\x14\n\x05score\x18\x06 \x01(\x02R\x05score\"\xfd\x01\n\x12\x41\x64\x64\x44ocumentRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12\x1e\n\x04name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x04name\x12?\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1b.maieutic.v1.DocumentFormatB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x06\x66ormat\x12&\n\x07\x63ontent\x18\x04 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\x80\x80\x80\x01R\x07\x63ontent\x12\x1f\n\x0b\x61\x63\x63\x65pt_only\x18\x05 \x01(\x08R\nacceptOnly\"\x96\x01\n\x13\x41\x64\x64\x44ocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\'\n\x0f\x63hunks_embedded\x18\x02 \x01(\x05R\x0e\x63hunksEmbedded\x12#\n\rchunks_reused\x18\x03 \x01(\x05R\x0c\x63hunksReused\"\xa1\x02\n\x16ReplaceDocumentRequest\x12=\n\nrequest_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12>\n\x0b\x64ocument_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{16,64}$R\ndocumentId\x12?\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1b.maieutic.v1.DocumentFormatB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x06\x66ormat\x12&\n\x07\x63ontent\x18\x04 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\x80\x80\x80\x01R\x07\x63ontent\x12\x1f\n\x0b\x61\x63\x63\x65pt_only\x18\x05 \x01(\x08R\nacceptOnly\"\x9a\x01\n\x17ReplaceDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\x12\'\n\x0f\x63hunks_embedded\x18\x02 \x01(\x05R\x0e\x63hunksEmbedded\x12#\n\rchunks_reused\x18\x03 \x01(\x05R\x0c\x63hunksReused\"V\n\x14WatchDocumentRequest\x12>\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{16,64}$R\ndocumentId\"J\n\x15WatchDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"T\n\x12GetDocumentRequest\x12>\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{16,64}$R\ndocumentId\"H\n\x13GetDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.DocumentR\x08\x64ocument\"h\n\x14ListDocumentsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"t\n\x15ListDocumentsResponse\x12\x33\n\tdocuments\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.DocumentR\tdocuments\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x96\x01\n\x15\x44\x65leteDocumentRequest\x12>\n\x0b\x64ocument_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{16,64}$R\ndocumentId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\"\x18\n\x16\x44\x65leteDocumentResponse\"\xd7\x02\n\x16SearchDocumentsRequest\x12 \n\x05query\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80@R\x05query\x12G\n\x0c\x64ocument_ids\x18\x02 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x64\"\x1ar\x18\x32\x16^[A-Za-z0-9_-]{16,64}$R\x0b\x64ocumentIds\x12\x1f\n\x05limit\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x32(\x00R\x05limit\x12 \n\x05\x66\x65tch\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x05\x66\x65tch\x12\x39\n\rminimum_score\x18\x05 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x80\xbfH\x00R\x0cminimumScore\x88\x01\x01\x12\x33\n\nmmr_lambda\x18\x06 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00H\x01R\tmmrLambda\x88\x01\x01\x42\x10\n\x0e_minimum_scoreB\r\n\x0b_mmr_lambda\"K\n\x17SearchDocumentsResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x14.maieutic.v1.PassageR\x08passages*\xb6\x01\n\x0e\x44ocumentFormat\x12\x1f\n\x1b\x44OCUMENT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44OCUMENT_FORMAT_TEXT\x10\x01\x12\x1c\n\x18\x44OCUMENT_FORMAT_MARKDOWN\x10\x02\x12\x18\n\x14\x44OCUMENT_FORMAT_HTML\x10\x03\x12\x17\n\x13\x44OCUMENT_FORMAT_PDF\x10\x04\x12\x18\n\x14\x44OCUMENT_FORMAT_DOCX\x10\x05*\x80\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44OCUMENT_STATE_PENDING\x10\x01\x12\x18\n\x14\x44OCUMENT_STATE_READY\x10\x02\x12\x19\n\x15\x44OCUMENT_STATE_FAILED\x10\x03*\xad\x01\n\x0bIngestStage\x12\x1c\n\x18INGEST_STAGE_UNSPECIFIED\x10\x00\x12\x19\n\x15INGEST_STAGE_ACCEPTED\x10\x01\x12\x17\n\x13INGEST_STAGE_PARSED\x10\x02\x12\x18\n\x14INGEST_STAGE_CHUNKED\x10\x03\x12\x19\n\x15INGEST_STAGE_EMBEDDED\x10\x04\x12\x17\n\x13INGEST_STAGE_STORED\x10\x05\x32\x8c\x05\n\x0f\x44ocumentService\x12R\n\x0b\x41\x64\x64\x44ocument\x12\x1f.maieutic.v1.AddDocumentRequest\x1a .maieutic.v1.AddDocumentResponse\"\x00\x12^\n\x0fReplaceDocument\x12#.maieutic.v1.ReplaceDocumentRequest\x1a$.maieutic.v1.ReplaceDocumentResponse\"\x00\x12Z\n\rWatchDocument\x12!.maieutic.v1.WatchDocumentRequest\x1a\".maieutic.v1.WatchDocumentResponse\"\x00\x30\x01\x12R\n\x0bGetDocument\x12\x1f.maieutic.v1.GetDocumentRequest\x1a .maieutic.v1.GetDocumentResponse\"\x00\x12X\n\rListDocuments\x12!.maieutic.v1.ListDocumentsRequest\x1a\".maieutic.v1.ListDocumentsResponse\"\x00\x12[\n\x0e\x44\x65leteDocument\x12\".maieutic.v1.DeleteDocumentRequest\x1a#.maieutic.v1.DeleteDocumentResponse\"\x00\x12^\n\x0fSearchDocuments\x12#.maieutic.v1.SearchDocumentsRequest\x1a$.maieutic.v1.SearchDocumentsResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDDOCUMENTREQUEST'].fields_by_name['format']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_ADDDOCUMENTREQUEST'].fields_by_name['content']._loaded_options = None
   _globals['_ADDDOCUMENTREQUEST'].fields_by_name['content']._serialized_options = b'\272H\tz\007\020\001\030\200\200\200\001'
+  _globals['_REPLACEDOCUMENTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REPLACEDOCUMENTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[A-Za-z0-9._:-]*$'
+  _globals['_REPLACEDOCUMENTREQUEST'].fields_by_name['document_id']._loaded_options = None
+  _globals['_REPLACEDOCUMENTREQUEST'].fields_by_name['document_id']._serialized_options = b'\272H\032r\0302\026^[A-Za-z0-9_-]{16,64}$'
+  _globals['_REPLACEDOCUMENTREQUEST'].fields_by_name['format']._loaded_options = None
+  _globals['_REPLACEDOCUMENTREQUEST'].fields_by_name['format']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_REPLACEDOCUMENTREQUEST'].fields_by_name['content']._loaded_options = None
+  _globals['_REPLACEDOCUMENTREQUEST'].fields_by_name['content']._serialized_options = b'\272H\tz\007\020\001\030\200\200\200\001'
   _globals['_WATCHDOCUMENTREQUEST'].fields_by_name['document_id']._loaded_options = None
   _globals['_WATCHDOCUMENTREQUEST'].fields_by_name['document_id']._serialized_options = b'\272H\032r\0302\026^[A-Za-z0-9_-]{16,64}$'
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['document_id']._loaded_options = None
@@ -64,12 +72,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHDOCUMENTSREQUEST'].fields_by_name['minimum_score']._serialized_options = b'\272H\014\n\n\035\000\000\200?-\000\000\200\277'
   _globals['_SEARCHDOCUMENTSREQUEST'].fields_by_name['mmr_lambda']._loaded_options = None
   _globals['_SEARCHDOCUMENTSREQUEST'].fields_by_name['mmr_lambda']._serialized_options = b'\272H\014\n\n\035\000\000\200?-\000\000\000\000'
-  _globals['_DOCUMENTFORMAT']._serialized_start=2528
-  _globals['_DOCUMENTFORMAT']._serialized_end=2710
-  _globals['_DOCUMENTSTATE']._serialized_start=2713
-  _globals['_DOCUMENTSTATE']._serialized_end=2841
-  _globals['_INGESTSTAGE']._serialized_start=2844
-  _globals['_INGESTSTAGE']._serialized_end=3017
+  _globals['_DOCUMENTFORMAT']._serialized_start=2977
+  _globals['_DOCUMENTFORMAT']._serialized_end=3159
+  _globals['_DOCUMENTSTATE']._serialized_start=3162
+  _globals['_DOCUMENTSTATE']._serialized_end=3290
+  _globals['_INGESTSTAGE']._serialized_start=3293
+  _globals['_INGESTSTAGE']._serialized_end=3466
   _globals['_INGESTPROGRESS']._serialized_start=85
   _globals['_INGESTPROGRESS']._serialized_end=217
   _globals['_DOCUMENT']._serialized_start=220
@@ -80,26 +88,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDDOCUMENTREQUEST']._serialized_end=1222
   _globals['_ADDDOCUMENTRESPONSE']._serialized_start=1225
   _globals['_ADDDOCUMENTRESPONSE']._serialized_end=1375
-  _globals['_WATCHDOCUMENTREQUEST']._serialized_start=1377
-  _globals['_WATCHDOCUMENTREQUEST']._serialized_end=1463
-  _globals['_WATCHDOCUMENTRESPONSE']._serialized_start=1465
-  _globals['_WATCHDOCUMENTRESPONSE']._serialized_end=1539
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=1541
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=1625
-  _globals['_GETDOCUMENTRESPONSE']._serialized_start=1627
-  _globals['_GETDOCUMENTRESPONSE']._serialized_end=1699
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1701
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1805
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1807
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1923
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=1926
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=2076
-  _globals['_DELETEDOCUMENTRESPONSE']._serialized_start=2078
-  _globals['_DELETEDOCUMENTRESPONSE']._serialized_end=2102
-  _globals['_SEARCHDOCUMENTSREQUEST']._serialized_start=2105
-  _globals['_SEARCHDOCUMENTSREQUEST']._serialized_end=2448
-  _globals['_SEARCHDOCUMENTSRESPONSE']._serialized_start=2450
-  _globals['_SEARCHDOCUMENTSRESPONSE']._serialized_end=2525
-  _globals['_DOCUMENTSERVICE']._serialized_start=3020
-  _globals['_DOCUMENTSERVICE']._serialized_end=3576
+  _globals['_REPLACEDOCUMENTREQUEST']._serialized_start=1378
+  _globals['_REPLACEDOCUMENTREQUEST']._serialized_end=1667
+  _globals['_REPLACEDOCUMENTRESPONSE']._serialized_start=1670
+  _globals['_REPLACEDOCUMENTRESPONSE']._serialized_end=1824
+  _globals['_WATCHDOCUMENTREQUEST']._serialized_start=1826
+  _globals['_WATCHDOCUMENTREQUEST']._serialized_end=1912
+  _globals['_WATCHDOCUMENTRESPONSE']._serialized_start=1914
+  _globals['_WATCHDOCUMENTRESPONSE']._serialized_end=1988
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=1990
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=2074
+  _globals['_GETDOCUMENTRESPONSE']._serialized_start=2076
+  _globals['_GETDOCUMENTRESPONSE']._serialized_end=2148
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=2150
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=2254
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=2256
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=2372
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=2375
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=2525
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_start=2527
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_end=2551
+  _globals['_SEARCHDOCUMENTSREQUEST']._serialized_start=2554
+  _globals['_SEARCHDOCUMENTSREQUEST']._serialized_end=2897
+  _globals['_SEARCHDOCUMENTSRESPONSE']._serialized_start=2899
+  _globals['_SEARCHDOCUMENTSRESPONSE']._serialized_end=2974
+  _globals['_DOCUMENTSERVICE']._serialized_start=3469
+  _globals['_DOCUMENTSERVICE']._serialized_end=4121
 # @@protoc_insertion_point(module_scope)

@@ -304,6 +304,65 @@ class AddDocumentResponse(_message.Message):
 Global___AddDocumentResponse: _TypeAlias = AddDocumentResponse  # noqa: Y015
 
 @_typing.final
+class ReplaceDocumentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    ACCEPT_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    document_id: _builtins.str
+    format: Global___DocumentFormat.ValueType
+    content: _builtins.bytes
+    accept_only: _builtins.bool
+    """Answer as soon as the content is safe."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        format: Global___DocumentFormat.ValueType = ...,
+        content: _builtins.bytes = ...,
+        accept_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_only", b"accept_only", "content", b"content", "document_id", b"document_id", "format", b"format", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceDocumentRequest: _TypeAlias = ReplaceDocumentRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceDocumentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    CHUNKS_EMBEDDED_FIELD_NUMBER: _builtins.int
+    CHUNKS_REUSED_FIELD_NUMBER: _builtins.int
+    chunks_embedded: _builtins.int
+    """Chunks embedded by this call, and those that were already stored."""
+    chunks_reused: _builtins.int
+    @_builtins.property
+    def document(self) -> Global___Document: ...
+    def __init__(
+        self,
+        *,
+        document: Global___Document | None = ...,
+        chunks_embedded: _builtins.int = ...,
+        chunks_reused: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_embedded", b"chunks_embedded", "chunks_reused", b"chunks_reused", "document", b"document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceDocumentResponse: _TypeAlias = ReplaceDocumentResponse  # noqa: Y015
+
+@_typing.final
 class WatchDocumentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

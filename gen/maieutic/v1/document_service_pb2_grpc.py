@@ -43,6 +43,11 @@ class DocumentServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentResponse.FromString,
                 _registered_method=True)
+        self.ReplaceDocument = channel.unary_unary(
+                '/maieutic.v1.DocumentService/ReplaceDocument',
+                request_serializer=maieutic_dot_v1_dot_document__service__pb2.ReplaceDocumentRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_document__service__pb2.ReplaceDocumentResponse.FromString,
+                _registered_method=True)
         self.WatchDocument = channel.unary_stream(
                 '/maieutic.v1.DocumentService/WatchDocument',
                 request_serializer=maieutic_dot_v1_dot_document__service__pb2.WatchDocumentRequest.SerializeToString,
@@ -85,6 +90,16 @@ class DocumentServiceServicer(object):
         INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
         of the tenant consists of now, under any request_id, refers to that
         document and embeds nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceDocument(self, request, context):
+        """ReplaceDocument gives one of the caller's documents other content. Its id
+        stays, and so does whoever refers to it: all of them see the new content,
+        and until it is indexed the old one. Only chunks that are new are embedded.
+        It answers as AddDocument does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +152,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.AddDocument,
                     request_deserializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentResponse.SerializeToString,
+            ),
+            'ReplaceDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceDocument,
+                    request_deserializer=maieutic_dot_v1_dot_document__service__pb2.ReplaceDocumentRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_document__service__pb2.ReplaceDocumentResponse.SerializeToString,
             ),
             'WatchDocument': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchDocument,
@@ -195,6 +215,33 @@ class DocumentService(object):
             '/maieutic.v1.DocumentService/AddDocument',
             maieutic_dot_v1_dot_document__service__pb2.AddDocumentRequest.SerializeToString,
             maieutic_dot_v1_dot_document__service__pb2.AddDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.DocumentService/ReplaceDocument',
+            maieutic_dot_v1_dot_document__service__pb2.ReplaceDocumentRequest.SerializeToString,
+            maieutic_dot_v1_dot_document__service__pb2.ReplaceDocumentResponse.FromString,
             options,
             channel_credentials,
             insecure,

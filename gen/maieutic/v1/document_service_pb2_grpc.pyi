@@ -46,6 +46,12 @@ class DocumentServiceStub:
     of the tenant consists of now, under any request_id, refers to that
     document and embeds nothing.
     """
+    ReplaceDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.ReplaceDocumentRequest, _document_service_pb2.ReplaceDocumentResponse]
+    """ReplaceDocument gives one of the caller's documents other content. Its id
+    stays, and so does whoever refers to it: all of them see the new content,
+    and until it is indexed the old one. Only chunks that are new are embedded.
+    It answers as AddDocument does.
+    """
     WatchDocument: _grpc.UnaryStreamMultiCallable[_document_service_pb2.WatchDocumentRequest, _document_service_pb2.WatchDocumentResponse]
     """WatchDocument tells how far the indexing of one of the caller's documents
     is, whenever that changes, until it is READY or FAILED.
@@ -82,6 +88,12 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
     of the tenant consists of now, under any request_id, refers to that
     document and embeds nothing.
+    """
+    ReplaceDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.ReplaceDocumentRequest, _document_service_pb2.ReplaceDocumentResponse]  # type: ignore[assignment]
+    """ReplaceDocument gives one of the caller's documents other content. Its id
+    stays, and so does whoever refers to it: all of them see the new content,
+    and until it is indexed the old one. Only chunks that are new are embedded.
+    It answers as AddDocument does.
     """
     WatchDocument: _aio.UnaryStreamMultiCallable[_document_service_pb2.WatchDocumentRequest, _document_service_pb2.WatchDocumentResponse]  # type: ignore[assignment]
     """WatchDocument tells how far the indexing of one of the caller's documents
@@ -122,6 +134,18 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
         of the tenant consists of now, under any request_id, refers to that
         document and embeds nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplaceDocument(
+        self,
+        request: _document_service_pb2.ReplaceDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.ReplaceDocumentResponse, _abc.Awaitable[_document_service_pb2.ReplaceDocumentResponse]]:
+        """ReplaceDocument gives one of the caller's documents other content. Its id
+        stays, and so does whoever refers to it: all of them see the new content,
+        and until it is indexed the old one. Only chunks that are new are embedded.
+        It answers as AddDocument does.
         """
 
     @_abc_1.abstractmethod

@@ -14,6 +14,12 @@ FORMAT_PREFIX = "DOCUMENT_FORMAT_"
 STAGE_PREFIX = "INGEST_STAGE_"
 REMOVING = "REMOVING"
 
+DROP_CONTENT = """
+DELETE FROM document_contents WHERE tenant = $1 AND content_hash = $2 AND NOT EXISTS (
+    SELECT 1 FROM documents WHERE documents.tenant = $1 AND documents.content_hash = $2
+)
+"""
+
 
 def document_of(row: Row) -> Document:
     """Return the document of a row; one that is being removed is seen by its worker alone."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from maieutic.v1.document_service_pb2 import Document, IngestProgress, IngestStage
-from services.persistence.adapters.document_rows import REMOVING, document_of
+from services.persistence.adapters.document_rows import DROP_CONTENT, REMOVING, document_of
 from services.persistence.adapters.sql import Connection, Database, Row
-from services.persistence.document_ports import Claim, Claimed, Indexed, Work
+from services.persistence.document_ports import Claim, Claimed, Indexed, IndexedDocument, Work
 from services.persistence.facts import enum_name, visible
 
 CLAIMABLE = """
@@ -54,7 +54,7 @@ UPDATE documents SET
     state = CASE WHEN state = 'PENDING' AND version = $4 THEN 'READY' ELSE state END,
     stage = CASE WHEN state = 'PENDING' AND version = $4 THEN 'STORED' ELSE stage END,
     failure = '', attempts = 0, indexed_version = $4, index_version = $5, chunk_count = $6,
-    chunks_embedded = $7, claim = '', lease_time = NULL, sweep_time = NULL
+    chunks_embedded = $7, chunks_hash = $8, claim = '', lease_time = NULL, sweep_time = NULL
 WHERE tenant = $1 AND document_id = $2 AND claim = $3
 RETURNING *
 """
@@ -81,10 +81,18 @@ UPDATE documents SET claim = '', lease_time = NULL, sweep_time = NULL
 WHERE tenant = $1 AND document_id = $2 AND claim = $3
 """
 
-DROP_CONTENT = """
-DELETE FROM document_contents WHERE tenant = $1 AND content_hash = $2 AND NOT EXISTS (
-    SELECT 1 FROM documents WHERE documents.tenant = $1 AND documents.content_hash = $2
-)
+REINDEX = """
+UPDATE documents SET
+    state = 'PENDING', failure = '', attempts = 0, sweep_time = NULL,
+    lease_time = CASE WHEN claim = '' THEN NULL ELSE lease_time END
+WHERE tenant = $1 AND document_id = $2 AND state <> 'REMOVING'
+"""
+
+TENANTS = "SELECT tenant FROM document_tenants WHERE tenant > $1 ORDER BY tenant LIMIT $2"
+
+INDEXED = """
+SELECT document_id, state, indexed_version, chunks_hash, revision FROM documents
+WHERE tenant = $1 AND document_id > $2 ORDER BY document_id LIMIT $3
 """
 
 DUE = """
@@ -155,7 +163,7 @@ class WorkLedger:
             if indexed.failure:
                 rows = await connection.fetch(FAIL, *key, visible(indexed.failure))
             else:
-                counts = indexed.chunk_count, indexed.chunks_embedded
+                counts = indexed.chunk_count, indexed.chunks_embedded, indexed.chunks_hash
                 rows = await connection.fetch(FINISH, *key, indexed.index_version, *counts)
         return document_of(rows[0]) if rows else None
 
@@ -170,6 +178,34 @@ class WorkLedger:
                 await connection.write(DROP_CONTENT, [(claim.tenant, row["content_hash"])])
             await connection.write(LEAVE, [key])
         return bool(dropped)
+
+    async def reindex_document(self, tenant: str, document_id: str) -> None:
+        """Have a document indexed again."""
+        async with self._database.writing() as connection:
+            await connection.write(REINDEX, [(tenant, document_id)])
+
+    async def document_tenants(self, *, after: str, limit: int) -> Sequence[str]:
+        """Return the tenants that ever had documents."""
+        async with self._database.reading() as connection:
+            rows = await connection.fetch(TENANTS, after, limit)
+        return [row["tenant"] for row in rows]
+
+    async def indexed_documents(
+        self, tenant: str, *, after: str, limit: int
+    ) -> Sequence[IndexedDocument]:
+        """Return the tenant's documents, with what the index must hold of them."""
+        async with self._database.reading() as connection:
+            rows = await connection.fetch(INDEXED, tenant, after, limit)
+        return [
+            IndexedDocument(
+                document_id=row["document_id"],
+                changing=row["state"] in {"PENDING", REMOVING},
+                indexed_version=row["indexed_version"],
+                chunks_hash=row["chunks_hash"],
+                revision=row["revision"],
+            )
+            for row in rows
+        ]
 
     async def due_documents(self, *, lease: float, limit: int) -> Sequence[tuple[str, str]]:
         """Return documents whose work nobody does."""

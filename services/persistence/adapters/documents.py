@@ -6,7 +6,7 @@ Changes of a tenant's references run one after the other: each locks the tenant'
 from collections.abc import Sequence
 
 from maieutic.v1.document_service_pb2 import Document, DocumentFormat
-from services.persistence.adapters.document_rows import document_of
+from services.persistence.adapters.document_rows import DROP_CONTENT, document_of
 from services.persistence.adapters.sql import Connection, Database, Row
 from services.persistence.document_ports import Operation, Registered, Registration
 from services.persistence.errors import DocumentIdTaken, DocumentNotFound, RequestIdTaken
@@ -48,6 +48,16 @@ RETURNING *
 
 RESTORE = """
 UPDATE documents SET state = 'READY' WHERE tenant = $1 AND document_id = $2 RETURNING *
+"""
+
+REPLACE = """
+UPDATE documents SET
+    content_hash = $3, size = $4, format = $5, revision = $6, version = version + 1,
+    state = 'PENDING', failure = '', stage = 'ACCEPTED', chunks_done = 0, chunks_total = 0,
+    attempts = 0, update_time = now(), sweep_time = now(),
+    lease_time = CASE WHEN claim = '' THEN NULL ELSE lease_time END
+WHERE tenant = $1 AND document_id = $2
+RETURNING *
 """
 
 REMOVE = """
@@ -119,6 +129,22 @@ class Registry:
             reference = (operation.tenant, USER, operation.user_id, row["document_id"])
             await connection.write(KEEP_REFERENCE, [reference])
             await _note(connection, operation, row["document_id"], indexes=indexes)
+        return Registered(document=document_of(row), indexes=indexes)
+
+    async def replace_document(self, registration: Registration) -> Registered:
+        """Give the user's document other content."""
+        operation, document = registration.operation, registration.document
+        async with self._database.writing() as connection:
+            revision = await _locked(connection, operation.tenant)
+            done = await _done(connection, operation)
+            row = await _owned(connection, operation, document.document_id)
+            if done is not None:
+                return Registered(document=document_of(row), indexes=bool(done["indexes"]))
+            if row["content_hash"] == document.content_hash:
+                row, indexes = await _revived(connection, registration, row, revision)
+            else:
+                row, indexes = await _replaced(connection, registration, row, revision), True
+            await _note(connection, operation, document.document_id, indexes=indexes)
         return Registered(document=document_of(row), indexes=indexes)
 
     async def get_document(self, tenant: str, user_id: str, document_id: str) -> Document:
@@ -220,6 +246,27 @@ async def _revived(
     form = enum_name(DocumentFormat.DESCRIPTOR, registration.document.format)
     (row,) = await connection.fetch(REVIVE, *key, form, revision)
     return row, True
+
+
+async def _replaced(
+    connection: Connection, registration: Registration, row: Row, revision: int
+) -> Row:
+    document = registration.document
+    tenant, replaced = row["tenant"], row["content_hash"]
+    content = (tenant, document.content_hash, registration.content)
+    await connection.write(KEEP_CONTENT, [content])
+    form = enum_name(DocumentFormat.DESCRIPTOR, document.format)
+    (row,) = await connection.fetch(
+        REPLACE,
+        tenant,
+        document.document_id,
+        document.content_hash,
+        document.size,
+        form,
+        revision,
+    )
+    await connection.write(DROP_CONTENT, [(tenant, replaced)])
+    return row
 
 
 async def _owned(connection: Connection, operation: Operation, document_id: str) -> Row:

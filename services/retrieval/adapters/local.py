@@ -201,7 +201,8 @@ class _Store:
 
     def unlink(self, namespace: str, document_id: str) -> None:
         with self._transaction():
-            removed = self._remove_unlinked(self._remove_links(namespace, document_id))
+            had = self._remove_links(namespace, document_id)
+            removed = self._remove_unlinked(had if document_id else self._remove_staged(namespace))
         if matrix := self._matrices.get(namespace):
             matrix.unlink(document_id, removed)
 
@@ -278,6 +279,20 @@ class _Store:
             "INSERT INTO links (namespace, document_id, position, chunk) VALUES (?, ?, ?, ?)",
             [(namespace, document_id, position, key) for position, key in places],
         )
+
+    def _remove_staged(self, namespace: str) -> list[int]:
+        """Return the keys of the chunks that are part of no document, without any link."""
+        self._database.execute(
+            "DELETE FROM links WHERE namespace = ? AND position < 0 AND NOT EXISTS"
+            " (SELECT 1 FROM links AS real WHERE real.chunk = links.chunk AND real.position >= 0)",
+            [namespace],
+        )
+        rows = self._database.execute(
+            "SELECT key FROM chunks WHERE namespace = ?"
+            " AND NOT EXISTS (SELECT 1 FROM links WHERE chunk = chunks.key)",
+            [namespace],
+        )
+        return [key for (key,) in rows.fetchall()]
 
     def _remove_unlinked(self, keys: Sequence[int]) -> list[int]:
         """Remove those of the chunks that no document has, and return their keys."""

@@ -582,6 +582,210 @@ class RegisterDocumentResponse(_message.Message):
 Global___RegisterDocumentResponse: _TypeAlias = RegisterDocumentResponse  # noqa: Y015
 
 @_typing.final
+class ReplaceRegisteredDocumentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def registration(self) -> Global___RegisterDocumentRequest:
+        """As for a document of its own, but with the id of the user's document."""
+
+    def __init__(
+        self,
+        *,
+        registration: Global___RegisterDocumentRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["registration", b"registration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["registration", b"registration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceRegisteredDocumentRequest: _TypeAlias = ReplaceRegisteredDocumentRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceRegisteredDocumentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    INDEXES_FIELD_NUMBER: _builtins.int
+    indexes: _builtins.bool
+    """This request, or its first try, has the document indexed."""
+    @_builtins.property
+    def document(self) -> _document_service_pb2.Document: ...
+    def __init__(
+        self,
+        *,
+        document: _document_service_pb2.Document | None = ...,
+        indexes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "indexes", b"indexes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceRegisteredDocumentResponse: _TypeAlias = ReplaceRegisteredDocumentResponse  # noqa: Y015
+
+@_typing.final
+class ReindexDocumentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    document_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexDocumentRequest: _TypeAlias = ReindexDocumentRequest  # noqa: Y015
+
+@_typing.final
+class ReindexDocumentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexDocumentResponse: _TypeAlias = ReindexDocumentResponse  # noqa: Y015
+
+@_typing.final
+class ListDocumentTenantsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_TENANT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    after_tenant: _builtins.str
+    limit: _builtins.int
+    def __init__(
+        self,
+        *,
+        after_tenant: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_tenant", b"after_tenant", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentTenantsRequest: _TypeAlias = ListDocumentTenantsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentTenantsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        tenants: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentTenantsResponse: _TypeAlias = ListDocumentTenantsResponse  # noqa: Y015
+
+@_typing.final
+class ListIndexedDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    AFTER_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    after_document_id: _builtins.str
+    limit: _builtins.int
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        after_document_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_document_id", b"after_document_id", "limit", b"limit", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIndexedDocumentsRequest: _TypeAlias = ListIndexedDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ListIndexedDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexedDocument]: ...
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___IndexedDocument] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIndexedDocumentsResponse: _TypeAlias = ListIndexedDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class IndexedDocument(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    CHANGING_FIELD_NUMBER: _builtins.int
+    INDEXED_VERSION_FIELD_NUMBER: _builtins.int
+    CHUNKS_HASH_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    changing: _builtins.bool
+    """Somebody is about to change what the index holds of it."""
+    indexed_version: _builtins.int
+    """Of which version the index must hold the chunks; 0: of none."""
+    chunks_hash: _builtins.str
+    revision: _builtins.int
+    """Of the tenant, when the document was last changed."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        changing: _builtins.bool = ...,
+        indexed_version: _builtins.int = ...,
+        chunks_hash: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changing", b"changing", "chunks_hash", b"chunks_hash", "document_id", b"document_id", "indexed_version", b"indexed_version", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexedDocument: _TypeAlias = IndexedDocument  # noqa: Y015
+
+@_typing.final
 class ClaimDocumentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -765,6 +969,7 @@ class FinishDocumentRequest(_message.Message):
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
     CHUNKS_EMBEDDED_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    CHUNKS_HASH_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     document_id: _builtins.str
     chunk_count: _builtins.int
@@ -775,6 +980,8 @@ class FinishDocumentRequest(_message.Message):
     chunks_embedded: _builtins.int
     failure: _builtins.str
     """Set: it cannot be indexed, for this reason."""
+    chunks_hash: _builtins.str
+    """Of the ids of the chunks that are in the index; of no meaning here."""
     def __init__(
         self,
         *,
@@ -786,10 +993,11 @@ class FinishDocumentRequest(_message.Message):
         index_version: _builtins.str = ...,
         chunks_embedded: _builtins.int = ...,
         failure: _builtins.str = ...,
+        chunks_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunks_embedded", b"chunks_embedded", "claim_id", b"claim_id", "document_id", b"document_id", "failure", b"failure", "index_version", b"index_version", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunks_embedded", b"chunks_embedded", "chunks_hash", b"chunks_hash", "claim_id", b"claim_id", "document_id", b"document_id", "failure", b"failure", "index_version", b"index_version", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -81,6 +81,26 @@ class ArchiveServiceStub(object):
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentRequest.SerializeToString,
                 response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentResponse.FromString,
                 _registered_method=True)
+        self.ReplaceRegisteredDocument = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/ReplaceRegisteredDocument',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentResponse.FromString,
+                _registered_method=True)
+        self.ReindexDocument = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/ReindexDocument',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReindexDocumentRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReindexDocumentResponse.FromString,
+                _registered_method=True)
+        self.ListDocumentTenants = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/ListDocumentTenants',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDocumentTenantsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDocumentTenantsResponse.FromString,
+                _registered_method=True)
+        self.ListIndexedDocuments = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/ListIndexedDocuments',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListIndexedDocumentsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListIndexedDocumentsResponse.FromString,
+                _registered_method=True)
         self.ClaimDocument = channel.unary_unary(
                 '/maieutic.archive.v1.ArchiveService/ClaimDocument',
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ClaimDocumentRequest.SerializeToString,
@@ -202,6 +222,35 @@ class ArchiveServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplaceRegisteredDocument(self, request, context):
+        """ReplaceRegisteredDocument gives a document of the user other content.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReindexDocument(self, request, context):
+        """ReindexDocument has a document indexed again, whatever its state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDocumentTenants(self, request, context):
+        """ListDocumentTenants lists the tenants that ever had documents, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIndexedDocuments(self, request, context):
+        """ListIndexedDocuments lists all documents of a tenant by id, with what the
+        index must hold of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ClaimDocument(self, request, context):
         """ClaimDocument gives a document's work to one worker for the time of a
         lease: to index its current version, or to remove it from the index.
@@ -317,6 +366,26 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.RegisterDocument,
                     request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentRequest.FromString,
                     response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentResponse.SerializeToString,
+            ),
+            'ReplaceRegisteredDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceRegisteredDocument,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentResponse.SerializeToString,
+            ),
+            'ReindexDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReindexDocument,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReindexDocumentRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReindexDocumentResponse.SerializeToString,
+            ),
+            'ListDocumentTenants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocumentTenants,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDocumentTenantsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDocumentTenantsResponse.SerializeToString,
+            ),
+            'ListIndexedDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIndexedDocuments,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListIndexedDocumentsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListIndexedDocumentsResponse.SerializeToString,
             ),
             'ClaimDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.ClaimDocument,
@@ -609,6 +678,114 @@ class ArchiveService(object):
             '/maieutic.archive.v1.ArchiveService/RegisterDocument',
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentRequest.SerializeToString,
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.RegisterDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceRegisteredDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/ReplaceRegisteredDocument',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReindexDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/ReindexDocument',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReindexDocumentRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReindexDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocumentTenants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/ListDocumentTenants',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDocumentTenantsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListDocumentTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIndexedDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/ListIndexedDocuments',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListIndexedDocumentsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ListIndexedDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,16 @@ class ArchiveServiceStub:
     """RegisterDocument stores a document's bytes and its row, and refers the
     owner to it. Content that the tenant has already is not stored again.
     """
+    ReplaceRegisteredDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ReplaceRegisteredDocumentRequest, _archive_service_pb2.ReplaceRegisteredDocumentResponse]
+    """ReplaceRegisteredDocument gives a document of the user other content."""
+    ReindexDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ReindexDocumentRequest, _archive_service_pb2.ReindexDocumentResponse]
+    """ReindexDocument has a document indexed again, whatever its state."""
+    ListDocumentTenants: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ListDocumentTenantsRequest, _archive_service_pb2.ListDocumentTenantsResponse]
+    """ListDocumentTenants lists the tenants that ever had documents, by name."""
+    ListIndexedDocuments: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ListIndexedDocumentsRequest, _archive_service_pb2.ListIndexedDocumentsResponse]
+    """ListIndexedDocuments lists all documents of a tenant by id, with what the
+    index must hold of them.
+    """
     ClaimDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ClaimDocumentRequest, _archive_service_pb2.ClaimDocumentResponse]
     """ClaimDocument gives a document's work to one worker for the time of a
     lease: to index its current version, or to remove it from the index.
@@ -127,6 +137,16 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     RegisterDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.RegisterDocumentRequest, _archive_service_pb2.RegisterDocumentResponse]  # type: ignore[assignment]
     """RegisterDocument stores a document's bytes and its row, and refers the
     owner to it. Content that the tenant has already is not stored again.
+    """
+    ReplaceRegisteredDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ReplaceRegisteredDocumentRequest, _archive_service_pb2.ReplaceRegisteredDocumentResponse]  # type: ignore[assignment]
+    """ReplaceRegisteredDocument gives a document of the user other content."""
+    ReindexDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ReindexDocumentRequest, _archive_service_pb2.ReindexDocumentResponse]  # type: ignore[assignment]
+    """ReindexDocument has a document indexed again, whatever its state."""
+    ListDocumentTenants: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListDocumentTenantsRequest, _archive_service_pb2.ListDocumentTenantsResponse]  # type: ignore[assignment]
+    """ListDocumentTenants lists the tenants that ever had documents, by name."""
+    ListIndexedDocuments: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListIndexedDocumentsRequest, _archive_service_pb2.ListIndexedDocumentsResponse]  # type: ignore[assignment]
+    """ListIndexedDocuments lists all documents of a tenant by id, with what the
+    index must hold of them.
     """
     ClaimDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ClaimDocumentRequest, _archive_service_pb2.ClaimDocumentResponse]  # type: ignore[assignment]
     """ClaimDocument gives a document's work to one worker for the time of a
@@ -242,6 +262,40 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_archive_service_pb2.RegisterDocumentResponse, _abc.Awaitable[_archive_service_pb2.RegisterDocumentResponse]]:
         """RegisterDocument stores a document's bytes and its row, and refers the
         owner to it. Content that the tenant has already is not stored again.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplaceRegisteredDocument(
+        self,
+        request: _archive_service_pb2.ReplaceRegisteredDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.ReplaceRegisteredDocumentResponse, _abc.Awaitable[_archive_service_pb2.ReplaceRegisteredDocumentResponse]]:
+        """ReplaceRegisteredDocument gives a document of the user other content."""
+
+    @_abc_1.abstractmethod
+    def ReindexDocument(
+        self,
+        request: _archive_service_pb2.ReindexDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.ReindexDocumentResponse, _abc.Awaitable[_archive_service_pb2.ReindexDocumentResponse]]:
+        """ReindexDocument has a document indexed again, whatever its state."""
+
+    @_abc_1.abstractmethod
+    def ListDocumentTenants(
+        self,
+        request: _archive_service_pb2.ListDocumentTenantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.ListDocumentTenantsResponse, _abc.Awaitable[_archive_service_pb2.ListDocumentTenantsResponse]]:
+        """ListDocumentTenants lists the tenants that ever had documents, by name."""
+
+    @_abc_1.abstractmethod
+    def ListIndexedDocuments(
+        self,
+        request: _archive_service_pb2.ListIndexedDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.ListIndexedDocumentsResponse, _abc.Awaitable[_archive_service_pb2.ListIndexedDocumentsResponse]]:
+        """ListIndexedDocuments lists all documents of a tenant by id, with what the
+        index must hold of them.
         """
 
     @_abc_1.abstractmethod
