@@ -43,22 +43,16 @@ class ProcessorTime:
 
     def _now(self) -> Mapping[str, float]:
         roots = set(self._roots.values())
-        return {part: _tree(pid, roots - {pid}) for part, pid in self._roots.items()}
+        return {
+            part: _tree(psutil.Process(pid), roots - {pid}) for part, pid in self._roots.items()
+        }
 
 
-def _tree(pid: int, others: set[int]) -> float:
+def _tree(process: psutil.Process, others: set[int]) -> float:
     """Return the CPU seconds of a process and what it started, apart from the other parts."""
-    process = psutil.Process(pid)
-    total = _seconds(process)
-    for child in process.children():
-        if child.pid not in others:
-            total += _tree(child.pid, others)
-    return total
-
-
-def _seconds(process: psutil.Process) -> float:
     try:
-        times = process.cpu_times()
+        times, children = process.cpu_times(), process.children()
     except psutil.Error:
-        return 0.0
-    return float(times.user + times.system)
+        return 0.0  # a helper of a server, which has ended meanwhile
+    below = sum(_tree(child, others) for child in children if child.pid not in others)
+    return float(times.user + times.system) + below
