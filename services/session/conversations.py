@@ -147,13 +147,15 @@ class Conversations:
     async def get(self, caller: Caller, session_id: str) -> pb.Session:
         """Return the caller's session, live or brought back from the archive."""
         checked("session_id", session_id)
-        record = await self._store.session(session_id)
+        record, left = await self._store.session_and_time_left(session_id)
         if record is None:
-            record, _ = await self._live.transact(
+            back, _ = await self._live.transact(
                 session_id, lambda d: owned(d.session, session_id, caller.tenant, caller.user)
             )
+            await self._show_expiry(back.session)
+            return back.session
         session = owned(record, session_id, caller.tenant, caller.user).session
-        await self._show_expiry(session)
+        show_expiry(session, await self._store.keep_alive(session_id, left))
         return session
 
     async def update(self, caller: Caller, request: pb.UpdateSessionRequest) -> pb.Session:

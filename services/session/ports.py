@@ -249,8 +249,15 @@ class SessionStore(Protocol):
         """Return the messages of the window, oldest first."""
         ...
 
-    async def keep_alive(self, session_id: str) -> int:
-        """Put the session's expiry off, because it was read; returns what `time_left` would."""
+    async def session_and_time_left(self, session_id: str) -> tuple[SessionRecord | None, int]:
+        """Return a session's record and what `time_left` would, read together."""
+        ...
+
+    async def keep_alive(self, session_id: str, left: int | None = None) -> int:
+        """Put the session's expiry off, because it was read; returns what `time_left` would.
+
+        *left* is what that said just now, if it was asked.
+        """
         ...
 
     async def time_left(self, session_ids: Sequence[str]) -> list[int]:

@@ -448,8 +448,13 @@ async def test_the_time_left_is_told_for_what_expires(
     assert TIMING.idle - 10_000 < left[0] <= TIMING.idle
     assert left[1:] == [0, 0]
     await redis.pexpire(keys.record_key(settled), 1_000)
-    assert await store.keep_alive(settled) == TIMING.idle
+    record, soon = await store.session_and_time_left(settled)
+    assert record is not None
+    assert 0 < soon <= 1_000
+    assert await store.keep_alive(settled, soon) == TIMING.idle
     assert await store.keep_alive(busy) == 0
+    assert (await store.session_and_time_left(busy))[1] == 0
+    assert await store.session_and_time_left(new_session()) == (None, 0)
 
 
 async def test_a_marker_is_written_with_its_change_and_found_by_its_request(

@@ -217,9 +217,17 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists, Quarantined, Li
         found = await self._pipeline([("PTTL", keys.record_key(s)) for s in session_ids])
         return [max(0, left) for left in found]
 
-    async def keep_alive(self, session_id: str) -> int:
+    async def session_and_time_left(self, session_id: str) -> tuple[SessionRecord | None, int]:
+        key = keys.record_key(session_id)
+        raw, left = await self._pipeline([("GET", key), ("PTTL", key)], errors=True)
+        if isinstance(left, Exception):
+            raise refusal(left) from left
+        return decoded_or_none(SessionRecord, raw), max(0, left)
+
+    async def keep_alive(self, session_id: str, left: int | None = None) -> int:
         record, messages = keys.record_key(session_id), keys.messages_key(session_id)
-        (left,) = await self.time_left([session_id])
+        if left is None:
+            (left,) = await self.time_left([session_id])
         idle = self._timing.idle
         # Every refresh aborts writers that watch the record: only one that matters is made.
         if 0 < left < idle - min(_REFRESH_MARGIN_MS, idle // 2):
