@@ -24,12 +24,14 @@ _DAMAGES = {
     Damage.UNPARSABLE: pb.RECORD_DAMAGE_UNPARSABLE,
 }
 _KINDS = {
+    "": pb.RECORD_KIND_TURN,
+    "ev": pb.RECORD_KIND_EVENTS,
     "rec": pb.RECORD_KIND_SESSION,
     "msg": pb.RECORD_KIND_MESSAGES,
     "notes": pb.RECORD_KIND_ANNOTATIONS,
     "op": pb.RECORD_KIND_OPERATION,
 }
-"""Of a session's records, by what follows its id in their keys."""
+"""By what follows the id of the session or turn in their keys."""
 
 
 class QuarantineOffice:
@@ -74,10 +76,9 @@ def shown(record: PutAside) -> pb.QuarantinedRecord:
     owner, _, rest = record.key.partition(":")
     owner_id, _, part = rest.partition(":")
     of_session = owner == "s"
-    kind = _KINDS[part.partition(":")[0]] if of_session else pb.RECORD_KIND_TURN
     return pb.QuarantinedRecord(
         record_id=record.record_id,
-        kind=kind,
+        kind=_KINDS[part.partition(":")[0]],
         damage=_DAMAGES[record.damage],
         session_id=owner_id if of_session else "",
         turn_id="" if of_session else owner_id,

@@ -381,11 +381,31 @@ async def test_a_damaged_frame_is_left_out_of_its_log(
     assert [at.seq for at, _ in page] == [0, 1, 3]
 
 
-async def test_a_log_of_another_type_counts_as_gone(store: RedisSessionStore, redis: Redis) -> None:
+@pytest.mark.parametrize("meet", ["read", "append", "transact"])
+async def test_a_log_of_another_type_is_put_aside_and_counts_as_gone(
+    store: RedisSessionStore, redis: Redis, meet: str
+) -> None:
     session_id = new_session()
-    turn_id = new_turn(session_id)
-    await redis.set(keys.events_key(turn_id), "no stream")
-    assert await store.events(turn_id, None, 10) is None
+    turn_id, other = new_turn(session_id), new_turn(session_id)
+    for turn in (turn_id, other):
+        await store.transact(session_id, put_turn(turn, session_id))
+    log = keys.events_key(turn_id)
+    await redis.delete(log)
+    await redis.set(log, "no stream")
+    if meet == "read":
+        assert await store.events(turn_id, None, 10) is None
+    elif meet == "append":
+        frame = Append(turn_id=turn_id, first=EventId(5, 1), frames=frames(turn_id, 1))
+        others = Append(turn_id=other, first=EventId(5, 1), frames=frames(other, 1))
+        outcomes = await store.append([frame, others])
+        assert outcomes == [AppendOutcome.MISSING, AppendOutcome.APPLIED]
+    else:
+        reads = Reads(turns=[turn_id, other], tails=True)
+        found, _ = await store.transact(session_id, lambda draft: {*draft.tails}, reads)
+        assert found == {other}
+    assert not await redis.exists(log)
+    (newest,), _ = await store.put_aside(None, 1)
+    assert (newest.key, newest.damage) == (f"t:{turn_id}:ev", Damage.WRONG_TYPE)
 
 
 async def test_a_settled_session_expires_and_its_record_goes_before_its_parts(

@@ -138,6 +138,27 @@ async def test_every_kind_of_record_is_told(stack: Stack) -> None:
         assert owner in (session_id, turn_id)
 
 
+async def test_a_turn_whose_log_was_replaced_goes_on_with_another(stack: Stack) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    turn = await user.begin(session_id, SECRET)
+    job = await stack.jobs.next(turn.turn_id)
+    worker = stack.worker()
+    held = await worker.claimed(job, "c1")
+    log = keys.events_key(turn.turn_id)
+    await stack.redis.delete(log)
+    await stack.redis.set(log, SECRET)
+    response = await held.record(["one"])
+    assert list(response.missing_turn_ids) == [turn.turn_id]
+    again = await worker.claimed(job, "c1")
+    await again.say("one two")
+    await again.complete("one two")
+    assert (await user.frames(turn.turn_id))[-1].outcome.text == "one two"
+    (record,) = (await quarantined(stack)).records
+    assert (record.kind, record.turn_id) == (pb.RECORD_KIND_EVENTS, turn.turn_id)
+    assert not record.session_id
+
+
 async def test_records_are_listed_in_pages_the_latest_first(stack: Stack) -> None:
     user = stack.user()
     made = []

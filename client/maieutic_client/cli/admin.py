@@ -15,6 +15,7 @@ KINDS = {
     pb.RECORD_KIND_ANNOTATIONS: "notes and bookmarks",
     pb.RECORD_KIND_OPERATION: "request marker",
     pb.RECORD_KIND_TURN: "turn",
+    pb.RECORD_KIND_EVENTS: "event log",
 }
 DAMAGES = {
     pb.RECORD_DAMAGE_WRONG_TYPE: "wrong type",

@@ -35,6 +35,8 @@ class _RecordKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordKind
     RECORD_KIND_OPERATION: _RecordKind.ValueType  # 4
     """That a request was carried out."""
     RECORD_KIND_TURN: _RecordKind.ValueType  # 5
+    RECORD_KIND_EVENTS: _RecordKind.ValueType  # 6
+    """The event log of a turn."""
 
 class RecordKind(_RecordKind, metaclass=_RecordKindEnumTypeWrapper):
     """What a record was."""
@@ -48,6 +50,8 @@ RECORD_KIND_ANNOTATIONS: RecordKind.ValueType  # 3
 RECORD_KIND_OPERATION: RecordKind.ValueType  # 4
 """That a request was carried out."""
 RECORD_KIND_TURN: RecordKind.ValueType  # 5
+RECORD_KIND_EVENTS: RecordKind.ValueType  # 6
+"""The event log of a turn."""
 Global___RecordKind: _TypeAlias = RecordKind  # noqa: Y015
 
 class _RecordDamage:

@@ -1,18 +1,19 @@
 """What a transaction watches and reads: the draft on which it decides."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maieutic.bus.v1.bus_pb2 import SessionAnnotations
 from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
+from maieutic.v1.turn_service_pb2 import TurnFrame
 from services.session.adapters import keys
 from services.session.adapters.codec import Corrupt
 from services.session.adapters.quarantine import put_aside
 from services.session.adapters.replies import decoded, is_wrong_type, milliseconds, pairs, tails
 from services.session.adapters.transaction import Transaction
 from services.session.errors import ErrorType
-from services.session.model import Draft
+from services.session.model import Draft, EventId
 from services.session.observing import seen
 from services.session.ports import Damage, Reads
 
@@ -51,7 +52,7 @@ async def read_draft(
     draft.operation = await _kept(transaction, Operation, marker, operation, draft)
     await _decode_turns(transaction, draft, reads.turns, replies[2 : 2 + count])
     if reads.tails:
-        draft.tails = tails(reads.turns, replies[2 + count : 2 + 2 * count])
+        draft.tails = await _tails(transaction, draft, reads.turns, replies[2 + count :][:count])
     if reads.window:
         await _decode_window(transaction, draft, replies[-1])
     if reads.annotations:
@@ -71,6 +72,17 @@ async def _decode_turns(
         turn = await _kept(transaction, TurnRecord, key, raw, draft)
         if turn is not None:
             draft.turns[turn_id] = turn
+
+
+async def _tails(
+    transaction: Transaction, draft: Draft, turn_ids: Sequence[str], replies: Sequence[Any]
+) -> Mapping[str, EventId]:
+    for turn_id, reply in zip(turn_ids, replies, strict=True):
+        if is_wrong_type(reply):
+            error = Corrupt(TurnFrame, Damage.WRONG_TYPE)
+            await _put_aside(transaction, keys.events_key(turn_id), draft, error)
+            raise error
+    return tails(turn_ids, replies)
 
 
 async def _decode_window(transaction: Transaction, draft: Draft, reply: Any) -> None:
