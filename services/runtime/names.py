@@ -211,6 +211,12 @@ QUEUE_WAIT = Metric(
     help="From a turn's acceptance to its first claim by a worker",
     buckets=FAST_SECONDS,
 )
+STREAM_GAPS = Metric(
+    name="maieutic.turn.stream.gaps",
+    unit="{gap}",
+    help="Gaps that watchers of turns were told of, by whether text is missing",
+)
+TEXT_INCOMPLETE = "maieutic.turn.text.incomplete"
 TURNS_SWEPT = Metric(
     name="maieutic.session.turns.swept",
     unit="{turn}",

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from maieutic.v1.turn_service_pb2 import Turn, TurnAccepted, TurnFrame
+from services.runtime import names, telemetry
 from services.session.errors import TurnNotBack
 from services.session.frames import Entry, gap, merged, unbroken
 from services.session.ids import checked
@@ -116,12 +117,19 @@ class _Log:
         if not known:
             log = await read_log(self._store, self._turn_id)
             known = gap(self._turn_id, self._after, log)
+            _count(known)
         return self._told(merged(known))
 
     def _told(self, entries: Sequence[Entry]) -> Sequence[TurnFrame]:
         for at, frame in entries:
             frame.cursor, self._after = cursor_of(self._turn_id, at), at
         return [frame for _, frame in entries]
+
+
+def _count(gaps: Sequence[Entry]) -> None:
+    for _, frame in gaps:
+        labels = {names.TEXT_INCOMPLETE: frame.gap.text_incomplete}
+        telemetry.current().counter(names.STREAM_GAPS).add(1, labels)
 
 
 async def _woken(wake: asyncio.Event) -> bool:

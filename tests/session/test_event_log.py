@@ -5,11 +5,13 @@ import asyncio
 import pytest
 
 from maieutic.v1.turn_service_pb2 import TurnDelta, TurnFrame, TurnSnapshot
+from services.runtime import names
 from services.session.adapters import keys
 from services.session.frames import MERGED_CHARACTERS, text_of
 from services.session.model import LOG_FRAMES
 from services.session.watching import FRAMES_AT_ONCE
-from tests.session.stack import Held, Stack, User, frames_of, kinds
+from tests.recorded import recording
+from tests.session.stack import Held, Stack, User, frames_of, kinds, session_stack
 
 
 async def running(stack: Stack) -> tuple[User, str, Held]:
@@ -169,3 +171,15 @@ async def test_a_turn_that_streams_without_end_keeps_its_log_short(
     assert (stopped.outcome.text == said) is workers_repeat
     assert said.endswith(stopped.outcome.text)
     assert kinds(frames).count("outcome") == 1
+
+
+async def test_gaps_are_counted_by_whether_text_is_missing(store_url: str) -> None:
+    async with recording() as recorded, session_stack(store_url) as stack:
+        user, _, held = await running(stack)
+        await held.say("one two three")
+        await trim(stack, held, 2)
+        await held.complete("one two three")
+        for _ in range(2):
+            await user.frames(held.turn_id)
+        points = recorded.points(names.STREAM_GAPS, names.TEXT_INCOMPLETE)
+        assert {key: point.value for key, point in points.items()} == {(True,): 2}
