@@ -86,7 +86,8 @@ class Turns:
     def watch(self, turn_id: str, *, cursor: str = "", timeout: float | None = None) -> TurnStream:
         """Stream a turn from after *cursor* on, or from its start.
 
-        From a cursor on, `stream.text` holds only what came since, until a snapshot or the outcome.
+        From a cursor on, `stream.text` holds only what came since, until a snapshot, a gap or the
+        outcome.
         """
         return TurnStream(
             self._connection, self._stub, turn_id=turn_id, cursor=cursor, timeout=timeout

@@ -19,12 +19,23 @@ class Story:
         self.attempt = 0
         self.incomplete = False
         """Whether frames are missing that the text needs."""
+        self.last: EventId | None = None
+        """The place of the last frame that was read from a log."""
         self._said: list[str] = []
 
     @property
     def text(self) -> str:
         """What the agent has said."""
         return "".join(self._said)
+
+    def read(self, entries: Iterable[Entry]) -> None:
+        """Go on with what a log has next, but for the outcome: that says all by itself."""
+        for at, frame in entries:
+            if at.seq == TERMINAL_SEQ:
+                return
+            self.incomplete = self.incomplete or not follows(self.last, at)
+            self.take(frame)
+            self.last = at
 
     def take(self, frame: TurnFrame) -> None:
         """Go on with the next frame."""
@@ -67,27 +78,22 @@ def unbroken(before: EventId | None, entries: Sequence[Entry]) -> Sequence[Entry
     return entries
 
 
-def gap(turn_id: str, before: EventId | None, log: Sequence[Entry]) -> Sequence[Entry]:
-    """Return the one entry that stands for all of the *log* after *before*, some of it missing.
+def gap(turn_id: str, before: EventId | None, first: EventId, story: Story) -> Sequence[Entry]:
+    """Return the one entry that stands for all of a log after *before*, where some is missing.
 
-    An outcome stands for itself: it is not in the entry, and if nothing else is new there is none.
+    *first* is the place of the first frame that is left there, and the *story* is the whole log's.
+    If what was left is gone by now, there is no entry.
     """
-    rest = [at for at, _ in log if (before is None or at > before) and at.seq != TERMINAL_SEQ]
-    if not rest:
+    if story.last is None or story.last < first:
         return []
-    story, last = Story(), None
-    for at, frame in log:
-        story.incomplete = story.incomplete or not follows(last, at)
-        story.take(frame)
-        last = at
-    same_fence = before is not None and before.fence == rest[0].fence
+    same_fence = before is not None and before.fence == first.fence
     found = TurnGap(
         text=story.text,
         attempt=story.attempt,
         text_incomplete=story.incomplete,
-        missing_frames=rest[0].seq - (before.seq + 1 if before and same_fence else 0),
+        missing_frames=first.seq - (before.seq + 1 if before and same_fence else 0),
     )
-    return [(rest[-1], TurnFrame(turn_id=turn_id, gap=found))]
+    return [(story.last, TurnFrame(turn_id=turn_id, gap=found))]
 
 
 def merged(entries: Sequence[Entry]) -> Sequence[Entry]:

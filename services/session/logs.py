@@ -1,21 +1,15 @@
 """Reading a turn's event log as a whole."""
 
-from services.session.frames import Entry, text_of
+from services.session.frames import Story
 from services.session.ports import SessionStore
 
 PAGE = 500
 
 
-async def read_log(store: SessionStore, turn_id: str) -> list[Entry]:
-    """Return all that is left of a turn's log; nothing if it is gone."""
-    entries: list[Entry] = []
-    after = None
+async def story_of(store: SessionStore, turn_id: str) -> Story:
+    """Read all that is left of a turn's log, page by page; only what it says is held."""
+    story, after = Story(), None
     while page := await store.events(turn_id, after, PAGE):
-        entries += page
+        story.read(page)
         after = page[-1][0]
-    return entries
-
-
-async def text_said(store: SessionStore, turn_id: str) -> str:
-    """Return the text that a turn's log ends with."""
-    return text_of(frame for _, frame in await read_log(store, turn_id))
+    return story

@@ -9,7 +9,7 @@ from maieutic.session.v1.record_pb2 import TurnRecord
 from services.runtime import names, telemetry
 from services.runtime.errors import ServiceError
 from services.session.live import LiveSessions
-from services.session.logs import text_said
+from services.session.logs import story_of
 from services.session.losses import Losses
 from services.session.model import CANCELLING, WAITING, Draft, Timing
 from services.session.ports import Reads, SessionStore
@@ -125,7 +125,9 @@ class Sweeper:
             await self._move_on(turn_id, turn)
 
     async def _move_on(self, turn_id: str, turn: TurnRecord) -> None:
-        partial = await text_said(self._store, turn_id) if turn.phase == CANCELLING else ""
+        partial = ""
+        if turn.phase == CANCELLING:
+            partial = (await story_of(self._store, turn_id)).text
         judge = self._contact.seconds >= self._timing.lease / 1000
         promotable = False
 

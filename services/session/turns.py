@@ -24,7 +24,7 @@ from services.session.ids import Ids, checked, shard_of
 from services.session.jobs import BeginRequest, Jobs, Limits, is_analysed
 from services.session.limits import Most, check_text
 from services.session.live import LiveSessions, owned
-from services.session.logs import text_said
+from services.session.logs import story_of
 from services.session.losses import Losses
 from services.session.model import (
     CANCELLING,
@@ -240,7 +240,7 @@ class Turns:
         self, session_id: str, turn_id: str, next_turn_id: str = ""
     ) -> asyncio.Task[bool] | None:
         # The fence has moved: nobody can add to the log any more.
-        partial = await text_said(self._store, turn_id)
+        partial = (await story_of(self._store, turn_id)).text
         _, draft = await self._live.transact(
             session_id,
             lambda draft: finish_stop(draft, turn_id, partial, self._timing),

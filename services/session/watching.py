@@ -11,7 +11,7 @@ from services.runtime import names, telemetry
 from services.session.errors import TurnNotBack
 from services.session.frames import Entry, gap, merged, unbroken
 from services.session.ids import checked
-from services.session.logs import read_log
+from services.session.logs import story_of
 from services.session.model import TERMINAL_SEQ, Caller, EventId
 from services.session.observing import StoreOperation, operating
 from services.session.ports import SessionStore
@@ -115,8 +115,8 @@ class _Log:
         known = unbroken(self._after, page)
         self.has_more = len(known) < len(page) or len(page) == FRAMES_AT_ONCE
         if not known:
-            log = await read_log(self._store, self._turn_id)
-            known = gap(self._turn_id, self._after, log)
+            story = await story_of(self._store, self._turn_id)
+            known = gap(self._turn_id, self._after, page[0][0], story)
             _count(known)
         return self._told(merged(known))
 

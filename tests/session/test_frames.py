@@ -47,6 +47,14 @@ def outcome(fence: int, text: str) -> Entry:
     return EventId(fence, TERMINAL_SEQ), TurnFrame(outcome=TurnOutcome(text=text))
 
 
+def told(before: EventId | None, log: Sequence[Entry]) -> Sequence[Entry]:
+    """Return what a reader is told where the log does not go on after *before*."""
+    story = Story()
+    story.read(log)
+    first = next(at for at, _ in log if before is None or at > before)
+    return gap("t", before, first, story)
+
+
 def test_only_what_the_number_before_it_precedes_follows_unless_it_stands_for_itself() -> None:
     assert follows(EventId(5, 7), EventId(5, 8))
     assert not follows(EventId(5, 7), EventId(5, 9))
@@ -64,7 +72,7 @@ def test_what_comes_before_a_hole_is_still_told_as_it_is() -> None:
 
 def test_a_hole_is_told_with_the_text_that_is_left_and_what_is_missing() -> None:
     log = [started(5, 2), *log_of(5, delta("a")), *log_of(5, delta("d"), delta("e"), first=4)]
-    ((at, frame),) = gap("t", EventId(5, 1), [*log, outcome(5, "abcde")])
+    ((at, frame),) = told(EventId(5, 1), [*log, outcome(5, "abcde")])
     assert at == (5, 5)
     found = frame.gap
     assert (found.text, found.attempt, found.text_incomplete) == ("ade", 2, True)
@@ -74,16 +82,19 @@ def test_a_hole_is_told_with_the_text_that_is_left_and_what_is_missing() -> None
 def test_text_that_was_told_as_a_whole_since_is_not_missing() -> None:
     again = TurnFrame(snapshot=TurnSnapshot(text="abc"))
     log = log_of(5, NOTICE, again, delta("d"), first=900)
-    ((_, frame),) = gap("t", EventId(5, 1), log)
+    ((_, frame),) = told(EventId(5, 1), log)
     assert (frame.gap.text, frame.gap.text_incomplete) == ("abcd", False)
     assert frame.gap.missing_frames == 898
-    ((_, frame),) = gap("t", None, [*log, started(9, 3), *log_of(9, delta("x"))])
+    ((_, frame),) = told(None, [*log, started(9, 3), *log_of(9, delta("x"))])
     assert (frame.gap.text, frame.gap.attempt, frame.gap.text_incomplete) == ("x", 3, False)
     assert frame.gap.missing_frames == 900
 
 
-def test_without_anything_else_new_the_outcome_says_it_all() -> None:
-    assert gap("t", EventId(5, 3), [*log_of(5, delta("a")), outcome(5, "abc")]) == []
+def test_what_is_gone_before_it_could_be_told_is_no_gap() -> None:
+    story = Story()
+    story.read([*log_of(5, delta("a")), outcome(5, "abc")])
+    assert gap("t", EventId(5, 3), EventId(5, 7), story) == []
+    assert gap("t", None, EventId(5, 7), Story()) == []
 
 
 def test_deltas_that_wait_become_one_and_nothing_else_does() -> None:
@@ -118,7 +129,7 @@ def written(pieces: Sequence[str]) -> list[Entry]:
 def read(log: Sequence[Entry], after: EventId | None, story: Story) -> None:
     """Take the log as a watcher does, page by page."""
     while page := [entry for entry in log if after is None or entry[0] > after][:PAGE]:
-        known = unbroken(after, page) or gap("t", after, log)
+        known = unbroken(after, page) or told(after, log)
         for at, frame in merged(
             [(at, TurnFrame.FromString(f.SerializeToString())) for at, f in known]
         ):
