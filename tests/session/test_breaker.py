@@ -127,10 +127,10 @@ async def test_a_store_that_is_away_for_long_refuses_calls_without_asking_and_co
             *(store.session(session_id) for _ in range(20)),
             return_exceptions=True,
         )
-        # Whichever came when a probe was due has asked; all others were answered from here.
         assert all(isinstance(error, StoreUnavailable) for error in refused)
-        assert sum(map(was_refused, refused)) >= 39
-        assert way.accepted <= asked + 1
+        # Whoever came when a probe was due has asked; all others were answered from here.
+        assert sum(map(was_refused, refused)) >= 36
+        assert way.accepted <= asked + 4
         way.resume(Direction.TO_CLIENT)
         way.accept()
         await back(store)

@@ -136,9 +136,13 @@ class Cluster:
                 continue
             links.failed(refusal)
             asking = isinstance(refusal, AskError) and not isinstance(refusal, MovedError)
-            unit.moving_to = Place(refusal.host, refusal.port) if asking else None
+            unit.moving_to = self._told_by(links, refusal) if asking else None
             refused.append((unit, refusal))
         return refused
+
+    def _told_by(self, links: Links, refusal: AskError) -> Place:
+        asked = next(place for place, known in self._nodes.items() if known is links)
+        return Place(refusal.host or asked.host, refusal.port)
 
     def _for(self, unit: Unit) -> Links:
         if unit.moving_to is not None:
