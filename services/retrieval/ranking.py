@@ -40,7 +40,7 @@ class Wanted:
 
 def fused(query: str, hits: Sequence[Hit]) -> list[Hit]:
     """Order hits, given nearest first, by their nearness and by the query's words in them."""
-    scores = _word_scores(query, [hit.chunk.text for hit in hits])
+    scores = word_scores(query, [hit.chunk.text for hit in hits])
     by_words = sorted(range(len(hits)), key=lambda place: -scores[place])
     ranks = {place: rank for rank, place in enumerate(by_words)}
 
@@ -49,6 +49,22 @@ def fused(query: str, hits: Sequence[Hit]) -> list[Hit]:
         return 1 / (RANK_OFFSET + place) + words
 
     return [hits[place] for place in sorted(range(len(hits)), key=value, reverse=True)]
+
+
+def word_scores(query: str, texts: Sequence[str]) -> list[float]:
+    """Return BM25 of each text, with these texts as the whole collection."""
+    wanted = set(_words(query))
+    words = [_words(text) for text in texts]
+    counts = [Counter(word for word in some if word in wanted) for some in words]
+    spread = Counter(word for count in counts for word in count)
+    mean = sum(map(len, words)) / max(1, len(words)) or 1
+    rarity = {
+        word: log(1 + (len(texts) - many + 0.5) / (many + 0.5)) for word, many in spread.items()
+    }
+    return [
+        sum(rarity[word] * _saturated(many, len(some) / mean) for word, many in count.items())
+        for count, some in zip(counts, words, strict=True)
+    ]
 
 
 def diverse(vectors: Vectors, *, mmr_lambda: float, limit: int) -> list[int]:
@@ -69,22 +85,6 @@ def diverse(vectors: Vectors, *, mmr_lambda: float, limit: int) -> list[int]:
         left[best] = False
         nearest = np.maximum(nearest, alike[best])
     return chosen
-
-
-def _word_scores(query: str, texts: Sequence[str]) -> list[float]:
-    """Return BM25 of each text, with these texts as the whole collection."""
-    wanted = set(_words(query))
-    words = [_words(text) for text in texts]
-    counts = [Counter(word for word in some if word in wanted) for some in words]
-    spread = Counter(word for count in counts for word in count)
-    mean = sum(map(len, words)) / max(1, len(words)) or 1
-    rarity = {
-        word: log(1 + (len(texts) - many + 0.5) / (many + 0.5)) for word, many in spread.items()
-    }
-    return [
-        sum(rarity[word] * _saturated(many, len(some) / mean) for word, many in count.items())
-        for count, some in zip(counts, words, strict=True)
-    ]
 
 
 def _saturated(count: int, length: float) -> float:

@@ -1,6 +1,7 @@
 """The command as a process of its own, in front of a real gateway, its output read by a program."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -88,6 +89,31 @@ async def test_documents_are_added_listed_found_and_deleted(cli: Cli) -> None:
 
     assert (await cli.run("docs", "delete", rows[0][0])).status == 0
     assert len((await cli.run("docs", "list")).out.splitlines()) == 1
+
+
+async def test_searches_are_judged_by_labelled_questions(cli: Cli) -> None:
+    (cli.folder / "redis.md").write_text("redis keeps streams")
+    questions = cli.folder / "questions.jsonl"
+    labels = [("streams?", "redis.md", "keeps streams"), ("tables?", "redis.md", "no such words")]
+    questions.write_text(
+        "\n".join(
+            json.dumps({"question": question, "document": document, "passage": passage})
+            for question, document, passage in labels
+        )
+    )
+    early = await cli.run("docs", "eval", str(questions))
+    assert early.status == 2
+    assert "redis.md" in early.err
+    await cli.run("docs", "add", str(cli.folder / "redis.md"))
+    ended = await cli.run("docs", "eval", str(questions))
+    assert ended.status == 0, ended.err
+    rows = dict(line.split("\t") for line in ended.out.splitlines())
+    figures = {"recall@1": "0.500", "recall@5": "0.500", "recall@10": "0.500", "MRR@10": "0.500"}
+    assert rows == {**figures, "questions": "2"}
+    questions.write_text("not a question")
+    wrong = await cli.run("docs", "eval", str(questions))
+    assert wrong.status == 2
+    assert "line 1" in wrong.err
 
 
 async def test_a_file_that_is_refused_is_named_and_the_others_are_added(cli: Cli) -> None:
@@ -270,7 +296,18 @@ async def test_an_error_says_what_to_do_and_has_its_own_exit_status(
 
 @pytest.mark.parametrize(
     "command",
-    ["", "serve", "chat", "docs", "docs add", "sessions", "sessions list", "demo", "emulate"],
+    [
+        "",
+        "serve",
+        "chat",
+        "docs",
+        "docs add",
+        "docs eval",
+        "sessions",
+        "sessions list",
+        "demo",
+        "emulate",
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     shown = CliRunner().invoke(main, [*command.split(), "--help"])

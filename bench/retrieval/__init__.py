@@ -1,0 +1,1 @@
+"""How well the retrieval service finds, and at what price."""
