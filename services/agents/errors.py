@@ -2,6 +2,7 @@
 
 ModelError
 ├─ ModelUnavailable   try again later
+│  └─ ModelMalformed  the answer has not the form that was asked for
 ├─ ModelRefused       the model will not answer this
 └─ ModelRejected      the request can never succeed
 AnswerTooLarge        more was said than a turn may hold
@@ -11,6 +12,8 @@ TurnStopped
 ├─ SessionSilent      the session service has not answered for long: somebody else may run it
 └─ WorkerDraining     the process is about to end: hand the turn back
 """
+
+from collections.abc import Sequence
 
 from maieutic.bus.v1.bus_pb2 import TurnFinished
 
@@ -26,6 +29,14 @@ class ModelUnavailable(ModelError):
         super().__init__(message)
         self.retry_after = retry_after
         """Seconds after which another try makes sense; None if the model did not say."""
+
+
+class ModelMalformed(ModelUnavailable):
+    """The answer has not the form that was asked for; another try may have it."""
+
+    def __init__(self, places: Sequence[str]) -> None:
+        wrong = ", ".join(places)
+        super().__init__(f"The model's answer has not the form that was asked for: {wrong}.")
 
 
 class ModelRefused(ModelError):

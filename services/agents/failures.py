@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from services.agents.errors import (
     AnswerTooLarge,
     ModelError,
+    ModelMalformed,
     ModelRefused,
     ModelRejected,
     ModelUnavailable,
@@ -44,8 +45,8 @@ TIME_BUDGET = Failure(
     retryable=False,
 )
 NO_AGENT = Failure(
-    reason="MODE_NOT_SUPPORTED",
-    explanation="No agent answers in this session's mode; use the direct mode.",
+    reason="NO_AGENT",
+    explanation="No agent here can do this; its operator has to bring the workers up to date.",
     retryable=False,
 )
 
@@ -79,7 +80,11 @@ def failure_of(error: Exception) -> Failure:
 
 def _of_model(error: ModelError) -> Failure:
     retry_after = error.retry_after if isinstance(error, ModelUnavailable) else None
-    reasons = {ModelRefused: "MODEL_REFUSED", ModelRejected: "MODEL_REJECTED"}
+    reasons = {
+        ModelMalformed: "MODEL_MALFORMED",
+        ModelRefused: "MODEL_REFUSED",
+        ModelRejected: "MODEL_REJECTED",
+    }
     return Failure(
         reason=reasons.get(type(error), "MODEL_UNAVAILABLE"),
         explanation=str(error),

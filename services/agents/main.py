@@ -7,17 +7,26 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceStub
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
-from maieutic.v1.session_service_pb2 import SESSION_MODE_DIRECT, SESSION_MODE_UNSPECIFIED
+from maieutic.v1.session_service_pb2 import (
+    SESSION_MODE_DIRECT,
+    SESSION_MODE_SOCRATIC,
+    SESSION_MODE_UNSPECIFIED,
+)
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
+from services.agents.agents import conflict, context
 from services.agents.agents.direct import DirectAgent, direct_prompts
+from services.agents.agents.socratic import SocraticAgent
 from services.agents.consumer import Worker
+from services.agents.crew import Crew
 from services.agents.ports import Model
+from services.agents.prompts import load_prompt
 from services.agents.recorder import Recorder
 from services.agents.settings import AgentsSettings
 from services.agents.traced_model import TracedModel
@@ -32,6 +41,9 @@ from services.runtime.server import RunningServer, serving
 from services.runtime.settings import BadSettings, load
 from services.runtime.telemetry import telemetry
 from services.runtime.topology import maieutic_topology
+
+if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
+    from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
 
 SERVICE = "agents"
 SPARE_CONNECTIONS = 32
@@ -66,12 +78,12 @@ async def agents_service(
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
     ):
         model = TracedModel(model, provider=settings.model.provider)
-        direct = DirectAgent(model, DocumentServiceStub(retrieval), direct_prompts())
+        crew = _crew(model, DocumentServiceStub(retrieval))
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
             recorder=recorder,
             bus=bus,
-            agents={SESSION_MODE_UNSPECIFIED: direct, SESSION_MODE_DIRECT: direct},
+            crew=crew,
         )
 
         def start(job: RunTurn, claim_id: str) -> TurnRun:
@@ -80,6 +92,23 @@ async def agents_service(
         worker = Worker(bus=bus, start=start, options=settings.worker())
         async with worker.working():
             yield RunningAgents(server=server, worker=worker)
+
+
+def _crew(model: Model, documents: "DocumentServiceAsyncStub") -> Crew:
+    direct = DirectAgent(model, documents, direct_prompts())
+    socratic = SocraticAgent(model, load_prompt("socratic", 1))
+    return Crew(
+        answering={
+            SESSION_MODE_UNSPECIFIED: direct,
+            SESSION_MODE_DIRECT: direct,
+            SESSION_MODE_SOCRATIC: socratic,
+        },
+        questioning=socratic,
+        steps={
+            context.STEP: context.ContextAgent(model, load_prompt("context", 1)),
+            conflict.STEP: conflict.ConflictAgent(model, load_prompt("conflict", 1)),
+        },
+    )
 
 
 def _worker_id(settings: AgentsSettings) -> str:

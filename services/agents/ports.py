@@ -1,13 +1,13 @@
 """What the agents need, and what an agent is."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from maieutic.v1.message_pb2 import Citation
-from maieutic.v1.turn_service_pb2 import Usage
+from maieutic.v1.turn_service_pb2 import Findings, Usage
 
 
 class Author(StrEnum):
@@ -36,11 +36,23 @@ class ModelPassage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSection:
+    """A part of what is known; data, never instructions."""
+
+    name: str
+    """Of the element that it is given in."""
+    text: str
+    """JSON that cannot end its element."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
     """One call of a model."""
 
     turn_id: str
     """For tracing and for counting calls."""
+    step: str = "direct"
+    """The agent that asks."""
     system: str
     """The instructions: the same for all turns of an agent, so that a model may cache them."""
     messages: tuple[ModelMessage, ...]
@@ -49,6 +61,10 @@ class ModelRequest:
     grounding: str = ""
     """The passages as fenced text. A model that reads text is given it before the last message;
     one that quotes uses `passages`."""
+    sections: tuple[ModelSection, ...] = ()
+    """What is known besides; a model is given it before the last message."""
+    schema: Mapping[str, Any] | None = None
+    """If set, the answer is to be JSON of this JSON Schema."""
     max_tokens: int | None = None
     """Most tokens of the answer; None leaves the limit to the model's own settings."""
 
@@ -98,10 +114,14 @@ class AgentContext:
     tenant: str
     user_id: str
     turn_id: str
+    text: str
+    """What the user says in this turn; empty if they said nothing."""
     document_ids: tuple[str, ...]
     """The documents that answers are drawn from; may be empty."""
     messages: tuple[ModelMessage, ...]
-    """The window, oldest first; the last one is the user's and is the one to answer."""
+    """The window, oldest first; to answer is the last one, if it is the user's."""
+    findings: Findings
+    """What agents have found in the session so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +148,9 @@ class Answer:
     """All deltas together."""
     citations: tuple[Citation, ...] = ()
     usage: tuple[Usage, ...] = ()
-    """One for each step."""
+    """One for each call of a model."""
+    findings: Findings | None = None
+    """What the session is to know from now on."""
 
 
 AgentEvent = Notice | Delta | Answer
@@ -138,7 +160,7 @@ class Agent(Protocol):
     """A way of answering; without state, so that one instance serves every turn."""
 
     def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
-        """Answer the last message: notices and deltas, then one Answer.
+        """Do the work of the turn: notices and deltas, then one Answer.
 
         Raises ModelError, and ServiceError for what a peer refused.
         """

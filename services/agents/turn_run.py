@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -15,12 +15,14 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     WRITE_STATUS_APPLIED,
     WRITE_STATUS_FENCED,
     WRITE_STATUS_MISSING,
+    CompleteStepResponse,
+    CompleteTurnResponse,
     TurnClaim,
     WriteStatus,
 )
 from maieutic.v1.message_pb2 import AUTHOR_AGENT
-from maieutic.v1.session_service_pb2 import SessionMode
-from maieutic.v1.turn_service_pb2 import TURN_KIND_ASK, TURN_KIND_UNSPECIFIED
+from maieutic.v1.turn_service_pb2 import Findings
+from services.agents.crew import Crew
 from services.agents.errors import (
     AnswerTooLarge,
     LogBehind,
@@ -67,19 +69,27 @@ class TurnParts:
     work: TurnWork
     recorder: Recorder
     bus: Bus
-    agents: Mapping[SessionMode.ValueType, Agent]
+    crew: Crew
 
 
 class _Response(Protocol):
-    """What CompleteTurn and FailTurn have in common."""
+    """What the commits have in common."""
 
     @property
     def status(self) -> WriteStatus.ValueType: ...
+
+
+class _Ending(_Response, Protocol):
+    """What CompleteTurn and FailTurn have in common."""
 
     @property
     def finished(self) -> TurnFinished: ...
 
     def HasField(self, field_name: Any, /) -> bool: ...  # noqa: N802 - protobuf's name
+
+
+R = TypeVar("R", bound=_Response)
+E = TypeVar("E", bound=_Ending)
 
 
 class TurnRun:
@@ -94,6 +104,8 @@ class TurnRun:
         self._committing = False
         self._claiming = asyncio.Lock()
         self._reclaim: asyncio.Task[None] | None = None
+        self._steps: list[tuple[str, Answer]] = []
+        self._steps_fence = 0
 
     async def run(self) -> Disposition:
         """Run the job to its end; ServiceError if the session service refuses a call."""
@@ -192,22 +204,16 @@ class TurnRun:
 
     async def _attempt(self, turn: RecordedTurn, claim: TurnClaim) -> TurnFinished | None:
         answer = await self._answered(turn, claim)
-        work = self._parts.work
         if isinstance(answer, Answer):
-            return await self._commit(turn, lambda seq: work.complete(turn.log, seq, answer))
-        return await self._commit(turn, lambda seq: work.fail(turn.log, seq, answer))
+            return await self._ended(turn, lambda seq: self._complete(turn, seq, answer))
+        return await self._ended(turn, lambda seq: self._parts.work.fail(turn.log, seq, answer))
 
     async def _answered(self, turn: RecordedTurn, claim: TurnClaim) -> Answer | Failure:
-        talks = self._job.kind in (TURN_KIND_UNSPECIFIED, TURN_KIND_ASK)
-        agent = self._parts.agents.get(claim.session.mode) if talks else None
-        if agent is None:
-            return NO_AGENT
         left = claim.deadline.ToMicroseconds() / 1e6 - time.time()
         budget = asyncio.timeout(left)
         try:
             async with budget:
-                most = claim.answer_bytes or MOST_ANSWER_BYTES
-                return await _said(agent, _context(self._job, claim), turn, most)
+                return await self._by_agents(turn, claim)
         # The edge of the agents' code: whatever an agent raises ends this attempt, not the worker.
         except Exception as error:  # noqa: BLE001 - see above
             if isinstance(error, TimeoutError) and budget.expired():
@@ -219,9 +225,52 @@ class TurnRun:
             wait = wait_before_retry(failure.retry_after, claim.attempt, chance)
             return replace(failure, retry_after=wait) if failure.retryable else failure
 
-    async def _commit(
-        self, turn: RecordedTurn, send: Callable[[int], Awaitable[_Response]]
+    async def _by_agents(self, turn: RecordedTurn, claim: TurnClaim) -> Answer | Failure:
+        """Let the turn's agent answer, or the agents of its routing slip work one by one."""
+        most, context = claim.answer_bytes or MOST_ANSWER_BYTES, _context(self._job, claim)
+        if not self._job.steps:
+            agent = self._parts.crew.of(self._job, claim.session)
+            return NO_AGENT if agent is None else await _said(agent, context, turn, most)
+        for step in self._job.steps:
+            if step in claim.finished_steps:
+                continue
+            if (agent := self._parts.crew.steps.get(step)) is None:
+                return NO_AGENT
+            answer = await _said(agent, context, turn, most)
+            context = replace(context, findings=await self._finish_step(turn, step, answer))
+        return Answer(text="")
+
+    async def _finish_step(self, turn: RecordedTurn, step: str, answer: Answer) -> Findings:
+        """Commit a step, and return what the session knows with it."""
+        self._steps.append((step, answer))
+        response = await self._commit(turn, lambda _: self._send_steps(turn))
+        return response.findings
+
+    async def _send_steps(self, turn: RecordedTurn) -> CompleteStepResponse:
+        """Send all steps that were taken here: a live store that lost the turn has lost them."""
+        response = CompleteStepResponse(status=WRITE_STATUS_APPLIED)
+        for step, answer in self._steps:
+            response = await self._parts.work.complete_step(turn.log, step, answer)
+            if response.status != WRITE_STATUS_APPLIED:
+                return response
+        self._steps_fence = turn.log.fence
+        return response
+
+    async def _complete(
+        self, turn: RecordedTurn, last_seq: int, answer: Answer
+    ) -> CompleteTurnResponse:
+        if self._steps and self._steps_fence != turn.log.fence:
+            await self._send_steps(turn)
+        return await self._parts.work.complete(turn.log, last_seq, answer)
+
+    async def _ended(
+        self, turn: RecordedTurn, send: Callable[[int], Awaitable[E]]
     ) -> TurnFinished | None:
+        """Commit the outcome; None if the turn is to run again."""
+        response = await self._commit(turn, send)
+        return response.finished if response.HasField("finished") else None
+
+    async def _commit(self, turn: RecordedTurn, send: Callable[[int], Awaitable[R]]) -> R:
         """Commit once every frame is recorded; raises TurnOver if another outcome stands."""
         while True:
             last_seq = await turn.recorded()
@@ -235,7 +284,7 @@ class TurnRun:
             finally:
                 self._committing = False
             if response.status == WRITE_STATUS_APPLIED:
-                return response.finished if response.HasField("finished") else None
+                return response
             claimed_again = turn.log.suspended or turn.log.fence != fence
             if response.status == WRITE_STATUS_FENCED and not claimed_again:
                 raise TurnOver
@@ -285,6 +334,8 @@ def _context(job: RunTurn, claim: TurnClaim) -> AgentContext:
         tenant=job.tenant,
         user_id=job.user_id,
         turn_id=job.turn_id,
+        text=job.message.text,
+        findings=claim.findings,
         document_ids=tuple(claim.session.document_ids),
         messages=tuple(
             ModelMessage(

@@ -12,6 +12,8 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.turn_work_service_pb2 import (
     ClaimTurnRequest,
     ClaimTurnResponse,
+    CompleteStepRequest,
+    CompleteStepResponse,
     CompleteTurnRequest,
     CompleteTurnResponse,
     FailTurnRequest,
@@ -69,6 +71,18 @@ class TurnWork:
         )
         return await _persistently(self._stub.ClaimTurn, request)
 
+    async def complete_step(self, log: TurnLog, step: str, answer: Answer) -> CompleteStepResponse:
+        """Commit what one agent of the routing slip has found."""
+        request = CompleteStepRequest(
+            turn_id=log.turn_id,
+            fence=log.fence,
+            claim_id=log.claim_id,
+            step=step,
+            findings=answer.findings,
+            usage=answer.usage,
+        )
+        return await _persistently(self._stub.CompleteStep, request)
+
     async def complete(self, log: TurnLog, last_seq: int, answer: Answer) -> CompleteTurnResponse:
         """Commit the answer; raises LogBehind if the log does not end with the last frame."""
         request = CompleteTurnRequest(
@@ -79,6 +93,7 @@ class TurnWork:
             text=answer.text,
             citations=answer.citations,
             usage=answer.usage,
+            findings=answer.findings,
         )
         try:
             return await _persistently(self._stub.CompleteTurn, request)

@@ -4,7 +4,6 @@ import asyncio
 import json
 
 from maieutic.v1.message_pb2 import AUTHOR_USER, Message
-from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
 from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TURN_STATE_FAILED
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import Script, ScriptedModel
@@ -179,12 +178,12 @@ async def test_an_answer_is_committed_though_the_live_store_lost_the_end_of_its_
         assert model.calls[turn_id] == 1
 
 
-async def test_a_mode_without_an_agent_fails_the_turn_with_its_reason() -> None:
+async def test_a_turn_that_no_agent_takes_fails_with_its_reason() -> None:
     async with office() as place:
-        job = place.job("Ask me something.")
-        job.session.mode = SESSION_MODE_SOCRATIC
-        await place.publish(job)
-        assert (await place.finished()).outcome.reason == "MODE_NOT_SUPPORTED"
+        await place.ask("Do what only a later version can.", kind=99)
+        assert (await place.finished()).outcome.reason == "NO_AGENT"
+        await place.ask("Do what only a later version can.", steps=["divination"])
+        assert (await place.finished()).outcome.reason == "NO_AGENT"
 
 
 async def test_a_job_that_cannot_be_read_is_dead_lettered_with_the_reason() -> None:

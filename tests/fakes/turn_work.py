@@ -50,6 +50,16 @@ class Turn:
     steps: list[pb.CompleteStepRequest] = field(default_factory=list)
 
     @property
+    def findings(self) -> turn_pb.Findings:
+        """What the finished steps have found, under ids."""
+        found = turn_pb.Findings()
+        for step in self.steps:
+            found.MergeFrom(step.findings)
+        for number, specification in enumerate(found.specifications):
+            specification.specification_id = str(number)
+        return found
+
+    @property
     def leased(self) -> bool:
         return bool(self.claim_id) and self.finished is None
 
@@ -174,7 +184,9 @@ class FakeTurnWork(TurnWorkServiceServicer):
             max_attempts=turn.job.max_attempts,
             answer_bytes=self._store.answer_bytes,
             session=turn.job.session,
-            window=[*self._store.window, turn.job.message],
+            window=[*self._store.window, *([turn.job.message] if turn.job.message.text else [])],
+            findings=turn.findings,
+            finished_steps=[step.step for step in turn.steps],
         )
         claim.session.document_ids.extend(self._store.document_ids)
         claim.lease.FromMilliseconds(round(self._store.lease * 1000))
@@ -224,9 +236,11 @@ class FakeTurnWork(TurnWorkServiceServicer):
     ) -> pb.CompleteStepResponse:
         store = self._enter("CompleteStep")
         turn = store.turns.get(request.turn_id)
-        if (status := store.verdict(request)) == pb.WRITE_STATUS_APPLIED and turn is not None:
+        if (status := store.verdict(request)) != pb.WRITE_STATUS_APPLIED or turn is None:
+            return pb.CompleteStepResponse(status=status)
+        if request.step not in (step.step for step in turn.steps):
             turn.steps.append(request)
-        return pb.CompleteStepResponse(status=status, findings=request.findings)
+        return pb.CompleteStepResponse(status=status, findings=turn.findings)
 
     async def CompleteTurn(
         self, request: pb.CompleteTurnRequest, context: Context
@@ -250,7 +264,8 @@ class FakeTurnWork(TurnWorkServiceServicer):
             state=turn_pb.TURN_STATE_COMPLETED,
             text=request.text,
             citations=request.citations,
-            usage=request.usage,
+            usage=[*(usage for step in turn.steps for usage in step.usage), *request.usage],
+            findings=request.findings,
         )
         response = pb.CompleteTurnResponse(status=status, finished=store.end(turn, outcome))
         if store.holding_completes is not None:

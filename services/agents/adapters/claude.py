@@ -86,7 +86,7 @@ class ClaudeModel:
         self, request: ModelRequest, first_word_by: float
     ) -> AsyncStream[RawMessageStreamEvent]:
         options, messages = self._options, conversation(request)
-        effort: OutputConfigParam = {"effort": options.effort or None}
+        output = _output(request, options)
         try:
             async with asyncio.timeout_at(first_word_by):
                 return await self._client.messages.create(
@@ -94,7 +94,7 @@ class ClaudeModel:
                     max_tokens=min(request.max_tokens or options.max_tokens, options.max_tokens),
                     system=system_prompt(request) or omit,
                     messages=messages,
-                    output_config=effort if options.effort else omit,
+                    output_config=output or omit,
                     stream=True,
                 )
         except FOREIGN as error:
@@ -196,6 +196,15 @@ class _Reading:
         self.written_tokens = usage.cache_creation_input_tokens or self.written_tokens
         self.cached_tokens = usage.cache_read_input_tokens or self.cached_tokens
         self.output_tokens = usage.output_tokens or self.output_tokens
+
+
+def _output(request: ModelRequest, options: ClaudeOptions) -> OutputConfigParam:
+    output: OutputConfigParam = {}
+    if options.effort:
+        output["effort"] = options.effort
+    if request.schema is not None:
+        output["format"] = {"type": "json_schema", "schema": dict(request.schema)}
+    return output
 
 
 def _note(request: ModelRequest, error: Exception) -> None:

@@ -22,7 +22,7 @@ def system_prompt(request: ModelRequest) -> list[TextBlockParam]:
 def conversation(request: ModelRequest) -> list[MessageParam]:
     """Return the messages: the user first, then by turns, none of them blank.
 
-    The passages come before the question in its message, as a block of their own.
+    What is known and the passages come before the question in its message, each as a block.
     Raises ModelRejected if the last message is not the user's.
     """
     said = [message for message in request.messages if message.text.strip()]
@@ -32,7 +32,15 @@ def conversation(request: ModelRequest) -> list[MessageParam]:
     blocks: list[TextBlockParam] = [{"type": "text", "text": question.text}]
     if request.grounding:
         blocks.insert(0, {"type": "text", "text": request.grounding})
+    if request.sections:
+        blocks.insert(0, {"type": "text", "text": _known(request)})
     return [*map(_message, earlier), {"role": "user", "content": blocks}]
+
+
+def _known(request: ModelRequest) -> str:
+    return "\n".join(
+        f"<{section.name}>\n{section.text}\n</{section.name}>" for section in request.sections
+    )
 
 
 def _by_turns(said: list[ModelMessage]) -> list[ModelMessage]:

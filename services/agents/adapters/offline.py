@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from services.agents.adapters.offline_forms import filled_form, next_question
 from services.agents.errors import ModelRejected
 from services.agents.ports import (
     Author,
@@ -80,7 +81,7 @@ class OfflineModel:
         said = _limited(whole, request.max_tokens)
         chunks = _CHUNK.findall(said)
         for chunk in chunks:
-            await asyncio.sleep(self._chunk_delay)
+            await asyncio.sleep(0 if request.schema else self._chunk_delay)
             yield TextDelta(text=chunk)
         read = (request.system, request.grounding, *(m.text for m in request.messages))
         yield ModelUsage(
@@ -93,6 +94,10 @@ class OfflineModel:
 
 def answer(request: ModelRequest) -> str:
     """Return the whole answer; the same for the same request."""
+    if (form := filled_form(request)) is not None:
+        return form
+    if request.step == "socratic":
+        return next_question(request)
     question = request.messages[-1].text
     if _SUMMARY.search(question):
         return _topics(request)

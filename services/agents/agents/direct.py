@@ -3,14 +3,13 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 
 from maieutic.v1.document_service_pb2 import Passage, SearchDocumentsRequest
 from maieutic.v1.turn_service_pb2 import Usage
+from services.agents.agents.asking import streamed
 from services.agents.agents.citations import cited, fenced, numbered
 from services.agents.ports import (
     AgentContext,
@@ -19,9 +18,7 @@ from services.agents.ports import (
     Delta,
     Model,
     ModelRequest,
-    ModelUsage,
     Notice,
-    TextDelta,
 )
 from services.agents.prompts import Prompt, load_prompt
 from services.runtime.errors import from_rpc
@@ -31,7 +28,6 @@ if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
 
 STEP = "direct"
-CUT = Notice(code="ANSWER_CUT", text="The answer is longer than may be said at once: ask to go on")
 PASSAGES = 5
 QUERY_CHARACTERS = 8192
 """What a search accepts; a longer question is searched for by its beginning."""
@@ -69,7 +65,9 @@ class DirectAgent:
             yield Notice(code="SEARCHING", text="Searching your documents")
             passages = await self._search(context)
         text: list[str] = []
-        async with aclosing(self._ask(self._request(context, passages))) as events:
+        request, prompt = self._request(context, passages), self._prompt(context)
+        asking = streamed(self._model, request, prompt=prompt.label)
+        async with aclosing(asking) as events:
             async for event in events:
                 if isinstance(event, Usage):
                     whole = "".join(text)
@@ -92,36 +90,16 @@ class DirectAgent:
             raise from_rpc(error) from error
         return response.passages
 
+    def _prompt(self, context: AgentContext) -> Prompt:
+        return self._prompts.grounded if context.document_ids else self._prompts.ungrounded
+
     def _request(self, context: AgentContext, passages: Sequence[Passage]) -> ModelRequest:
-        prompts, given = self._prompts, numbered(passages)
+        given = numbered(passages)
         return ModelRequest(
             turn_id=context.turn_id,
-            system=(prompts.grounded if context.document_ids else prompts.ungrounded).text,
+            step=STEP,
+            system=self._prompt(context).text,
             messages=context.messages,
             passages=given,
             grounding=fenced(given),
         )
-
-    async def _ask(self, request: ModelRequest) -> AsyncGenerator[Delta | Notice | Usage, None]:
-        started = monotonic()
-        async with self._model.stream(request) as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    yield Delta(text=event.text)
-                else:
-                    if event.cut:
-                        yield CUT
-                    yield _usage(event, monotonic() - started)
-
-
-def _usage(consumed: ModelUsage, seconds: float) -> Usage:
-    duration = Duration()
-    duration.FromMicroseconds(round(seconds * 1e6))
-    return Usage(
-        step=STEP,
-        model=consumed.model,
-        input_tokens=consumed.input_tokens,
-        output_tokens=consumed.output_tokens,
-        cached_tokens=consumed.cached_tokens,
-        duration=duration,
-    )

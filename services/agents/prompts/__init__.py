@@ -15,6 +15,11 @@ class Prompt:
     version: int
     text: str
 
+    @property
+    def label(self) -> str:
+        """What results say of the instructions they were made with."""
+        return f"{self.name}_v{self.version}"
+
 
 def load_prompt(name: str, version: int) -> Prompt:
     """Read a prompt of this package; FileNotFoundError if there is none."""

@@ -1,0 +1,61 @@
+"""The agent that helps a user to find out what they want, by asking."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from maieutic.v1.specification_pb2 import Question
+from maieutic.v1.turn_service_pb2 import Findings, Usage
+from services.agents.agents import known
+from services.agents.agents.asking import streamed
+from services.agents.ports import (
+    AgentContext,
+    AgentEvent,
+    Answer,
+    Author,
+    Delta,
+    Model,
+    ModelMessage,
+    ModelRequest,
+)
+from services.agents.prompts import Prompt
+
+STEP = "socratic"
+ASK_ME = ModelMessage(author=Author.USER, text="Ask me the next question.")
+
+
+class SocraticAgent:
+    """Asks one question, from what is known and what conflicts; never answers for the user."""
+
+    def __init__(self, model: Model, prompt: Prompt) -> None:
+        self._model = model
+        self._prompt = prompt
+
+    async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
+        """Ask the next question."""
+        text = ""
+        asking = streamed(self._model, self._request(context), prompt=self._prompt.label)
+        async with aclosing(asking) as events:
+            async for event in events:
+                if isinstance(event, Usage):
+                    found = Findings(questions=[Question(text=text)])
+                    yield Answer(text=text, usage=(event,), findings=found)
+                    continue
+                if isinstance(event, Delta):
+                    text += event.text
+                yield event
+
+    def _request(self, context: AgentContext) -> ModelRequest:
+        messages = context.messages
+        if not messages or messages[-1].author is not Author.USER:
+            messages = (*messages, ASK_ME)
+        return ModelRequest(
+            turn_id=context.turn_id,
+            step=STEP,
+            system=self._prompt.text,
+            messages=messages,
+            sections=(
+                known.specifications(context),
+                known.conflicts(context),
+                known.asked(context),
+            ),
+        )

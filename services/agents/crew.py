@@ -1,0 +1,31 @@
+"""Which agent does what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.v1.session_service_pb2 import Session, SessionMode
+from maieutic.v1.turn_service_pb2 import (
+    TURN_KIND_ASK,
+    TURN_KIND_NEXT_QUESTION,
+    TURN_KIND_UNSPECIFIED,
+)
+from services.agents.ports import Agent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """The agents of a worker. Any of them serves any number of turns at once."""
+
+    answering: Mapping[SessionMode.ValueType, Agent]
+    """Who answers what the user says, by the session's mode."""
+    questioning: Agent | None = None
+    """Who asks the next question where the user said nothing."""
+    steps: Mapping[str, Agent]
+    """Who takes the steps of routing slips, by name."""
+
+    def of(self, job: RunTurn, session: Session) -> Agent | None:
+        """Return who takes the turn; None if nobody here can."""
+        if job.kind in (TURN_KIND_UNSPECIFIED, TURN_KIND_ASK):
+            return self.answering.get(session.mode)
+        return self.questioning if job.kind == TURN_KIND_NEXT_QUESTION else None
