@@ -36,7 +36,6 @@ from services.agents.ports import (
     ModelUsage,
     TextDelta,
 )
-from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import Office, office
 from tests.waiting import wait_until
 
