@@ -10,7 +10,6 @@ from typing import Any, Self, TypeAlias
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import (
     AskError,
-    ConnectionError,  # noqa: A004 - redis-py's own name
     MovedError,
     RedisError,
     TryAgainError,
@@ -20,7 +19,7 @@ from services.session.adapters.address import BadStoreUrl, Place, StoreAddress
 from services.session.adapters.dialing import Patience, dial
 from services.session.adapters.link import Command, Link, OnMessage
 from services.session.adapters.links import Links
-from services.session.adapters.passing import explained, is_passing
+from services.session.adapters.passing import explained, is_passing, nobody
 from services.session.adapters.retrying import until_served
 from services.session.adapters.slots import Shares, Unit, shares_of, units_of
 
@@ -45,6 +44,8 @@ class Cluster:
         self._by_slot: list[Links | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._known: Sequence[Place] = address.places
         self._looking: asyncio.Task[None] | None = None
+        self._problem: Exception | None = None
+        """What was in the way when all nodes were asked for their slots, and none answered."""
 
     @classmethod
     @asynccontextmanager
@@ -90,14 +91,14 @@ class Cluster:
         async def once() -> list[list[Any]]:
             if not self._primaries:
                 self._look_soon()
-                raise ConnectionError("no node is known")
+                raise nobody("no node is known", self._problem)
             return await asyncio.gather(*(links.ask(commands) for links in self._primaries))
 
         return await until_served(once, self._patience.answer)
 
     async def dial(self, on_message: OnMessage | None = None) -> Link:
         """See Servers: what is published in a cluster reaches every node."""
-        problem: Exception = ConnectionError("no node is known")
+        problem: Exception = nobody("no node is known", self._problem)
         for place in random.sample(self._known, len(self._known)):
             try:
                 return await dial(place, self._address.access, self._patience, on_message)
@@ -151,13 +152,13 @@ class Cluster:
             return self._at(unit.slot)
         if not self._primaries:
             self._look_soon()
-            raise ConnectionError("no node is known")
+            raise nobody("no node is known", self._problem)
         return random.choice(self._primaries)  # noqa: S311 - any will do
 
     def _at(self, slot: int) -> Links:
         if (links := self._by_slot[slot]) is None:
             self._look_soon()
-            raise ConnectionError(f"no node is known to have slot {slot}")
+            raise nobody(f"no node is known to have slot {slot}", self._problem)
         return links
 
     def _node(self, place: Place) -> Links:
@@ -188,20 +189,23 @@ class Cluster:
     async def _look(self) -> None:
         """Ask one node after the other, until one sees the cluster whole."""
         best: Shares | None = None
+        told = self._problem is not None
         problems: list[str] = []
         for place in self._candidates():
             try:
                 found = await self._seen_by(place)
             except (RedisError, OSError) as error:
                 problems.append(f"{place}: {explained(error)}")
+                self._problem = error
                 continue
             best = found
             if found.served:
                 break
-        if best is None:
+        if best is not None:
+            self._problem = None
+            self._take(best)
+        elif not told:
             _log.warning("no node of the store's cluster answers (%s)", "; ".join(problems))
-            return
-        self._take(best)
 
     def _candidates(self) -> list[Place]:
         known = random.sample(self._known, len(self._known))

@@ -65,6 +65,15 @@ def ends_link(error: BaseException) -> bool:
     return isinstance(error, TimeoutError | ReadOnlyError)
 
 
+def nobody(problem: str, last: BaseException | None) -> ConnectionError:
+    """Return the error for servers of which none serves, the *last* one because of that.
+
+    Where that is a wrong password, the others will hardly want another one.
+    """
+    kind = AuthenticationError if isinstance(last, REFUSED) else ConnectionError
+    return kind(problem)
+
+
 def explained(error: BaseException) -> str:
     """Return what a server said, or what was in its way."""
     return str(error) or type(error).__name__

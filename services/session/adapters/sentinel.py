@@ -16,7 +16,7 @@ from services.session.adapters.address import Place, StoreAddress
 from services.session.adapters.dialing import Patience, dial
 from services.session.adapters.link import Command, Link, OnMessage
 from services.session.adapters.links import Links
-from services.session.adapters.passing import explained, is_passing
+from services.session.adapters.passing import explained, is_passing, nobody
 from services.session.adapters.retrying import until_served
 
 _log = logging.getLogger(__name__)
@@ -76,10 +76,12 @@ class Sentinels:
 
     async def _ask_each(self) -> Place:
         problems: list[str] = []
+        last: Exception | None = None
         for place in list(self._places):
             try:
                 self.primary = await self._ask(place)
             except (RedisError, OSError) as error:
+                last = error
                 self._places.append(self._places.pop(0))
                 problems.append(f"{place}: {explained(error)}")
                 continue
@@ -87,7 +89,7 @@ class Sentinels:
                 _log.warning("the store's primary is %s now, it was %s", self.primary, self._last)
             self._last = self.primary
             return self.primary
-        raise ConnectionError(f"no Sentinel names a primary ({'; '.join(problems)})")
+        raise nobody(f"no Sentinel names a primary ({'; '.join(problems)})", last)
 
     async def _ask(self, place: Place) -> Place:
         link = await self._dial(place)
