@@ -137,7 +137,7 @@ async def test_of_a_stalled_readers_log_the_service_holds_a_page_or_two(stack: S
         await held.record([word] * 100)
     while read != (read := await pages_read(stack) - before):
         await asyncio.sleep(0.1)
-    assert 0 < read <= 4
+    assert 0 < read <= 9, "half of the pages, with what the connection holds by itself"
     await held.complete("whole")
     seen += [response.frame async for response in stream]
     assert text_of(seen[:-1]) == word * 1_800
