@@ -113,9 +113,16 @@ class Documents:
         request = pb.GetDocumentRequest(document_id=document_id)
         return (await self._connection.call(self._stub.GetDocument, request)).document
 
-    async def list(self, *, page_size: int = 0) -> AsyncIterator[pb.Document]:
-        """Iterate over the caller's documents, newest first; pages are fetched as needed."""
-        request = pb.ListDocumentsRequest(page_size=page_size)
+    async def list(
+        self, *, page_size: int = 0, collection: str = "", document_set_id: str = ""
+    ) -> AsyncIterator[pb.Document]:
+        """Iterate over the caller's documents, newest first; pages are fetched as needed.
+
+        Or over those of a collection or a set.
+        """
+        request = pb.ListDocumentsRequest(
+            page_size=page_size, collection=collection, document_set_id=document_set_id
+        )
         while True:
             page = await self._connection.call(self._stub.ListDocuments, request)
             for document in page.documents:
@@ -131,6 +138,48 @@ class Documents:
         )
         await self._connection.call(self._stub.DeleteDocument, request)
 
+    async def make_set(self, document_ids: Iterable[str], *, request_id: str | None = None) -> str:
+        """Refer to documents as a set and return its id: the same for the same members."""
+        request = pb.CreateDocumentSetRequest(
+            request_id=request_id or new_request_id(), document_ids=document_ids
+        )
+        answer = await self._connection.call(self._stub.CreateDocumentSet, request)
+        return answer.document_set_id
+
+    async def attach(
+        self, collection: str, document_ids: Iterable[str], *, request_id: str | None = None
+    ) -> str:
+        """Put documents into a collection, which all users of the tenant may search.
+
+        Returns a version token for searches.
+        """
+        request = pb.AttachDocumentsRequest(
+            request_id=request_id or new_request_id(),
+            collection=collection,
+            document_ids=document_ids,
+        )
+        return (await self._connection.call(self._stub.AttachDocuments, request)).version_token
+
+    async def detach(
+        self,
+        collection: str = "",
+        document_ids: Iterable[str] = (),
+        *,
+        document_set_id: str = "",
+        request_id: str | None = None,
+    ) -> str:
+        """Take documents out of a collection, or give up a set as a whole.
+
+        Returns a version token for searches.
+        """
+        request = pb.DetachDocumentsRequest(
+            request_id=request_id or new_request_id(),
+            collection=collection,
+            document_ids=document_ids,
+            document_set_id=document_set_id,
+        )
+        return (await self._connection.call(self._stub.DetachDocuments, request)).version_token
+
     async def search(
         self,
         query: str,
@@ -140,8 +189,15 @@ class Documents:
         fetch: int = 0,
         minimum_score: float | None = None,
         mmr_lambda: float | None = None,
+        collections: Iterable[str] = (),
+        document_set_ids: Iterable[str] = (),
+        version_token: str = "",
     ) -> Sequence[pb.Passage]:
-        """Return the passages that answer best, best first; without ids, from all documents.
+        """Return the passages that answer best, best first.
+
+        From these documents, collections and sets; if none is named, from all the caller's. A
+        *version_token* is waited for: the answer sees what the call did that gave it, if that was
+        done within seconds.
 
         They are chosen among the *fetch* nearest in meaning, 20 if 0; those below *minimum_score*
         are left out, and an *mmr_lambda* below 1 prefers passages that differ from each other.
@@ -153,6 +209,9 @@ class Documents:
             fetch=fetch,
             minimum_score=minimum_score,
             mmr_lambda=mmr_lambda,
+            collections=collections,
+            document_set_ids=document_set_ids,
+            version_token=version_token,
         )
         return (await self._connection.call(self._stub.SearchDocuments, request)).passages
 

@@ -271,6 +271,24 @@ class Documents(DocumentServiceServicer):
         """Pass on."""
         return await self._service.DeleteDocument(request)
 
+    async def CreateDocumentSet(
+        self, request: documents.CreateDocumentSetRequest, context: Context
+    ) -> documents.CreateDocumentSetResponse:
+        """Pass on."""
+        return await self._service.CreateDocumentSet(request)
+
+    async def AttachDocuments(
+        self, request: documents.AttachDocumentsRequest, context: Context
+    ) -> documents.AttachDocumentsResponse:
+        """Pass on."""
+        return await self._service.AttachDocuments(request)
+
+    async def DetachDocuments(
+        self, request: documents.DetachDocumentsRequest, context: Context
+    ) -> documents.DetachDocumentsResponse:
+        """Pass on."""
+        return await self._service.DetachDocuments(request)
+
     async def SearchDocuments(
         self, request: documents.SearchDocumentsRequest, context: Context
     ) -> documents.SearchDocumentsResponse:

@@ -38,6 +38,33 @@ class Registered:
     document: Document
     indexes: bool
     """Whether this request, or its first try, gave the index something to do."""
+    revision: int = 0
+    """Of the tenant's documents, once this is done."""
+
+
+class Scope(Enum):
+    """What kind of owner refers to a document."""
+
+    USER = "USER"
+    SET = "SET"
+    COLLECTION = "COLLECTION"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who refers to documents of a tenant."""
+
+    scope: Scope
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """What giving up references has left."""
+
+    document_ids: Sequence[str]
+    """Those that nobody refers to any more."""
+    revision: int
 
 
 class Work(Enum):
@@ -117,19 +144,32 @@ class DocumentRegistry(Protocol):
         ...
 
     async def get_document(self, tenant: str, user_id: str, document_id: str) -> Document:
-        """Return one of the user's documents; raises DocumentNotFound."""
+        """Return a document of the user or of a collection; raises DocumentNotFound."""
         ...
 
     async def list_documents(
-        self, tenant: str, user_id: str, *, before: Place | None, limit: int
+        self, tenant: str, owner: Owner, *, before: Place | None, limit: int
     ) -> Sequence[Document]:
-        """Return the user's documents, newest first."""
+        """Return the owner's documents, newest first."""
         ...
 
-    async def release_document(self, operation: Operation, document_id: str) -> bool:
-        """Drop the user's reference; raises RequestIdTaken.
+    async def attach_documents(
+        self, operation: Operation, owner: Owner, document_ids: Sequence[str]
+    ) -> int:
+        """Have the owner refer to documents, to all or to none; returns the tenant's revision.
 
-        Returns whether no owner is left, also when the document was gone before.
+        Raises RequestIdTaken, and DocumentNotFound for a document that is neither the user's nor
+        of a collection.
+        """
+        ...
+
+    async def detach_documents(
+        self, operation: Operation, owner: Owner, document_ids: Sequence[str]
+    ) -> Released:
+        """Drop the owner's references to these documents, to all if none is named.
+
+        Tells, also when it is repeated, which of those named nobody refers to any more. Raises
+        RequestIdTaken.
         """
         ...
 

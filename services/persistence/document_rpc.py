@@ -16,7 +16,9 @@ from services.persistence.document_ports import (
     DocumentWork,
     Indexed,
     Operation,
+    Owner,
     Registration,
+    Scope,
     Work,
 )
 from services.persistence.requests import for_services, limited, place, seconds
@@ -31,7 +33,22 @@ ClaimRequest: TypeAlias = (
     | pb.FinishDocumentRequest
     | pb.DropDocumentRequest
 )
-OperationRequest: TypeAlias = pb.RegisterDocumentRequest | pb.ReleaseDocumentRequest
+OperationRequest: TypeAlias = (
+    pb.RegisterDocumentRequest
+    | pb.ReleaseDocumentRequest
+    | pb.AttachDocumentsRequest
+    | pb.DetachDocumentsRequest
+)
+OwnerRequest: TypeAlias = (
+    pb.AttachDocumentsRequest | pb.DetachDocumentsRequest | pb.ListRegisteredDocumentsRequest
+)
+SCOPES = MappingProxyType(
+    {
+        pb.DOCUMENT_SCOPE_UNSPECIFIED: Scope.USER,
+        pb.DOCUMENT_SCOPE_SET: Scope.SET,
+        pb.DOCUMENT_SCOPE_COLLECTION: Scope.COLLECTION,
+    }
+)
 WORK = MappingProxyType(
     {
         Work.NONE: pb.DOCUMENT_WORK_UNSPECIFIED,
@@ -57,14 +74,18 @@ class DocumentCalls(ArchiveServiceServicer):
     ) -> pb.RegisterDocumentResponse:
         for_services()
         found = await self._documents.register_document(_registration(request))
-        return pb.RegisterDocumentResponse(document=found.document, indexes=found.indexes)
+        return pb.RegisterDocumentResponse(
+            document=found.document, indexes=found.indexes, revision=found.revision
+        )
 
     async def ReplaceRegisteredDocument(
         self, request: pb.ReplaceRegisteredDocumentRequest, context: Context
     ) -> pb.ReplaceRegisteredDocumentResponse:
         for_services()
         found = await self._documents.replace_document(_registration(request.registration))
-        return pb.ReplaceRegisteredDocumentResponse(document=found.document, indexes=found.indexes)
+        return pb.ReplaceRegisteredDocumentResponse(
+            document=found.document, indexes=found.indexes, revision=found.revision
+        )
 
     async def GetRegisteredDocument(
         self, request: pb.GetRegisteredDocumentRequest, context: Context
@@ -81,7 +102,7 @@ class DocumentCalls(ArchiveServiceServicer):
         for_services()
         documents = await self._documents.list_documents(
             request.tenant,
-            request.user_id,
+            _owner(request),
             before=place(request, request.before_document_id),
             limit=limited("limit", request.limit),
         )
@@ -91,8 +112,33 @@ class DocumentCalls(ArchiveServiceServicer):
         self, request: pb.ReleaseDocumentRequest, context: Context
     ) -> pb.ReleaseDocumentResponse:
         for_services()
-        last = await self._documents.release_document(_operation(request), request.document_id)
-        return pb.ReleaseDocumentResponse(last=last)
+        owner = Owner(scope=Scope.USER, name=request.user_id)
+        released = await self._documents.detach_documents(
+            _operation(request), owner, [request.document_id]
+        )
+        return pb.ReleaseDocumentResponse(
+            last=bool(released.document_ids), revision=released.revision
+        )
+
+    async def AttachDocuments(
+        self, request: pb.AttachDocumentsRequest, context: Context
+    ) -> pb.AttachDocumentsResponse:
+        for_services()
+        revision = await self._documents.attach_documents(
+            _operation(request), _owner(request), request.document_ids
+        )
+        return pb.AttachDocumentsResponse(revision=revision)
+
+    async def DetachDocuments(
+        self, request: pb.DetachDocumentsRequest, context: Context
+    ) -> pb.DetachDocumentsResponse:
+        for_services()
+        released = await self._documents.detach_documents(
+            _operation(request), _owner(request), request.document_ids
+        )
+        return pb.DetachDocumentsResponse(
+            released_document_ids=released.document_ids, revision=released.revision
+        )
 
     async def ClaimDocument(
         self, request: pb.ClaimDocumentRequest, context: Context
@@ -199,6 +245,14 @@ def _registration(request: pb.RegisterDocumentRequest) -> Registration:
         content=request.content,
         index_version=request.index_version,
     )
+
+
+def _owner(request: OwnerRequest) -> Owner:
+    scope = SCOPES.get(request.scope)
+    if scope is None:
+        raise InvalidArgument("scope", f"is no known scope: {request.scope}")
+    name = request.user_id if scope is Scope.USER else request.owner
+    return Owner(scope=scope, name=name)
 
 
 def _operation(request: OperationRequest) -> Operation:

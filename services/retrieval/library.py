@@ -1,21 +1,40 @@
 """Adding, removing and searching documents: the registry decides, and jobs tell the index."""
 
+import asyncio
 import unicodedata
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import sha256
 
-from maieutic.v1.document_service_pb2 import Document, DocumentFormat
+from maieutic.v1.document_service_pb2 import Document, DocumentFormat, DocumentState
 from services.retrieval.jobs import Jobs
-from services.retrieval.model import Owner, Splitter, checked_form, checked_name, new_document_id
+from services.retrieval.model import (
+    Owner,
+    Shared,
+    Splitter,
+    checked_form,
+    checked_name,
+    new_document_id,
+)
 from services.retrieval.parsing.parser import Parser
 from services.retrieval.ports import Embedder, Hit, VectorIndex, Vectors
 from services.retrieval.ranking import Wanted, diverse, fused
-from services.retrieval.registry import Operation, Registered, Registration, Registry
+from services.retrieval.registry import (
+    Operation,
+    Registered,
+    Registration,
+    Registry,
+    Released,
+    is_searchable,
+)
 from services.retrieval.watching import Watchers, changes
 from services.runtime.names import DOCUMENTS_SEARCHED, EMBED_TEXTS, SEARCH_VECTORS, TEXTS
 from services.runtime.telemetry import span
+
+FRESH_SECONDS = 2.0
+"""How long a search waits for a revision that it demands."""
+FRESH_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +55,7 @@ class Added:
     document: Document
     indexes: bool
     """Whether it was added with this request, not before."""
+    revision: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +64,24 @@ class Found:
 
     hit: Hit
     document_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPlace:
+    """Where to search besides documents that are named, and how fresh that must be."""
+
+    shared: Sequence[Shared] = ()
+    revision: int | None = None
+    """Of the tenant's documents; None: as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a search found."""
+
+    found: Sequence[Found]
+    stale: bool
+    """Something of the revision that was demanded cannot be searched yet."""
 
 
 class Library:
@@ -102,7 +140,7 @@ class Library:
     async def _told(self, upload: Upload, stored: Registered) -> Added:
         if stored.indexes:
             await self._jobs.publish(upload.operation.owner.tenant, stored.document.document_id)
-        return Added(document=stored.document, indexes=stored.indexes)
+        return Added(document=stored.document, indexes=stored.indexes, revision=stored.revision)
 
     def changes(self, owner: Owner, document_id: str) -> AsyncGenerator[Document, None]:
         """Yield the document after each change, until it is ready or failed."""
@@ -118,17 +156,33 @@ class Library:
                     break
         return seen[-1]
 
-    async def remove(self, operation: Operation, document_id: str) -> None:
+    async def remove(self, operation: Operation, document_id: str) -> int:
         """Give up the owner's reference; the document goes with its last one."""
-        if await self._registry.release(operation, document_id):
-            await self._jobs.publish(operation.owner.tenant, document_id)
+        return await self._gone(operation, await self._registry.release(operation, document_id))
 
-    async def search(self, owner: Owner, wanted: Wanted) -> list[Found]:
+    async def share(self, operation: Operation, shared: Shared, document_ids: Sequence[str]) -> int:
+        """Have a set or a collection refer to documents; raises DocumentNotFound."""
+        return await self._registry.attach(operation, shared, document_ids)
+
+    async def unshare(
+        self, operation: Operation, shared: Shared, document_ids: Sequence[str]
+    ) -> int:
+        """End that, for all documents if none is named; each goes with its last reference."""
+        released = await self._registry.detach(operation, shared, document_ids)
+        return await self._gone(operation, released)
+
+    async def _gone(self, operation: Operation, released: Released) -> int:
+        for document_id in released.document_ids:
+            await self._jobs.publish(operation.owner.tenant, document_id)
+        return released.revision
+
+    async def search(self, owner: Owner, wanted: Wanted, place: SearchPlace) -> Answer:
         """Return the passages that answer the query best, best first.
 
         Raises DocumentNotFound if one of the documents is not the owner's.
         """
-        names = await self._registry.names(owner, wanted.document_ids)
+        documents, stale = await self._searched(owner, wanted, place)
+        names = {id_: one.name for id_, one in documents.items() if is_searchable(one)}
         query = unicodedata.normalize("NFC", wanted.query)
         (vector,) = await self._vectors([query], query=True)
         with span(SEARCH_VECTORS, attributes={DOCUMENTS_SEARCHED: len(names)}):
@@ -141,9 +195,25 @@ class Library:
         hits = fused(query, [hit for hit in near if hit.score >= wanted.minimum_score])
         if wanted.mmr_lambda < 1:
             hits = await self._diverse(hits, wanted)
-        return [
+        found = [
             Found(hit=hit, document_name=names[hit.document_id]) for hit in hits[: wanted.limit]
         ]
+        return Answer(found=found, stale=stale)
+
+    async def _searched(
+        self, owner: Owner, wanted: Wanted, place: SearchPlace
+    ) -> tuple[Mapping[str, Document], bool]:
+        """Return the documents to search, and whether they lack what was demanded."""
+        loop = asyncio.get_running_loop()
+        until, fresh = loop.time() + FRESH_SECONDS, place.revision is not None
+        while True:
+            documents = await self._registry.searched(
+                owner, wanted.document_ids, place.shared, fresh=fresh
+            )
+            stale = any(_is_behind(one, place.revision) for one in documents.values())
+            if not stale or loop.time() > until:
+                return documents, stale
+            await asyncio.sleep(FRESH_LOOK_SECONDS)
 
     async def _diverse(self, hits: Sequence[Hit], wanted: Wanted) -> list[Hit]:
         vectors = await self._vectors([hit.chunk.text for hit in hits])
@@ -153,3 +223,9 @@ class Library:
     async def _vectors(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
         with span(EMBED_TEXTS, attributes={TEXTS: len(texts)}):
             return await self._embedder.embed(texts, query=query)
+
+
+def _is_behind(document: Document, revision: int | None) -> bool:
+    """Whether the document is being changed by something that was demanded to be seen."""
+    pending = document.state == DocumentState.DOCUMENT_STATE_PENDING
+    return revision is not None and pending and document.revision <= revision

@@ -4,11 +4,13 @@ The same text of one tenant is the same document, whoever adds it, and the same 
 the same model is the same chunk, in whatever document it is.
 """
 
+import base64
 import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import sha256
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -17,8 +19,10 @@ from maieutic.v1.document_service_pb2 import DocumentFormat
 from services.retrieval.errors import BadDocument, NobodysDocuments
 from services.retrieval.parsing.model import Form, Unreadable
 from services.retrieval.parsing.normal import decoded, normal_form
+from services.runtime.errors import InvalidArgument
 
 DOCUMENT_ID_BYTES = 18
+TOKEN = re.compile(r"d[0-9]{1,18}")
 SPLITTER_VERSION = "1"
 """Part of every chunk id: raise it when equal chunk texts should be embedded anew."""
 SECTION_CHARACTERS = 16_000
@@ -98,6 +102,41 @@ def checked_form(form: DocumentFormat.ValueType) -> Form:
         return Form(DocumentFormat.Name(form).removeprefix("DOCUMENT_FORMAT_"))
     except ValueError as error:
         raise BadDocument("format", f"is not known: choose {', '.join(Form)}") from error
+
+
+class SharedKind(Enum):
+    """What users of a tenant share documents by."""
+
+    SET = "set"
+    COLLECTION = "collection"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """A set, by its id, or a collection, by its name."""
+
+    kind: SharedKind
+    name: str
+
+
+def document_set_id(document_ids: Iterable[str]) -> str:
+    """Return the id of a set of documents, in whatever order they come, 24 characters."""
+    digest = sha256("\n".join(sorted(set(document_ids))).encode()).digest()
+    return base64.urlsafe_b64encode(digest[:DOCUMENT_ID_BYTES]).decode()
+
+
+def version_token(revision: int) -> str:
+    """Return what stands for all changes of the tenant's documents up to this one."""
+    return f"d{revision}"
+
+
+def parse_version_token(token: str) -> int | None:
+    """Return the revision, None if none is demanded; raises InvalidArgument for anything else."""
+    if not token:
+        return None
+    if not TOKEN.fullmatch(token):
+        raise InvalidArgument("version_token", "is not from an earlier answer: leave it empty")
+    return int(token[1:])
 
 
 def new_document_id() -> str:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,7 +15,7 @@ from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
 from maieutic.v1.document_service_pb2 import Document
 from services.retrieval.errors import DocumentNotFound
-from services.retrieval.model import Owner
+from services.retrieval.model import Owner, Shared, SharedKind
 from services.retrieval.paging import Place
 from services.runtime.errors import NotFound, from_rpc
 
@@ -53,6 +54,25 @@ class Registered:
     document: Document
     indexes: bool
     """Whether the index has something to do for this request."""
+    revision: int
+    """Of the tenant's documents, once this is done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """What giving up references has left."""
+
+    document_ids: Sequence[str]
+    """To be removed from the index."""
+    revision: int
+
+
+SCOPES = MappingProxyType(
+    {
+        SharedKind.SET: pb.DOCUMENT_SCOPE_SET,
+        SharedKind.COLLECTION: pb.DOCUMENT_SCOPE_COLLECTION,
+    }
+)
 
 
 class Registry:
@@ -70,14 +90,18 @@ class Registry:
         Returns the stored one, whose name and format may be of an earlier registration.
         """
         response = await self._archive.RegisterDocument(_request(registration))
-        return Registered(document=response.document, indexes=response.indexes)
+        return Registered(
+            document=response.document, indexes=response.indexes, revision=response.revision
+        )
 
     async def replace(self, registration: Registration) -> Registered:
         """Give the owner's document of that id other content; raises DocumentNotFound."""
         request = pb.ReplaceRegisteredDocumentRequest(registration=_request(registration))
         with _absence(registration.document.document_id):
             response = await self._archive.ReplaceRegisteredDocument(request)
-        return Registered(document=response.document, indexes=response.indexes)
+        return Registered(
+            document=response.document, indexes=response.indexes, revision=response.revision
+        )
 
     async def get(self, owner: Owner, document_id: str, *, field: str = "document_id") -> Document:
         """Return one of the owner's documents; raises DocumentNotFound naming the *field*."""
@@ -86,39 +110,97 @@ class Registry:
         )
         with _absence(document_id, field=field):
             response = await self._archive.GetRegisteredDocument(request)
-        if _is_searchable(response.document):
+        if is_searchable(response.document):
             self._owned.remember(owner, response.document)
         return response.document
 
-    async def page(self, owner: Owner, *, after: Place | None, limit: int) -> Sequence[Document]:
-        """Return at most *limit* of the owner's documents, newest first."""
+    async def page(
+        self, owner: Owner, shared: Shared | None = None, *, after: Place | None, limit: int
+    ) -> Sequence[Document]:
+        """Return at most *limit* of the owner's or of the shared documents, newest first."""
         request = pb.ListRegisteredDocumentsRequest(
             tenant=owner.tenant, user_id=owner.user, limit=limit
         )
+        if shared is not None:
+            request.scope, request.owner = SCOPES[shared.kind], shared.name
         if after is not None:
             time_ = Timestamp(seconds=after.seconds, nanos=after.nanos)
             request.before_create_time.CopyFrom(time_)
             request.before_document_id = after.document_id
         return (await self._archive.ListRegisteredDocuments(request)).documents
 
-    async def names(self, owner: Owner, document_ids: Sequence[str]) -> dict[str, str]:
-        """Return the names of these documents, or of all the owner's if there are no ids.
+    async def searched(
+        self,
+        owner: Owner,
+        document_ids: Sequence[str],
+        shared: Sequence[Shared] = (),
+        *,
+        fresh: bool = False,
+    ) -> dict[str, Document]:
+        """Return these documents and what is shared so, or all the owner's if nothing is named.
 
-        Of those of which a version is in the index. Raises DocumentNotFound,
-        naming the field document_ids, unless all are the owner's.
+        *fresh* asks the archive also for what was known a moment ago. Raises DocumentNotFound,
+        naming the field document_ids, unless all are the owner's or a collection's, and NotFound
+        for a set of nothing.
         """
-        if not document_ids:
-            return _searchable([document async for document in self._all(owner)])
-        owned = await asyncio.gather(
+        if not document_ids and not shared:
+            return _by_id([document async for document in self._all(owner, None)])
+        named = await asyncio.gather(
             *(
-                self._owned_document(owner, document_id, field=f"document_ids[{index}]")
-                for index, document_id in enumerate(document_ids)
+                self._owned_document(owner, document_id, f"document_ids[{place}]", fresh=fresh)
+                for place, document_id in enumerate(document_ids)
             )
         )
-        return _searchable(owned)
+        parts = await asyncio.gather(*(self._members(owner, one) for one in shared))
+        return _by_id([*named, *(document for part in parts for document in part)])
 
-    async def release(self, operation: Operation, document_id: str) -> bool:
-        """Drop the owner's reference; returns whether the document has no owner any more."""
+    async def _members(self, owner: Owner, shared: Shared) -> list[Document]:
+        found = [document async for document in self._all(owner, shared)]
+        if not found and shared.kind is SharedKind.SET:
+            raise NotFound("document set", shared.name)
+        return found
+
+    async def attach(
+        self, operation: Operation, shared: Shared, document_ids: Sequence[str]
+    ) -> int:
+        """Share documents; returns the tenant's revision. Raises DocumentNotFound."""
+        request = pb.AttachDocumentsRequest(
+            tenant=operation.owner.tenant,
+            user_id=operation.owner.user,
+            request_id=operation.request_id,
+            request_hash=operation.request_hash,
+            scope=SCOPES[shared.kind],
+            owner=shared.name,
+            document_ids=document_ids,
+        )
+        await asyncio.gather(
+            *(
+                self.get(operation.owner, document_id, field=f"document_ids[{place}]")
+                for place, document_id in enumerate(document_ids)
+            )
+        )
+        with _absence("", field="document_ids"):
+            return (await self._archive.AttachDocuments(request)).revision
+
+    async def detach(
+        self, operation: Operation, shared: Shared, document_ids: Sequence[str]
+    ) -> Released:
+        """Share documents no more, all of them if none is named."""
+        response = await self._archive.DetachDocuments(
+            pb.DetachDocumentsRequest(
+                tenant=operation.owner.tenant,
+                user_id=operation.owner.user,
+                request_id=operation.request_id,
+                request_hash=operation.request_hash,
+                scope=SCOPES[shared.kind],
+                owner=shared.name,
+                document_ids=document_ids,
+            )
+        )
+        return Released(document_ids=response.released_document_ids, revision=response.revision)
+
+    async def release(self, operation: Operation, document_id: str) -> Released:
+        """Drop the owner's reference."""
         owner = operation.owner
         self._owned.forget(owner, document_id)
         response = await self._archive.ReleaseDocument(
@@ -132,15 +214,19 @@ class Registry:
         )
         # Once more: a search that began before the release may have remembered it meanwhile.
         self._owned.forget(owner, document_id)
-        return response.last
+        return Released(
+            document_ids=[document_id] if response.last else (), revision=response.revision
+        )
 
-    async def _owned_document(self, owner: Owner, document_id: str, *, field: str) -> Document:
-        known = self._owned.recall(owner, document_id)
+    async def _owned_document(
+        self, owner: Owner, document_id: str, field: str, *, fresh: bool
+    ) -> Document:
+        known = None if fresh else self._owned.recall(owner, document_id)
         return known or await self.get(owner, document_id, field=field)
 
-    async def _all(self, owner: Owner) -> AsyncIterator[Document]:
+    async def _all(self, owner: Owner, shared: Shared | None) -> AsyncIterator[Document]:
         after: Place | None = None
-        while documents := await self.page(owner, after=after, limit=LISTED_AT_A_TIME):
+        while documents := await self.page(owner, shared, after=after, limit=LISTED_AT_A_TIME):
             for document in documents:
                 yield document
             after = place_of(documents[-1])
@@ -178,12 +264,12 @@ def place_of(document: Document) -> Place:
     return Place(seconds=created.seconds, nanos=created.nanos, document_id=document.document_id)
 
 
-def _searchable(documents: Iterable[Document]) -> dict[str, str]:
-    return {one.document_id: one.name for one in documents if _is_searchable(one)}
+def _by_id(documents: Iterable[Document]) -> dict[str, Document]:
+    return {document.document_id: document for document in documents}
 
 
-def _is_searchable(document: Document) -> bool:
-    """Whether a version of it is in the index, if an older one than is being indexed."""
+def is_searchable(document: Document) -> bool:
+    """Return whether a version of it is in the index, if an older one than is to be."""
     return document.indexed_version > 0
 
 

@@ -1,6 +1,6 @@
 """gRPC in, library call, gRPC out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 from typing import Any, TypeAlias
 
@@ -9,8 +9,15 @@ import grpc
 from maieutic.v1 import document_service_pb2 as pb
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from services.retrieval.errors import BadDocument
-from services.retrieval.library import Added, Found, Library, Upload
-from services.retrieval.model import Owner
+from services.retrieval.library import Added, Found, Library, SearchPlace, Upload
+from services.retrieval.model import (
+    Owner,
+    Shared,
+    SharedKind,
+    document_set_id,
+    parse_version_token,
+    version_token,
+)
 from services.retrieval.paging import page_size, page_token, parse_page_token
 from services.retrieval.ranking import Wanted
 from services.retrieval.registry import Operation, Registry, place_of
@@ -19,7 +26,14 @@ from services.runtime.identity import current_identity
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-Changing: TypeAlias = pb.AddDocumentRequest | pb.ReplaceDocumentRequest | pb.DeleteDocumentRequest
+Changing: TypeAlias = (
+    pb.AddDocumentRequest
+    | pb.ReplaceDocumentRequest
+    | pb.DeleteDocumentRequest
+    | pb.CreateDocumentSetRequest
+    | pb.AttachDocumentsRequest
+    | pb.DetachDocumentsRequest
+)
 
 DEFAULT_PASSAGES = 5
 MOST_PASSAGES = 50
@@ -39,12 +53,14 @@ class DocumentServicer(DocumentServiceServicer):
     ) -> pb.AddDocumentResponse:
         """Store a document and have it indexed."""
         upload = _upload(request, request.name)
-        document, embedded = await self._settled(
-            upload, await self._library.accept(upload), wait=not request.accept_only
-        )
+        added = await self._library.accept(upload)
+        document, embedded = await self._settled(upload, added, wait=not request.accept_only)
         reused = document.chunk_count - embedded
         return pb.AddDocumentResponse(
-            document=document, chunks_embedded=embedded, chunks_reused=reused
+            document=document,
+            chunks_embedded=embedded,
+            chunks_reused=reused,
+            version_token=version_token(added.revision),
         )
 
     async def ReplaceDocument(
@@ -52,14 +68,14 @@ class DocumentServicer(DocumentServiceServicer):
     ) -> pb.ReplaceDocumentResponse:
         """Give a document other content and have it indexed."""
         upload = _upload(request, request.document_id)
-        document, embedded = await self._settled(
-            upload,
-            await self._library.replace(upload, request.document_id),
-            wait=not request.accept_only,
-        )
+        added = await self._library.replace(upload, request.document_id)
+        document, embedded = await self._settled(upload, added, wait=not request.accept_only)
         reused = document.chunk_count - embedded
         return pb.ReplaceDocumentResponse(
-            document=document, chunks_embedded=embedded, chunks_reused=reused
+            document=document,
+            chunks_embedded=embedded,
+            chunks_reused=reused,
+            version_token=version_token(added.revision),
         )
 
     async def _settled(
@@ -97,7 +113,8 @@ class DocumentServicer(DocumentServiceServicer):
         size = page_size(request.page_size)
         after = parse_page_token(request.page_token)
         # One more than asked for tells whether there is another page.
-        found = await self._registry.page(_caller(), after=after, limit=size + 1)
+        shared = _shared(request)
+        found = await self._registry.page(_caller(), shared, after=after, limit=size + 1)
         page = found[:size]
         more = page_token(place_of(page[-1])) if len(found) > size else ""
         return pb.ListDocumentsResponse(documents=page, next_page_token=more)
@@ -106,14 +123,50 @@ class DocumentServicer(DocumentServiceServicer):
         self, request: pb.DeleteDocumentRequest, context: Context
     ) -> pb.DeleteDocumentResponse:
         """Give up the caller's reference."""
-        await self._library.remove(_operation(request), request.document_id)
-        return pb.DeleteDocumentResponse()
+        revision = await self._library.remove(_operation(request), request.document_id)
+        return pb.DeleteDocumentResponse(version_token=version_token(revision))
+
+    async def CreateDocumentSet(
+        self, request: pb.CreateDocumentSetRequest, context: Context
+    ) -> pb.CreateDocumentSetResponse:
+        """Refer to documents as a set."""
+        _require_some("document_ids", request.document_ids)
+        set_id = document_set_id(request.document_ids)
+        shared = Shared(kind=SharedKind.SET, name=set_id)
+        revision = await self._library.share(_operation(request), shared, request.document_ids)
+        return pb.CreateDocumentSetResponse(
+            document_set_id=set_id, version_token=version_token(revision)
+        )
+
+    async def AttachDocuments(
+        self, request: pb.AttachDocumentsRequest, context: Context
+    ) -> pb.AttachDocumentsResponse:
+        """Put documents into a collection."""
+        _require_some("document_ids", request.document_ids)
+        shared = Shared(kind=SharedKind.COLLECTION, name=request.collection)
+        revision = await self._library.share(_operation(request), shared, request.document_ids)
+        return pb.AttachDocumentsResponse(version_token=version_token(revision))
+
+    async def DetachDocuments(
+        self, request: pb.DetachDocumentsRequest, context: Context
+    ) -> pb.DetachDocumentsResponse:
+        """Take documents out of a collection, or give up a set."""
+        shared = _shared(request)
+        if shared is None:
+            raise InvalidArgument("collection", "is missing: name a collection or a set")
+        if shared.kind is SharedKind.COLLECTION:
+            _require_some("document_ids", request.document_ids)
+        elif request.document_ids:
+            raise InvalidArgument("document_ids", "cannot leave a set: it goes as a whole")
+        operation = _operation(request)
+        revision = await self._library.unshare(operation, shared, request.document_ids)
+        return pb.DetachDocumentsResponse(version_token=version_token(revision))
 
     async def SearchDocuments(
         self, request: pb.SearchDocumentsRequest, context: Context
     ) -> pb.SearchDocumentsResponse:
         """Return the passages nearest to the query, from the caller's documents only."""
-        found = await self._library.search(
+        answer = await self._library.search(
             _caller(),
             Wanted(
                 query=_query(request.query),
@@ -123,8 +176,13 @@ class DocumentServicer(DocumentServiceServicer):
                 minimum_score=_between(request, "minimum_score", -1, 1, unset=-1),
                 mmr_lambda=_between(request, "mmr_lambda", 0, 1, unset=1),
             ),
+            SearchPlace(
+                shared=_all_shared(request), revision=parse_version_token(request.version_token)
+            ),
         )
-        return pb.SearchDocumentsResponse(passages=[_passage(one) for one in found])
+        return pb.SearchDocumentsResponse(
+            passages=[_passage(one) for one in answer.found], stale=answer.stale
+        )
 
 
 def _caller() -> Owner:
@@ -149,6 +207,27 @@ def _operation(request: Changing) -> Operation:
         request_id=request.request_id,
         request_hash=sha256(request.DESCRIPTOR.name.encode() + b"\0" + body).digest(),
     )
+
+
+def _shared(request: pb.ListDocumentsRequest | pb.DetachDocumentsRequest) -> Shared | None:
+    if request.collection and request.document_set_id:
+        raise InvalidArgument("document_set_id", "is set beside a collection: choose one")
+    if request.collection:
+        return Shared(kind=SharedKind.COLLECTION, name=request.collection)
+    if request.document_set_id:
+        return Shared(kind=SharedKind.SET, name=request.document_set_id)
+    return None
+
+
+def _all_shared(request: pb.SearchDocumentsRequest) -> list[Shared]:
+    sets = [Shared(kind=SharedKind.SET, name=one) for one in request.document_set_ids]
+    collections = [Shared(kind=SharedKind.COLLECTION, name=one) for one in request.collections]
+    return sets + collections
+
+
+def _require_some(field: str, values: Sequence[str]) -> None:
+    if not values:
+        raise InvalidArgument(field, "is empty: name at least one")
 
 
 def _query(query: str) -> str:

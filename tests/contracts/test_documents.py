@@ -20,8 +20,10 @@ from services.persistence.document_ports import (
     Claimed,
     Indexed,
     Operation,
-    Registered,
+    Owner,
     Registration,
+    Released,
+    Scope,
     Work,
 )
 from services.persistence.errors import DocumentIdTaken, DocumentNotFound, RequestIdTaken
@@ -30,6 +32,9 @@ from tests.contracts.archives import ArchiveHarness
 from tests.persistence.stories import TENANT, USER
 
 ONE = "document-1"
+MINE = Owner(scope=Scope.USER, name=USER)
+BRAND = Owner(scope=Scope.COLLECTION, name="brand-x")
+PAIR = Owner(scope=Scope.SET, name="set-1")
 INDEX = "embedder-1"
 TABLES = (
     "documents",
@@ -100,7 +105,10 @@ async def indexed(harness: ArchiveHarness, worker: str = "w1", document_id: str 
 async def released(
     harness: ArchiveHarness, request_id: str = "release-1", user: str = USER
 ) -> bool:
-    return await harness.archive.release_document(operation(request_id, user=user), ONE)
+    """Give up the user's reference; returns whether nobody refers to the document any more."""
+    mine = Owner(scope=Scope.USER, name=user)
+    given_up = operation(request_id, user=user)
+    return bool((await harness.archive.detach_documents(given_up, mine, [ONE])).document_ids)
 
 
 async def due(harness: ArchiveHarness, lease: float = 0.0) -> list[str]:
@@ -133,7 +141,7 @@ async def test_the_same_content_is_stored_once_for_all_users(harness: ArchiveHar
     again = await harness.archive.register_document(
         registration("document-2", user="bob", request_id="add-2")
     )
-    assert again == Registered(document=first, indexes=False)
+    assert (again.document, again.indexes) == (first, False)
     assert await harness.rows("SELECT count(*) FROM document_contents") == [(1,)]
     for user in (USER, "bob"):
         assert await harness.archive.get_document(TENANT, user, ONE) == first
@@ -145,15 +153,16 @@ async def test_a_request_id_is_good_for_one_request_and_answers_as_before(
     harness: ArchiveHarness,
 ) -> None:
     first = await harness.archive.register_document(registration())
-    assert await harness.archive.register_document(registration()) == first
+    repeated = await harness.archive.register_document(registration())
+    assert (repeated.document, repeated.indexes) == (first.document, True)
     ready = await indexed(harness)
     again = await harness.archive.register_document(registration())
-    assert again == Registered(document=ready, indexes=True)
+    assert (again.document, again.indexes) == (ready, True)
     with pytest.raises(RequestIdTaken):
         await added(harness, registration("document-2", content=b"other"))
     with pytest.raises(RequestIdTaken):
         await released(harness, "add-1")
-    assert await harness.archive.list_documents(TENANT, USER, before=None, limit=9) == [ready]
+    assert await harness.archive.list_documents(TENANT, MINE, before=None, limit=9) == [ready]
 
 
 async def test_a_repeated_request_does_not_bring_back_what_was_given_up_since(
@@ -163,7 +172,7 @@ async def test_a_repeated_request_does_not_bring_back_what_was_given_up_since(
     await released(harness)
     with pytest.raises(DocumentNotFound):
         await added(harness)
-    assert not await harness.archive.list_documents(TENANT, USER, before=None, limit=9)
+    assert not await harness.archive.list_documents(TENANT, MINE, before=None, limit=9)
 
 
 async def test_a_repeated_release_does_not_take_what_was_added_since(
@@ -187,7 +196,12 @@ async def test_documents_of_others_do_not_exist(harness: ArchiveHarness) -> None
     for tenant, user in ((TENANT, "bob"), ("globex", USER)):
         with pytest.raises(DocumentNotFound):
             await harness.archive.get_document(tenant, user, ONE)
-        assert await harness.archive.list_documents(tenant, user, before=None, limit=9) == []
+        assert (
+            await harness.archive.list_documents(
+                tenant, Owner(scope=Scope.USER, name=user), before=None, limit=9
+            )
+            == []
+        )
     foreign = claim_of("w1", tenant="globex")
     work = await harness.archive.claim_document(foreign, lease=60, most_attempts=5)
     assert work.work is Work.NONE
@@ -206,7 +220,7 @@ async def test_the_last_release_has_the_document_removed(harness: ArchiveHarness
     assert (await claimed(harness)).work is Work.REMOVE
     assert await harness.archive.drop_document(claim_of("w1"))
     assert await nothing_is_left(harness)
-    assert await released(harness, "release-2", user="bob")
+    assert not await released(harness, "release-2", user="bob")
     assert (await claimed(harness)).work is Work.NONE
 
 
@@ -360,7 +374,7 @@ async def test_documents_are_listed_newest_first_and_by_page(harness: ArchiveHar
         )
     listed: list[Document] = []
     before: Place | None = None
-    while page := await harness.archive.list_documents(TENANT, USER, before=before, limit=2):
+    while page := await harness.archive.list_documents(TENANT, MINE, before=before, limit=2):
         listed += page
         before = Place(time=page[-1].create_time.ToDatetime(UTC), id=page[-1].document_id)
     places = [(d.create_time.ToNanoseconds(), d.document_id) for d in listed]
@@ -375,7 +389,8 @@ async def test_adding_and_releasing_at_the_same_time_leaves_no_half_document(
         for turn in range(5):
             document = await added(harness, registration(user=user, request_id=f"{user}-{turn}"))
             release = operation(f"release {user}-{turn}", user=user)
-            await harness.archive.release_document(release, document.document_id)
+            mine = Owner(scope=Scope.USER, name=user)
+            await harness.archive.detach_documents(release, mine, [document.document_id])
 
     async def remove() -> None:
         for _ in range(20):
@@ -407,7 +422,8 @@ async def test_replaced_content_is_a_new_version_of_the_same_document(
         1,
     )
     assert await harness.archive.get_document(TENANT, "bob", ONE) == replaced.document
-    assert await harness.archive.replace_document(replacement(b"# Boats")) == replaced
+    repeated = await harness.archive.replace_document(replacement(b"# Boats"))
+    assert (repeated.document, repeated.indexes) == (replaced.document, True)
     assert (await claimed(harness)).content == b"# Boats"
     done = Indexed(version=2, index_version=INDEX, chunk_count=3, chunks_hash="abc")
     finished = await harness.archive.finish_document(claim_of("w1"), done)
@@ -460,7 +476,7 @@ async def test_the_same_content_again_replaces_nothing(harness: ArchiveHarness) 
     await added(harness)
     ready = await indexed(harness)
     same = await harness.archive.replace_document(replacement(b"# Ships"))
-    assert same == Registered(document=ready, indexes=False)
+    assert (same.document, same.indexes) == (ready, False)
     assert (await claimed(harness)).work is Work.NONE
 
 
@@ -494,3 +510,85 @@ async def test_what_the_index_must_hold_is_listed_by_tenant_and_document(
     assert await harness.archive.indexed_documents(TENANT, after=ONE, limit=1) == [two]
     await harness.archive.reindex_document(TENANT, ONE)
     assert (await claimed(harness)).work is Work.INDEX
+
+
+async def test_a_document_stays_while_a_set_or_a_collection_refers_to_it(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await harness.archive.attach_documents(operation("attach-1"), BRAND, [ONE])
+    await harness.archive.attach_documents(operation("attach-2"), PAIR, [ONE])
+    assert not await released(harness)
+    assert not (await harness.archive.detach_documents(operation("d-1"), BRAND, [ONE])).document_ids
+    gone = await harness.archive.detach_documents(operation("d-2"), PAIR, [])
+    assert gone.document_ids == [ONE]
+    assert (await claimed(harness)).work is Work.REMOVE
+
+
+async def test_a_collections_documents_are_every_users_and_a_sets_are_not(
+    harness: ArchiveHarness,
+) -> None:
+    document = await added(harness)
+    await harness.archive.attach_documents(operation("attach-1"), PAIR, [ONE])
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.get_document(TENANT, "bob", ONE)
+    await harness.archive.attach_documents(operation("attach-2"), BRAND, [ONE])
+    assert await harness.archive.get_document(TENANT, "bob", ONE) == document
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.get_document("globex", "bob", ONE)
+    for owner in (BRAND, PAIR):
+        listed = await harness.archive.list_documents(TENANT, owner, before=None, limit=9)
+        assert listed == [document]
+        assert not await harness.archive.list_documents("globex", owner, before=None, limit=9)
+
+
+async def test_all_documents_are_attached_or_none(harness: ArchiveHarness) -> None:
+    await added(harness)
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.attach_documents(operation(), BRAND, [ONE, "document-2"])
+    bobs = operation("attach-2", user="bob")
+    with pytest.raises(DocumentNotFound):
+        await harness.archive.attach_documents(bobs, BRAND, [ONE])
+    assert not await harness.archive.list_documents(TENANT, BRAND, before=None, limit=9)
+
+
+async def test_attaching_and_detaching_are_done_once_for_each_request(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    for _ in range(2):
+        await harness.archive.attach_documents(operation("attach-1"), BRAND, [ONE])
+    await harness.archive.detach_documents(operation("detach-1"), BRAND, [ONE])
+    await harness.archive.attach_documents(operation("attach-1"), BRAND, [ONE])
+    assert not await harness.archive.list_documents(TENANT, BRAND, before=None, limit=9)
+    await harness.archive.attach_documents(operation("attach-2"), BRAND, [ONE])
+    await harness.archive.detach_documents(operation("detach-1"), BRAND, [ONE])
+    assert await harness.archive.list_documents(TENANT, BRAND, before=None, limit=9)
+    other = operation("attach-2", body=b"other")
+    with pytest.raises(RequestIdTaken):
+        await harness.archive.detach_documents(other, BRAND, [ONE])
+
+
+async def test_a_release_whose_answer_was_lost_tells_again_what_is_to_be_removed(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    assert await released(harness)
+    assert await released(harness)
+    nothing = await harness.archive.detach_documents(operation("d-9"), BRAND, ["document-9"])
+    assert nothing == Released(document_ids=[], revision=nothing.revision)
+
+
+async def test_every_change_has_a_higher_revision_and_work_keeps_that_of_its_first_cause(
+    harness: ArchiveHarness,
+) -> None:
+    first = await harness.archive.register_document(registration())
+    attached = await harness.archive.attach_documents(operation("attach-1"), BRAND, [ONE])
+    replaced = await harness.archive.replace_document(replacement(b"# Boats"))
+    assert first.revision < attached < replaced.revision
+    assert replaced.document.revision == first.document.revision == first.revision
+    claim = Indexed(version=2, index_version=INDEX)
+    await claimed(harness)
+    await harness.archive.finish_document(claim_of("w1"), claim)
+    again = await harness.archive.replace_document(replacement(b"# Rafts", request_id="replace-2"))
+    assert again.document.revision == again.revision > replaced.revision

@@ -97,6 +97,25 @@ class FakeDocuments(DocumentServiceServicer):
         self._library.texts.pop((self._library.owner(), request.document_id), None)
         return pb.DeleteDocumentResponse()
 
+    async def CreateDocumentSet(
+        self, request: pb.CreateDocumentSetRequest, context: Context
+    ) -> pb.CreateDocumentSetResponse:
+        for document_id in request.document_ids:
+            self._library.get(document_id)
+        return pb.CreateDocumentSetResponse(document_set_id="s" * 24, version_token="d1")
+
+    async def AttachDocuments(
+        self, request: pb.AttachDocumentsRequest, context: Context
+    ) -> pb.AttachDocumentsResponse:
+        for document_id in request.document_ids:
+            self._library.get(document_id)
+        return pb.AttachDocumentsResponse(version_token="d1")
+
+    async def DetachDocuments(
+        self, request: pb.DetachDocumentsRequest, context: Context
+    ) -> pb.DetachDocumentsResponse:
+        return pb.DetachDocumentsResponse(version_token="d1")
+
     async def SearchDocuments(
         self, request: pb.SearchDocumentsRequest, context: Context
     ) -> pb.SearchDocumentsResponse:

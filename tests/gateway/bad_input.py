@@ -56,6 +56,7 @@ FORGIVEN = frozenset(
             "/DeleteSession.session_id",
             "/DeleteDocument.document_id",
             "/SearchDocuments.document_ids",
+            "/DetachDocuments.document_ids",
         ),
         *("/DeleteNote.note_id", "/DeleteBookmark.bookmark_id"),
     }
@@ -245,13 +246,14 @@ def _of_references(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
 
 def valid_request(api: Api, method: str) -> Message:
     """Return a request that the API answers."""
-    values: Mapping[str, Any] = {
+    values: dict[str, Any] = {
         "session_id": api.session_id,
         "turn_id": api.turn_id,
         "message_id": api.message_id,
         "note_id": "n" * 48,
         "bookmark_id": "b" * 48,
         "document_id": api.document_id,
+        "collection": "brand-x",
         # In one session an id is of one kind of request.
         "request_id": method.rpartition("/")[2],
         "text": "a question",
@@ -262,6 +264,8 @@ def valid_request(api: Api, method: str) -> Message:
         "update_mask": {"paths": ["title", "document_ids"]},
     }
     kind = METHODS[method].input_type
+    if method.endswith(("/AttachDocuments", "/DetachDocuments", "/CreateDocumentSet")):
+        values |= {"document_ids": [api.document_id]}
     present = {field.name: values[field.name] for field in kind.fields if field.name in values}
     message: Message = GetMessageClass(kind)(**present)
     return message

@@ -112,9 +112,16 @@ class User:
             request = pb.GetDocumentRequest(document_id=document_id)
             return (await self._stub.GetDocument(request)).document
 
-    async def page(self, size: int = 0, token: str = "") -> pb.ListDocumentsResponse:
+    async def page(
+        self, size: int = 0, token: str = "", *, collection: str = "", document_set_id: str = ""
+    ) -> pb.ListDocumentsResponse:
         with self._acting():
-            request = pb.ListDocumentsRequest(page_size=size, page_token=token)
+            request = pb.ListDocumentsRequest(
+                page_size=size,
+                page_token=token,
+                collection=collection,
+                document_set_id=document_set_id,
+            )
             return await self._stub.ListDocuments(request)
 
     async def delete(self, document_id: str, *, request_id: str = "") -> None:
@@ -123,6 +130,42 @@ class User:
                 document_id=document_id, request_id=request_id or uuid4().hex
             )
             await self._stub.DeleteDocument(request)
+
+    async def make_set(self, *document_ids: str, request_id: str = "") -> str:
+        request = pb.CreateDocumentSetRequest(
+            request_id=request_id or uuid4().hex, document_ids=document_ids
+        )
+        with self._acting():
+            return (await self._stub.CreateDocumentSet(request)).document_set_id
+
+    async def attach(
+        self, collection: str, *document_ids: str, request_id: str = ""
+    ) -> pb.AttachDocumentsResponse:
+        request = pb.AttachDocumentsRequest(
+            request_id=request_id or uuid4().hex, collection=collection, document_ids=document_ids
+        )
+        with self._acting():
+            return await self._stub.AttachDocuments(request)
+
+    async def detach(
+        self,
+        collection: str = "",
+        *document_ids: str,
+        document_set_id: str = "",
+        request_id: str = "",
+    ) -> pb.DetachDocumentsResponse:
+        request = pb.DetachDocumentsRequest(
+            request_id=request_id or uuid4().hex,
+            collection=collection,
+            document_set_id=document_set_id,
+            document_ids=document_ids,
+        )
+        with self._acting():
+            return await self._stub.DetachDocuments(request)
+
+    async def look(self, request: pb.SearchDocumentsRequest) -> pb.SearchDocumentsResponse:
+        with self._acting():
+            return await self._stub.SearchDocuments(request, timeout=CALL_SECONDS)
 
     async def search(
         self, query: str, *, document_ids: Sequence[str] = (), limit: int = 0, **others: Any

@@ -47,19 +47,21 @@ def add(*, target: Target, paths: tuple[Path, ...]) -> None:
 
 
 @docs.command("list")
+@click.option("--collection", default="", help="Those of a collection, instead of yours.")
 @target_options
-def list_documents(*, target: Target) -> None:
+def list_documents(*, target: Target, collection: str) -> None:
     """Show your documents, newest first."""
-    run(_list(target))
+    run(_list(target, collection))
 
 
 @docs.command("search")
 @click.argument("query")
 @click.option("--limit", default=5, show_default=True, type=click.IntRange(1, 50), help="Passages.")
+@click.option("--collection", "collections", multiple=True, help="Search this; may be repeated.")
 @target_options
-def search(*, target: Target, query: str, limit: int) -> None:
+def search(*, target: Target, query: str, limit: int, collections: tuple[str, ...]) -> None:
     """Show the passages nearest in meaning to QUERY."""
-    run(_search(target, query, limit))
+    run(_search(target, query, limit, collections))
 
 
 @docs.command("delete")
@@ -68,6 +70,24 @@ def search(*, target: Target, query: str, limit: int) -> None:
 def delete(*, target: Target, document_ids: tuple[str, ...]) -> None:
     """Give up documents; a text that nobody else refers to is removed."""
     run(_delete(target, document_ids))
+
+
+@docs.command("attach")
+@click.argument("collection")
+@click.argument("document_ids", nargs=-1, required=True, metavar="DOCUMENT_ID…")
+@target_options
+def attach(*, target: Target, collection: str, document_ids: tuple[str, ...]) -> None:
+    """Put documents into a collection, which all users of the tenant may search."""
+    run(_attach(target, collection, document_ids))
+
+
+@docs.command("detach")
+@click.argument("collection")
+@click.argument("document_ids", nargs=-1, required=True, metavar="DOCUMENT_ID…")
+@target_options
+def detach(*, target: Target, collection: str, document_ids: tuple[str, ...]) -> None:
+    """Take documents out of a collection; what nobody else refers to is removed."""
+    run(_detach(target, collection, document_ids))
 
 
 @docs.command("replace")
@@ -85,6 +105,18 @@ def replace(*, target: Target, document_id: str, path: Path) -> None:
 def check(*, target: Target, repair: bool) -> None:
     """Compare the registry with the vector index, of all tenants; needs an admin's API key."""
     run(_check(target, repair=repair))
+
+
+async def _attach(target: Target, collection: str, document_ids: Sequence[str]) -> None:
+    async with connected(target) as client:
+        await client.documents.attach(collection, document_ids)
+    Screen().line(f"attached to {collection}: {len(document_ids)}")
+
+
+async def _detach(target: Target, collection: str, document_ids: Sequence[str]) -> None:
+    async with connected(target) as client:
+        await client.documents.detach(collection, document_ids)
+    Screen().line(f"detached from {collection}: {len(document_ids)}")
 
 
 async def _replace(target: Target, document_id: str, path: Path) -> int:
@@ -159,9 +191,10 @@ def _files(path: Path) -> Iterable[tuple[str, Path]]:
     return [(str(file.relative_to(path)), file) for file in found]
 
 
-async def _list(target: Target) -> None:
+async def _list(target: Target, collection: str) -> None:
     async with connected(target) as client:
-        rows = [_row(document) async for document in client.documents.list()]
+        listed = client.documents.list(collection=collection)
+        rows = [_row(document) async for document in listed]
     screen = Screen()
     screen.table(("ID", "NAME", "STATE", "CHUNKS", "SIZE", "ADDED"), rows)
     if not rows:
@@ -179,9 +212,9 @@ def _row(document: pb.Document) -> tuple[str, ...]:
     )
 
 
-async def _search(target: Target, query: str, limit: int) -> None:
+async def _search(target: Target, query: str, limit: int, collections: Sequence[str]) -> None:
     async with connected(target) as client:
-        passages = await client.documents.search(query, limit=limit)
+        passages = await client.documents.search(query, limit=limit, collections=collections)
     rows = [
         (f"{passage.score:.2f}", passage.document_name, _shortened(passage.text))
         for passage in passages

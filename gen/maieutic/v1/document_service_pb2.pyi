@@ -152,6 +152,7 @@ class Document(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     CHUNKS_EMBEDDED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     name: _builtins.str
     format: Global___DocumentFormat.ValueType
@@ -169,6 +170,8 @@ class Document(_message.Message):
     """Why it is FAILED; of a PENDING one, why the last attempt came to nothing."""
     chunks_embedded: _builtins.int
     """Chunks of the indexed version that had no vector before it was indexed."""
+    revision: _builtins.int
+    """Of the tenant's documents, since when there is something to do for this one."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -194,10 +197,11 @@ class Document(_message.Message):
         progress: Global___IngestProgress | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         chunks_embedded: _builtins.int = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "progress", b"progress", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunks_embedded", b"chunks_embedded", "content_hash", b"content_hash", "create_time", b"create_time", "document_id", b"document_id", "failure", b"failure", "format", b"format", "indexed_version", b"indexed_version", "name", b"name", "progress", b"progress", "size", b"size", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunks_embedded", b"chunks_embedded", "content_hash", b"content_hash", "create_time", b"create_time", "document_id", b"document_id", "failure", b"failure", "format", b"format", "indexed_version", b"indexed_version", "name", b"name", "progress", b"progress", "revision", b"revision", "size", b"size", "state", b"state", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,9 +287,12 @@ class AddDocumentResponse(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     CHUNKS_EMBEDDED_FIELD_NUMBER: _builtins.int
     CHUNKS_REUSED_FIELD_NUMBER: _builtins.int
+    VERSION_TOKEN_FIELD_NUMBER: _builtins.int
     chunks_embedded: _builtins.int
     """Chunks embedded by this call, and those that were already stored."""
     chunks_reused: _builtins.int
+    version_token: _builtins.str
+    """A search that demands it sees what this call did."""
     @_builtins.property
     def document(self) -> Global___Document: ...
     def __init__(
@@ -294,10 +301,11 @@ class AddDocumentResponse(_message.Message):
         document: Global___Document | None = ...,
         chunks_embedded: _builtins.int = ...,
         chunks_reused: _builtins.int = ...,
+        version_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_embedded", b"chunks_embedded", "chunks_reused", b"chunks_reused", "document", b"document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_embedded", b"chunks_embedded", "chunks_reused", b"chunks_reused", "document", b"document", "version_token", b"version_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,9 +350,12 @@ class ReplaceDocumentResponse(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     CHUNKS_EMBEDDED_FIELD_NUMBER: _builtins.int
     CHUNKS_REUSED_FIELD_NUMBER: _builtins.int
+    VERSION_TOKEN_FIELD_NUMBER: _builtins.int
     chunks_embedded: _builtins.int
     """Chunks embedded by this call, and those that were already stored."""
     chunks_reused: _builtins.int
+    version_token: _builtins.str
+    """A search that demands it sees what this call did."""
     @_builtins.property
     def document(self) -> Global___Document: ...
     def __init__(
@@ -353,10 +364,11 @@ class ReplaceDocumentResponse(_message.Message):
         document: Global___Document | None = ...,
         chunks_embedded: _builtins.int = ...,
         chunks_reused: _builtins.int = ...,
+        version_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_embedded", b"chunks_embedded", "chunks_reused", b"chunks_reused", "document", b"document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_embedded", b"chunks_embedded", "chunks_reused", b"chunks_reused", "document", b"document", "version_token", b"version_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,23 +458,174 @@ class ListDocumentsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_SET_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """0 means 50."""
     page_token: _builtins.str
     """From the previous answer. Anything else is INVALID_ARGUMENT."""
+    collection: _builtins.str
+    """Those of a collection or of a set, instead of the caller's."""
+    document_set_id: _builtins.str
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        document_set_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "document_set_id", b"document_set_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class CreateDocumentSetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateDocumentSetRequest: _TypeAlias = CreateDocumentSetRequest  # noqa: Y015
+
+@_typing.final
+class CreateDocumentSetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_SET_ID_FIELD_NUMBER: _builtins.int
+    VERSION_TOKEN_FIELD_NUMBER: _builtins.int
+    document_set_id: _builtins.str
+    version_token: _builtins.str
+    """A search that demands it sees what this call did."""
+    def __init__(
+        self,
+        *,
+        document_set_id: _builtins.str = ...,
+        version_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_set_id", b"document_set_id", "version_token", b"version_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateDocumentSetResponse: _TypeAlias = CreateDocumentSetResponse  # noqa: Y015
+
+@_typing.final
+class AttachDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    collection: _builtins.str
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "document_ids", b"document_ids", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachDocumentsRequest: _TypeAlias = AttachDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class AttachDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_TOKEN_FIELD_NUMBER: _builtins.int
+    version_token: _builtins.str
+    """A search that demands it sees what this call did."""
+    def __init__(
+        self,
+        *,
+        version_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version_token", b"version_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachDocumentsResponse: _TypeAlias = AttachDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class DetachDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_SET_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    collection: _builtins.str
+    """Either a collection or a set; a set goes as a whole."""
+    document_set_id: _builtins.str
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the collection."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        document_set_id: _builtins.str = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "document_ids", b"document_ids", "document_set_id", b"document_set_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachDocumentsRequest: _TypeAlias = DetachDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class DetachDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_TOKEN_FIELD_NUMBER: _builtins.int
+    version_token: _builtins.str
+    """A search that demands it sees what this call did."""
+    def __init__(
+        self,
+        *,
+        version_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version_token", b"version_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachDocumentsResponse: _TypeAlias = DetachDocumentsResponse  # noqa: Y015
 
 @_typing.final
 class ListDocumentsResponse(_message.Message):
@@ -514,12 +677,17 @@ Global___DeleteDocumentRequest: _TypeAlias = DeleteDocumentRequest  # noqa: Y015
 class DeleteDocumentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    VERSION_TOKEN_FIELD_NUMBER: _builtins.int
+    version_token: _builtins.str
+    """A search that demands it sees what this call did."""
     def __init__(
         self,
+        *,
+        version_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version_token", b"version_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,6 +703,9 @@ class SearchDocumentsRequest(_message.Message):
     FETCH_FIELD_NUMBER: _builtins.int
     MINIMUM_SCORE_FIELD_NUMBER: _builtins.int
     MMR_LAMBDA_FIELD_NUMBER: _builtins.int
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
+    DOCUMENT_SET_IDS_FIELD_NUMBER: _builtins.int
+    VERSION_TOKEN_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     limit: _builtins.int
     """How many passages; 0 means 5."""
@@ -548,9 +719,23 @@ class SearchDocumentsRequest(_message.Message):
     """Maximal marginal relevance: 1 chooses by relevance alone, as if unset;
     less prefers passages that differ from those chosen before.
     """
+    version_token: _builtins.str
+    """From a call that changed documents: what it did is waited for a little, and
+    if that is not enough, the answer is stale.
+    """
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Search these only. Empty means all of the caller's documents."""
+        """Search these only, which the caller or a collection has. If no documents,
+        collections and sets are named, all of the caller's are searched.
+        """
+
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Search the documents of these collections, too."""
+
+    @_builtins.property
+    def document_set_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Search the documents of these sets, too."""
 
     def __init__(
         self,
@@ -561,10 +746,13 @@ class SearchDocumentsRequest(_message.Message):
         fetch: _builtins.int = ...,
         minimum_score: _builtins.float | None = ...,
         mmr_lambda: _builtins.float | None = ...,
+        collections: _abc.Iterable[_builtins.str] | None = ...,
+        document_set_ids: _abc.Iterable[_builtins.str] | None = ...,
+        version_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "_mmr_lambda", b"_mmr_lambda", "minimum_score", b"minimum_score", "mmr_lambda", b"mmr_lambda"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "_mmr_lambda", b"_mmr_lambda", "document_ids", b"document_ids", "fetch", b"fetch", "limit", b"limit", "minimum_score", b"minimum_score", "mmr_lambda", b"mmr_lambda", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "_mmr_lambda", b"_mmr_lambda", "collections", b"collections", "document_ids", b"document_ids", "document_set_ids", b"document_set_ids", "fetch", b"fetch", "limit", b"limit", "minimum_score", b"minimum_score", "mmr_lambda", b"mmr_lambda", "query", b"query", "version_token", b"version_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__minimum_score: _TypeAlias = _typing.Literal["minimum_score"]  # noqa: Y015
     _WhichOneofArgType__minimum_score: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score"]  # noqa: Y015
@@ -582,16 +770,20 @@ class SearchDocumentsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PASSAGES_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    stale: _builtins.bool
+    """Of what the version_token stands for, something cannot be searched yet."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Passage]: ...
     def __init__(
         self,
         *,
         passages: _abc.Iterable[Global___Passage] | None = ...,
+        stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "stale", b"stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,21 @@ class DocumentServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_document__service__pb2.DeleteDocumentRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_document__service__pb2.DeleteDocumentResponse.FromString,
                 _registered_method=True)
+        self.CreateDocumentSet = channel.unary_unary(
+                '/maieutic.v1.DocumentService/CreateDocumentSet',
+                request_serializer=maieutic_dot_v1_dot_document__service__pb2.CreateDocumentSetRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_document__service__pb2.CreateDocumentSetResponse.FromString,
+                _registered_method=True)
+        self.AttachDocuments = channel.unary_unary(
+                '/maieutic.v1.DocumentService/AttachDocuments',
+                request_serializer=maieutic_dot_v1_dot_document__service__pb2.AttachDocumentsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_document__service__pb2.AttachDocumentsResponse.FromString,
+                _registered_method=True)
+        self.DetachDocuments = channel.unary_unary(
+                '/maieutic.v1.DocumentService/DetachDocuments',
+                request_serializer=maieutic_dot_v1_dot_document__service__pb2.DetachDocumentsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_document__service__pb2.DetachDocumentsResponse.FromString,
+                _registered_method=True)
         self.SearchDocuments = channel.unary_unary(
                 '/maieutic.v1.DocumentService/SearchDocuments',
                 request_serializer=maieutic_dot_v1_dot_document__service__pb2.SearchDocumentsRequest.SerializeToString,
@@ -136,6 +151,32 @@ class DocumentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateDocumentSet(self, request, context):
+        """CreateDocumentSet has documents of the caller referred to as a set. The
+        set's id is made of its members alone, in whatever order they come: who
+        makes the same set again, gets the same. Whoever of the tenant knows the id
+        may search the set, and its documents stay as long as it does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttachDocuments(self, request, context):
+        """AttachDocuments has documents of the caller referred to by a collection,
+        which is made by its first document. All users of the tenant may use it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DetachDocuments(self, request, context):
+        """DetachDocuments ends what CreateDocumentSet and AttachDocuments began. With
+        its last reference a document is removed. Detaching again succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SearchDocuments(self, request, context):
         """SearchDocuments returns the passages that answer a query best, from the
         caller's documents only, best first: by nearness in meaning and by shared
@@ -177,6 +218,21 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.DeleteDocument,
                     request_deserializer=maieutic_dot_v1_dot_document__service__pb2.DeleteDocumentRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_document__service__pb2.DeleteDocumentResponse.SerializeToString,
+            ),
+            'CreateDocumentSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDocumentSet,
+                    request_deserializer=maieutic_dot_v1_dot_document__service__pb2.CreateDocumentSetRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_document__service__pb2.CreateDocumentSetResponse.SerializeToString,
+            ),
+            'AttachDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.AttachDocuments,
+                    request_deserializer=maieutic_dot_v1_dot_document__service__pb2.AttachDocumentsRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_document__service__pb2.AttachDocumentsResponse.SerializeToString,
+            ),
+            'DetachDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetachDocuments,
+                    request_deserializer=maieutic_dot_v1_dot_document__service__pb2.DetachDocumentsRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_document__service__pb2.DetachDocumentsResponse.SerializeToString,
             ),
             'SearchDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchDocuments,
@@ -350,6 +406,87 @@ class DocumentService(object):
             '/maieutic.v1.DocumentService/DeleteDocument',
             maieutic_dot_v1_dot_document__service__pb2.DeleteDocumentRequest.SerializeToString,
             maieutic_dot_v1_dot_document__service__pb2.DeleteDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateDocumentSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.DocumentService/CreateDocumentSet',
+            maieutic_dot_v1_dot_document__service__pb2.CreateDocumentSetRequest.SerializeToString,
+            maieutic_dot_v1_dot_document__service__pb2.CreateDocumentSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.DocumentService/AttachDocuments',
+            maieutic_dot_v1_dot_document__service__pb2.AttachDocumentsRequest.SerializeToString,
+            maieutic_dot_v1_dot_document__service__pb2.AttachDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetachDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.DocumentService/DetachDocuments',
+            maieutic_dot_v1_dot_document__service__pb2.DetachDocumentsRequest.SerializeToString,
+            maieutic_dot_v1_dot_document__service__pb2.DetachDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

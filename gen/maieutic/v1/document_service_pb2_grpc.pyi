@@ -65,6 +65,20 @@ class DocumentServiceStub:
     the document, and each chunk that no other document has, is removed.
     Deleting again succeeds.
     """
+    CreateDocumentSet: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.CreateDocumentSetRequest, _document_service_pb2.CreateDocumentSetResponse]
+    """CreateDocumentSet has documents of the caller referred to as a set. The
+    set's id is made of its members alone, in whatever order they come: who
+    makes the same set again, gets the same. Whoever of the tenant knows the id
+    may search the set, and its documents stay as long as it does.
+    """
+    AttachDocuments: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.AttachDocumentsRequest, _document_service_pb2.AttachDocumentsResponse]
+    """AttachDocuments has documents of the caller referred to by a collection,
+    which is made by its first document. All users of the tenant may use it.
+    """
+    DetachDocuments: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.DetachDocumentsRequest, _document_service_pb2.DetachDocumentsResponse]
+    """DetachDocuments ends what CreateDocumentSet and AttachDocuments began. With
+    its last reference a document is removed. Detaching again succeeds.
+    """
     SearchDocuments: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.SearchDocumentsRequest, _document_service_pb2.SearchDocumentsResponse]
     """SearchDocuments returns the passages that answer a query best, from the
     caller's documents only, best first: by nearness in meaning and by shared
@@ -107,6 +121,20 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     """DeleteDocument gives up the caller's reference. With the last reference
     the document, and each chunk that no other document has, is removed.
     Deleting again succeeds.
+    """
+    CreateDocumentSet: _aio.UnaryUnaryMultiCallable[_document_service_pb2.CreateDocumentSetRequest, _document_service_pb2.CreateDocumentSetResponse]  # type: ignore[assignment]
+    """CreateDocumentSet has documents of the caller referred to as a set. The
+    set's id is made of its members alone, in whatever order they come: who
+    makes the same set again, gets the same. Whoever of the tenant knows the id
+    may search the set, and its documents stay as long as it does.
+    """
+    AttachDocuments: _aio.UnaryUnaryMultiCallable[_document_service_pb2.AttachDocumentsRequest, _document_service_pb2.AttachDocumentsResponse]  # type: ignore[assignment]
+    """AttachDocuments has documents of the caller referred to by a collection,
+    which is made by its first document. All users of the tenant may use it.
+    """
+    DetachDocuments: _aio.UnaryUnaryMultiCallable[_document_service_pb2.DetachDocumentsRequest, _document_service_pb2.DetachDocumentsResponse]  # type: ignore[assignment]
+    """DetachDocuments ends what CreateDocumentSet and AttachDocuments began. With
+    its last reference a document is removed. Detaching again succeeds.
     """
     SearchDocuments: _aio.UnaryUnaryMultiCallable[_document_service_pb2.SearchDocumentsRequest, _document_service_pb2.SearchDocumentsResponse]  # type: ignore[assignment]
     """SearchDocuments returns the passages that answer a query best, from the
@@ -183,6 +211,38 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         """DeleteDocument gives up the caller's reference. With the last reference
         the document, and each chunk that no other document has, is removed.
         Deleting again succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateDocumentSet(
+        self,
+        request: _document_service_pb2.CreateDocumentSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.CreateDocumentSetResponse, _abc.Awaitable[_document_service_pb2.CreateDocumentSetResponse]]:
+        """CreateDocumentSet has documents of the caller referred to as a set. The
+        set's id is made of its members alone, in whatever order they come: who
+        makes the same set again, gets the same. Whoever of the tenant knows the id
+        may search the set, and its documents stay as long as it does.
+        """
+
+    @_abc_1.abstractmethod
+    def AttachDocuments(
+        self,
+        request: _document_service_pb2.AttachDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.AttachDocumentsResponse, _abc.Awaitable[_document_service_pb2.AttachDocumentsResponse]]:
+        """AttachDocuments has documents of the caller referred to by a collection,
+        which is made by its first document. All users of the tenant may use it.
+        """
+
+    @_abc_1.abstractmethod
+    def DetachDocuments(
+        self,
+        request: _document_service_pb2.DetachDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.DetachDocumentsResponse, _abc.Awaitable[_document_service_pb2.DetachDocumentsResponse]]:
+        """DetachDocuments ends what CreateDocumentSet and AttachDocuments began. With
+        its last reference a document is removed. Detaching again succeeds.
         """
 
     @_abc_1.abstractmethod

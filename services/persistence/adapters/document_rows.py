@@ -32,6 +32,7 @@ def document_of(row: Row) -> Document:
         size=row["size"],
         chunk_count=row["chunk_count"],
         chunks_embedded=row["chunks_embedded"],
+        revision=row["revision"],
         content_hash=row["content_hash"],
         version=row["version"],
         indexed_version=row["indexed_version"],

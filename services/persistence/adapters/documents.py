@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from maieutic.v1.document_service_pb2 import Document, DocumentFormat
 from services.persistence.adapters.document_rows import DROP_CONTENT, document_of
 from services.persistence.adapters.sql import Connection, Database, Row
-from services.persistence.document_ports import Operation, Registered, Registration
+from services.persistence.document_ports import (
+    Operation,
+    Owner,
+    Registered,
+    Registration,
+    Released,
+)
 from services.persistence.errors import DocumentIdTaken, DocumentNotFound, RequestIdTaken
 from services.persistence.facts import enum_name, visible
 from services.persistence.model import Place
-
-USER = "USER"
 
 LOCK_TENANT = """
 INSERT INTO document_tenants (tenant, revision) VALUES ($1, 1)
@@ -39,8 +43,9 @@ ORDER BY state = 'REMOVING', create_time, document_id LIMIT 1 FOR UPDATE
 # Whoever holds its claim finds out at the end that there is more to do.
 REVIVE = """
 UPDATE documents SET
-    state = 'PENDING', format = $3, revision = $4, failure = '', stage = 'ACCEPTED',
+    state = 'PENDING', format = $3, failure = '', stage = 'ACCEPTED',
     chunks_done = 0, chunks_total = 0, attempts = 0, sweep_time = now(),
+    revision = CASE WHEN state = 'PENDING' THEN revision ELSE $4 END,
     lease_time = CASE WHEN claim = '' THEN NULL ELSE lease_time END
 WHERE tenant = $1 AND document_id = $2
 RETURNING *
@@ -52,7 +57,8 @@ UPDATE documents SET state = 'READY' WHERE tenant = $1 AND document_id = $2 RETU
 
 REPLACE = """
 UPDATE documents SET
-    content_hash = $3, size = $4, format = $5, revision = $6, version = version + 1,
+    content_hash = $3, size = $4, format = $5, version = version + 1,
+    revision = CASE WHEN state = 'PENDING' THEN revision ELSE $6 END,
     state = 'PENDING', failure = '', stage = 'ACCEPTED', chunks_done = 0, chunks_total = 0,
     attempts = 0, update_time = now(), sweep_time = now(),
     lease_time = CASE WHEN claim = '' THEN NULL ELSE lease_time END
@@ -82,8 +88,15 @@ DELETE FROM document_references
 WHERE tenant = $1 AND scope = $2 AND owner = $3 AND document_id = $4
 """
 
-REFERENCES = """
-SELECT owner FROM document_references WHERE tenant = $1 AND document_id = $2 LIMIT 1
+REFERENCES_OF = """
+SELECT document_id FROM document_references WHERE tenant = $1 AND scope = $2 AND owner = $3
+"""
+
+UNREFERRED = """
+SELECT document_id FROM documents WHERE tenant = $1 AND document_id = ANY($2) AND NOT EXISTS (
+    SELECT 1 FROM document_references AS held
+    WHERE held.tenant = $1 AND held.document_id = documents.document_id
+)
 """
 
 KEEP_OPERATION = """
@@ -100,15 +113,23 @@ OWNED = """
 SELECT documents.* FROM documents
 JOIN document_references AS held
     ON held.tenant = documents.tenant AND held.document_id = documents.document_id
-WHERE held.tenant = $1 AND held.scope = 'USER' AND held.owner = $2
+WHERE held.tenant = $1 AND held.scope = $2 AND held.owner = $3
 """
-ONE = f"{OWNED} AND documents.document_id = $3"
 NEWEST_FIRST = """
 ORDER BY documents.create_time DESC, documents.document_id DESC
-LIMIT $3
+LIMIT $4
 """
 FIRST_PAGE = OWNED + NEWEST_FIRST
-NEXT_PAGE = f"{OWNED} AND (documents.create_time, documents.document_id) < ($4, $5) {NEWEST_FIRST}"
+NEXT_PAGE = f"{OWNED} AND (documents.create_time, documents.document_id) < ($5, $6) {NEWEST_FIRST}"
+
+ACCESSIBLE = """
+SELECT documents.* FROM documents
+WHERE documents.tenant = $1 AND documents.document_id = $3 AND EXISTS (
+    SELECT 1 FROM document_references AS held
+    WHERE held.tenant = $1 AND held.document_id = $3
+        AND (held.scope = 'COLLECTION' OR (held.scope = 'USER' AND held.owner = $2))
+)
+"""
 
 
 class Registry:
@@ -123,13 +144,13 @@ class Registry:
         async with self._database.writing() as connection:
             revision = await _locked(connection, operation.tenant)
             if (done := await _done(connection, operation)) is not None:
-                row = await _owned(connection, operation, done["document_id"])
-                return Registered(document=document_of(row), indexes=bool(done["indexes"]))
+                row = await _accessible(connection, operation, done["document_id"])
+                return _registered(row, indexes=bool(done["indexes"]), revision=revision)
             row, indexes = await _kept(connection, registration, revision)
-            reference = (operation.tenant, USER, operation.user_id, row["document_id"])
+            reference = (operation.tenant, "USER", operation.user_id, row["document_id"])
             await connection.write(KEEP_REFERENCE, [reference])
             await _note(connection, operation, row["document_id"], indexes=indexes)
-        return Registered(document=document_of(row), indexes=indexes)
+        return _registered(row, indexes=indexes, revision=revision)
 
     async def replace_document(self, registration: Registration) -> Registered:
         """Give the user's document other content."""
@@ -137,47 +158,68 @@ class Registry:
         async with self._database.writing() as connection:
             revision = await _locked(connection, operation.tenant)
             done = await _done(connection, operation)
-            row = await _owned(connection, operation, document.document_id)
+            row = await _accessible(connection, operation, document.document_id)
             if done is not None:
-                return Registered(document=document_of(row), indexes=bool(done["indexes"]))
+                return _registered(row, indexes=bool(done["indexes"]), revision=revision)
             if row["content_hash"] == document.content_hash:
                 row, indexes = await _revived(connection, registration, row, revision)
             else:
                 row, indexes = await _replaced(connection, registration, row, revision), True
             await _note(connection, operation, document.document_id, indexes=indexes)
-        return Registered(document=document_of(row), indexes=indexes)
+        return _registered(row, indexes=indexes, revision=revision)
 
     async def get_document(self, tenant: str, user_id: str, document_id: str) -> Document:
-        """Return one of the user's documents."""
+        """Return a document of the user or of a collection."""
         async with self._database.reading() as connection:
-            rows = await connection.fetch(ONE, tenant, user_id, document_id)
+            rows = await connection.fetch(ACCESSIBLE, tenant, user_id, document_id)
         return document_of(_found(rows, document_id))
 
     async def list_documents(
-        self, tenant: str, user_id: str, *, before: Place | None, limit: int
+        self, tenant: str, owner: Owner, *, before: Place | None, limit: int
     ) -> Sequence[Document]:
-        """Return the user's documents, newest first."""
+        """Return the owner's documents, newest first."""
+        held = tenant, owner.scope.value, owner.name
         async with self._database.reading() as connection:
             if before is None:
-                rows = await connection.fetch(FIRST_PAGE, tenant, user_id, limit)
+                rows = await connection.fetch(FIRST_PAGE, *held, limit)
             else:
                 place = before.time, before.id
-                rows = await connection.fetch(NEXT_PAGE, tenant, user_id, limit, *place)
+                rows = await connection.fetch(NEXT_PAGE, *held, limit, *place)
         return [document_of(row) for row in rows]
 
-    async def release_document(self, operation: Operation, document_id: str) -> bool:
-        """Drop the user's reference; with the last one the document is to be removed."""
-        tenant = operation.tenant
+    async def attach_documents(
+        self, operation: Operation, owner: Owner, document_ids: Sequence[str]
+    ) -> int:
+        """Have the owner refer to documents."""
+        tenant, held = operation.tenant, (operation.tenant, owner.scope.value, owner.name)
         async with self._database.writing() as connection:
             revision = await _locked(connection, tenant)
             if await _done(connection, operation) is None:
-                reference = (tenant, USER, operation.user_id, document_id)
-                await connection.write(DROP_REFERENCE, [reference])
-                await _note(connection, operation, document_id, indexes=False)
-            if await connection.fetch(REFERENCES, tenant, document_id):
-                return False
-            await connection.write(REMOVE, [(tenant, document_id, revision)])
-        return True
+                for document_id in document_ids:
+                    await _accessible(connection, operation, document_id)
+                references = [(*held, document_id) for document_id in document_ids]
+                await connection.write(KEEP_REFERENCE, references)
+                await _note(connection, operation, "", indexes=False)
+        return revision
+
+    async def detach_documents(
+        self, operation: Operation, owner: Owner, document_ids: Sequence[str]
+    ) -> Released:
+        """Drop the owner's references; what nobody refers to any more is to be removed."""
+        tenant, held = operation.tenant, (operation.tenant, owner.scope.value, owner.name)
+        async with self._database.writing() as connection:
+            revision = await _locked(connection, tenant)
+            if not document_ids:
+                rows = await connection.fetch(REFERENCES_OF, *held)
+                document_ids = [row["document_id"] for row in rows]
+            if await _done(connection, operation) is None:
+                references = [(*held, document_id) for document_id in document_ids]
+                await connection.write(DROP_REFERENCE, references)
+                await _note(connection, operation, "", indexes=False)
+            rows = await connection.fetch(UNREFERRED, tenant, list(document_ids))
+            released = [row["document_id"] for row in rows]
+            await connection.write(REMOVE, [(tenant, one, revision) for one in released])
+        return Released(document_ids=released, revision=revision)
 
 
 async def _locked(connection: Connection, tenant: str) -> int:
@@ -269,9 +311,14 @@ async def _replaced(
     return row
 
 
-async def _owned(connection: Connection, operation: Operation, document_id: str) -> Row:
-    rows = await connection.fetch(ONE, operation.tenant, operation.user_id, document_id)
-    return _found(rows, document_id)
+def _registered(row: Row, *, indexes: bool, revision: int) -> Registered:
+    return Registered(document=document_of(row), indexes=indexes, revision=revision)
+
+
+async def _accessible(connection: Connection, operation: Operation, document_id: str) -> Row:
+    """Return a document of the user or of a collection; raises DocumentNotFound."""
+    key = operation.tenant, operation.user_id, document_id
+    return _found(await connection.fetch(ACCESSIBLE, *key), document_id)
 
 
 def _found(rows: Sequence[Row], document_id: str) -> Row:

@@ -26,6 +26,26 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _DocumentScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DocumentScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOCUMENT_SCOPE_UNSPECIFIED: _DocumentScope.ValueType  # 0
+    """A user."""
+    DOCUMENT_SCOPE_SET: _DocumentScope.ValueType  # 1
+    DOCUMENT_SCOPE_COLLECTION: _DocumentScope.ValueType  # 2
+
+class DocumentScope(_DocumentScope, metaclass=_DocumentScopeEnumTypeWrapper):
+    """Who refers to a document."""
+
+DOCUMENT_SCOPE_UNSPECIFIED: DocumentScope.ValueType  # 0
+"""A user."""
+DOCUMENT_SCOPE_SET: DocumentScope.ValueType  # 1
+DOCUMENT_SCOPE_COLLECTION: DocumentScope.ValueType  # 2
+Global___DocumentScope: _TypeAlias = DocumentScope  # noqa: Y015
+
 class _DocumentWork:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -561,8 +581,11 @@ class RegisterDocumentResponse(_message.Message):
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     indexes: _builtins.bool
     """This request, or its first try, has the document indexed."""
+    revision: _builtins.int
+    """Of the tenant's documents, once this is done."""
     @_builtins.property
     def document(self) -> _document_service_pb2.Document:
         """The stored one, which may have come with another name before."""
@@ -572,14 +595,139 @@ class RegisterDocumentResponse(_message.Message):
         *,
         document: _document_service_pb2.Document | None = ...,
         indexes: _builtins.bool = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "indexes", b"indexes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "indexes", b"indexes", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterDocumentResponse: _TypeAlias = RegisterDocumentResponse  # noqa: Y015
+
+@_typing.final
+class AttachDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    user_id: _builtins.str
+    request_id: _builtins.str
+    request_hash: _builtins.bytes
+    """sha256 of the request: the same request_id with another hash is ALREADY_EXISTS."""
+    scope: Global___DocumentScope.ValueType
+    owner: _builtins.str
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        request_hash: _builtins.bytes = ...,
+        scope: Global___DocumentScope.ValueType = ...,
+        owner: _builtins.str = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "owner", b"owner", "request_hash", b"request_hash", "request_id", b"request_id", "scope", b"scope", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachDocumentsRequest: _TypeAlias = AttachDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class AttachDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachDocumentsResponse: _TypeAlias = AttachDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class DetachDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    user_id: _builtins.str
+    request_id: _builtins.str
+    request_hash: _builtins.bytes
+    """sha256 of the request: the same request_id with another hash is ALREADY_EXISTS."""
+    scope: Global___DocumentScope.ValueType
+    owner: _builtins.str
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Empty: all of them."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        request_hash: _builtins.bytes = ...,
+        scope: Global___DocumentScope.ValueType = ...,
+        owner: _builtins.str = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "owner", b"owner", "request_hash", b"request_hash", "request_id", b"request_id", "scope", b"scope", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachDocumentsRequest: _TypeAlias = DetachDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class DetachDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASED_DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    @_builtins.property
+    def released_document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """No owner is left of these: they are to be removed from the index."""
+
+    def __init__(
+        self,
+        *,
+        released_document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["released_document_ids", b"released_document_ids", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DetachDocumentsResponse: _TypeAlias = DetachDocumentsResponse  # noqa: Y015
 
 @_typing.final
 class ReplaceRegisteredDocumentRequest(_message.Message):
@@ -609,8 +757,10 @@ class ReplaceRegisteredDocumentResponse(_message.Message):
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     indexes: _builtins.bool
     """This request, or its first try, has the document indexed."""
+    revision: _builtins.int
     @_builtins.property
     def document(self) -> _document_service_pb2.Document: ...
     def __init__(
@@ -618,10 +768,11 @@ class ReplaceRegisteredDocumentResponse(_message.Message):
         *,
         document: _document_service_pb2.Document | None = ...,
         indexes: _builtins.bool = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "indexes", b"indexes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "indexes", b"indexes", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1190,10 +1341,15 @@ class ListRegisteredDocumentsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     BEFORE_CREATE_TIME_FIELD_NUMBER: _builtins.int
     BEFORE_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     limit: _builtins.int
     before_document_id: _builtins.str
+    scope: Global___DocumentScope.ValueType
+    """Those of a set or a collection instead."""
+    owner: _builtins.str
     @_builtins.property
     def before_create_time(self) -> _timestamp_pb2.Timestamp:
         """Documents created before this, or at this with a smaller id. Unset: all."""
@@ -1206,10 +1362,12 @@ class ListRegisteredDocumentsRequest(_message.Message):
         limit: _builtins.int = ...,
         before_create_time: _timestamp_pb2.Timestamp | None = ...,
         before_document_id: _builtins.str = ...,
+        scope: Global___DocumentScope.ValueType = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["before_create_time", b"before_create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_create_time", b"before_create_time", "before_document_id", b"before_document_id", "limit", b"limit", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_create_time", b"before_create_time", "before_document_id", b"before_document_id", "limit", b"limit", "owner", b"owner", "scope", b"scope", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1272,16 +1430,19 @@ class ReleaseDocumentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LAST_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     last: _builtins.bool
     """No owner is left: the document is to be removed from the index."""
+    revision: _builtins.int
     def __init__(
         self,
         *,
         last: _builtins.bool = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

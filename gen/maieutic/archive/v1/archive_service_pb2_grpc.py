@@ -86,6 +86,16 @@ class ArchiveServiceStub(object):
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentRequest.SerializeToString,
                 response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentResponse.FromString,
                 _registered_method=True)
+        self.AttachDocuments = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/AttachDocuments',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.AttachDocumentsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.AttachDocumentsResponse.FromString,
+                _registered_method=True)
+        self.DetachDocuments = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/DetachDocuments',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsResponse.FromString,
+                _registered_method=True)
         self.ReindexDocument = channel.unary_unary(
                 '/maieutic.archive.v1.ArchiveService/ReindexDocument',
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReindexDocumentRequest.SerializeToString,
@@ -224,6 +234,23 @@ class ArchiveServiceServicer(object):
 
     def ReplaceRegisteredDocument(self, request, context):
         """ReplaceRegisteredDocument gives a document of the user other content.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttachDocuments(self, request, context):
+        """AttachDocuments has documents of a user referred to by a set or a
+        collection. NOT_FOUND, naming it, if one is neither the user's nor of a
+        collection; then none is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DetachDocuments(self, request, context):
+        """DetachDocuments drops references of a set or a collection. Doing it again
+        succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -371,6 +398,16 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.ReplaceRegisteredDocument,
                     request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentRequest.FromString,
                     response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentResponse.SerializeToString,
+            ),
+            'AttachDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.AttachDocuments,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.AttachDocumentsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.AttachDocumentsResponse.SerializeToString,
+            ),
+            'DetachDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetachDocuments,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsResponse.SerializeToString,
             ),
             'ReindexDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.ReindexDocument,
@@ -705,6 +742,60 @@ class ArchiveService(object):
             '/maieutic.archive.v1.ArchiveService/ReplaceRegisteredDocument',
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentRequest.SerializeToString,
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReplaceRegisteredDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/AttachDocuments',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.AttachDocumentsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.AttachDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetachDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/DetachDocuments',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,15 @@ class ArchiveServiceStub:
     """
     ReplaceRegisteredDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ReplaceRegisteredDocumentRequest, _archive_service_pb2.ReplaceRegisteredDocumentResponse]
     """ReplaceRegisteredDocument gives a document of the user other content."""
+    AttachDocuments: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.AttachDocumentsRequest, _archive_service_pb2.AttachDocumentsResponse]
+    """AttachDocuments has documents of a user referred to by a set or a
+    collection. NOT_FOUND, naming it, if one is neither the user's nor of a
+    collection; then none is.
+    """
+    DetachDocuments: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.DetachDocumentsRequest, _archive_service_pb2.DetachDocumentsResponse]
+    """DetachDocuments drops references of a set or a collection. Doing it again
+    succeeds.
+    """
     ReindexDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ReindexDocumentRequest, _archive_service_pb2.ReindexDocumentResponse]
     """ReindexDocument has a document indexed again, whatever its state."""
     ListDocumentTenants: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ListDocumentTenantsRequest, _archive_service_pb2.ListDocumentTenantsResponse]
@@ -140,6 +149,15 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     """
     ReplaceRegisteredDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ReplaceRegisteredDocumentRequest, _archive_service_pb2.ReplaceRegisteredDocumentResponse]  # type: ignore[assignment]
     """ReplaceRegisteredDocument gives a document of the user other content."""
+    AttachDocuments: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.AttachDocumentsRequest, _archive_service_pb2.AttachDocumentsResponse]  # type: ignore[assignment]
+    """AttachDocuments has documents of a user referred to by a set or a
+    collection. NOT_FOUND, naming it, if one is neither the user's nor of a
+    collection; then none is.
+    """
+    DetachDocuments: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.DetachDocumentsRequest, _archive_service_pb2.DetachDocumentsResponse]  # type: ignore[assignment]
+    """DetachDocuments drops references of a set or a collection. Doing it again
+    succeeds.
+    """
     ReindexDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ReindexDocumentRequest, _archive_service_pb2.ReindexDocumentResponse]  # type: ignore[assignment]
     """ReindexDocument has a document indexed again, whatever its state."""
     ListDocumentTenants: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListDocumentTenantsRequest, _archive_service_pb2.ListDocumentTenantsResponse]  # type: ignore[assignment]
@@ -271,6 +289,27 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_archive_service_pb2.ReplaceRegisteredDocumentResponse, _abc.Awaitable[_archive_service_pb2.ReplaceRegisteredDocumentResponse]]:
         """ReplaceRegisteredDocument gives a document of the user other content."""
+
+    @_abc_1.abstractmethod
+    def AttachDocuments(
+        self,
+        request: _archive_service_pb2.AttachDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.AttachDocumentsResponse, _abc.Awaitable[_archive_service_pb2.AttachDocumentsResponse]]:
+        """AttachDocuments has documents of a user referred to by a set or a
+        collection. NOT_FOUND, naming it, if one is neither the user's nor of a
+        collection; then none is.
+        """
+
+    @_abc_1.abstractmethod
+    def DetachDocuments(
+        self,
+        request: _archive_service_pb2.DetachDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.DetachDocumentsResponse, _abc.Awaitable[_archive_service_pb2.DetachDocumentsResponse]]:
+        """DetachDocuments drops references of a set or a collection. Doing it again
+        succeeds.
+        """
 
     @_abc_1.abstractmethod
     def ReindexDocument(
