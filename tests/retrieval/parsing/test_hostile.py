@@ -39,15 +39,15 @@ class Attack:
 
 def _lying_zip() -> bytes:
     """Return a DOCX that says in both its directories that a large part is small."""
-    data = docx(paragraph("a" * 50 * MEGABYTE))
-    size = len(DOCUMENT.format(body=paragraph("a" * 50 * MEGABYTE), doctype=""))
+    data = docx(paragraph("a" * 5 * MEGABYTE))
+    size = len(DOCUMENT.format(body=paragraph("a" * 5 * MEGABYTE), doctype=""))
     return data.replace(size.to_bytes(4, "little"), (100).to_bytes(4, "little"))
 
 
 def _packed_pdf() -> bytes:
-    """Return a PDF whose one page unpacks to 300 MB."""
+    """Return a PDF of 50 KB whose page unpacks to 12 MB, and takes PDFium many times as much."""
     data = pdf(["x" * 10])
-    packed = zlib.compress(b"(a)Tj " * (50 * MEGABYTE))
+    packed = zlib.compress(b"BT /F1 1 Tf 50 800 Td " + b"(a)Tj " * (2 * MEGABYTE), level=1)
     start, end = data.index(b"4 0 obj"), data.index(b"5 0 obj")
     stream = b"<</Length %d/Filter/FlateDecode>>\nstream\n%s\nendstream" % (len(packed), packed)
     return data[:start] + b"4 0 obj\n" + stream + b"\nendobj\n" + data[end:]
@@ -65,7 +65,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "zip bomb that lies about its size": Attack(make=_lying_zip, form=Form.DOCX, error="broken"),
     "empty paragraphs without end": Attack(
-        make=lambda: docx("<w:p/>" * 300_000), form=Form.DOCX, error="no text"
+        make=lambda: docx("<w:p/>" * 100_000), form=Form.DOCX, error="no text"
     ),
     "more text than is taken": Attack(
         make=lambda: docx(paragraph("word " * 600_000)), form=Form.DOCX, error="2097152 bytes of"

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,12 @@ from services.retrieval.settings import ParsingOptions
 from tests.retrieval.parsing.files import docx, paragraph, pdf
 
 SMALL = pdf(["a page"])
-SLOW = docx("<w:p/>" * 4_000_000)
-"""Takes seconds of processor time."""
+
+
+@cache
+def slow() -> bytes:
+    """Return a DOCX that takes seconds of processor time."""
+    return docx("<w:p/>" * 2_000_000)
 
 
 Workers = Callable[[], list[psutil.Process]]
@@ -83,7 +88,7 @@ async def test_a_process_is_used_again_and_each_document_has_a_fork_of_it(worker
 async def test_a_document_that_takes_too_much_processor_time_is_refused() -> None:
     async with Parser.open(ParsingOptions(processes=1, seconds=1)) as parser:
         with pytest.raises(BadDocument, match="more than 1 s"):
-            await read(parser, SLOW, Form.DOCX)
+            await read(parser, slow(), Form.DOCX)
         assert await read(parser) == "a page"
 
 
@@ -100,7 +105,7 @@ async def test_a_caller_who_leaves_takes_the_process_along_and_frees_its_place(
     async with Parser.open(ParsingOptions(processes=1)) as parser:
         await read(parser)
         (process,) = workers()
-        leaving = asyncio.create_task(read(parser, SLOW, Form.DOCX))
+        leaving = asyncio.create_task(read(parser, slow(), Form.DOCX))
         await until(lambda: busy(process))
         leaving.cancel()
         await asyncio.wait([leaving])
@@ -113,7 +118,7 @@ async def test_a_process_that_is_killed_is_no_fault_of_the_document(workers: Wor
     async with Parser.open(ParsingOptions(processes=1)) as parser:
         await read(parser)
         (process,) = workers()
-        reading = asyncio.create_task(read(parser, SLOW, Form.DOCX))
+        reading = asyncio.create_task(read(parser, slow(), Form.DOCX))
         await until(lambda: busy(process))
         (fork,) = process.children()
         fork.kill()
