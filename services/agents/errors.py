@@ -2,6 +2,7 @@
 
 ModelError
 ├─ ModelUnavailable   try again later
+│  ├─ ModelOverloaded  so should everybody
 │  └─ ModelMalformed  the answer has not the form that was asked for
 ├─ ModelRefused       the model will not answer this
 └─ ModelRejected      the request can never succeed
@@ -29,6 +30,10 @@ class ModelUnavailable(ModelError):
         super().__init__(message)
         self.retry_after = retry_after
         """Seconds after which another try makes sense; None if the model did not say."""
+
+
+class ModelOverloaded(ModelUnavailable):
+    """Too much is asked of the model, by whomever: for other turns it is no better."""
 
 
 class ModelMalformed(ModelUnavailable):

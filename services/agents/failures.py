@@ -6,6 +6,7 @@ from services.agents.errors import (
     AnswerTooLarge,
     ModelError,
     ModelMalformed,
+    ModelOverloaded,
     ModelRefused,
     ModelRejected,
     ModelUnavailable,
@@ -24,6 +25,9 @@ TRANSIENT = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted, Cancelle
 FIRST_WAIT = 1.0
 """Longest wait in seconds after the first attempt."""
 LONGEST_WAIT = 30.0
+POSTPONED_FROM = 2.0
+"""Seconds: whoever has to wait so long gives the worker's place to others."""
+SPREAD = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,26 @@ class Failure:
     retryable: bool
     retry_after: float | None = None
     """Seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postponement:
+    """Why an attempt does not count: nothing is wrong with the turn, it is only not its time."""
+
+    seconds: float
+    """Until it may be tried again."""
+
+
+def postponement_of(error: Exception, left: float, chance: float) -> Postponement | None:
+    """Return for how long the turn is handed back; None if the attempt has to count.
+
+    A short wait is an attempt like any other. One that ends after the *left* seconds of the turn's
+    time budget is its failure, at once. *chance*, from 0 to 1, spreads those who wait together.
+    """
+    if not isinstance(error, ModelOverloaded) or error.retry_after is None:
+        return None
+    seconds = error.retry_after * (1 + SPREAD * chance)
+    return Postponement(seconds=seconds) if POSTPONED_FROM <= seconds < left else None
 
 
 TIME_BUDGET = Failure(

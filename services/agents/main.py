@@ -25,6 +25,7 @@ from services.agents.agents.direct import DirectAgent, direct_prompts
 from services.agents.agents.socratic import SocraticAgent
 from services.agents.consumer import Worker
 from services.agents.crew import Crew
+from services.agents.gated_model import GatedModel
 from services.agents.ports import Model
 from services.agents.prompts import load_prompt
 from services.agents.recorder import Recorder
@@ -77,7 +78,7 @@ async def agents_service(
         serving(settings.server, lambda _: ()) as server,
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
     ):
-        model = TracedModel(model, provider=settings.model.provider)
+        model = GatedModel(TracedModel(model, provider=settings.model.provider))
         crew = _crew(model, DocumentServiceStub(retrieval))
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),

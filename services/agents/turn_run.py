@@ -35,7 +35,9 @@ from services.agents.failures import (
     NO_AGENT,
     TIME_BUDGET,
     Failure,
+    Postponement,
     failure_of,
+    postponement_of,
     wait_before_retry,
 )
 from services.agents.ports import Agent, AgentContext, AgentEvent, Answer, Author, ModelMessage
@@ -159,9 +161,12 @@ class TurnRun:
                 if self._reclaim is not None:
                     await _end(self._reclaim)
 
-    async def _release(self, turn: RecordedTurn) -> None:
-        """Hand the turn back; raises WorkerDraining if only its job can bring it back."""
-        response = await self._parts.work.release(turn.log)
+    async def _release(self, turn: RecordedTurn, seconds: float = 0.0) -> None:
+        """Hand the turn back for so long.
+
+        Raises WorkerDraining if only its job can bring it back.
+        """
+        response = await self._parts.work.release(turn.log, seconds)
         if response.status == WRITE_STATUS_MISSING:
             raise WorkerDraining
 
@@ -204,13 +209,17 @@ class TurnRun:
 
     async def _attempt(self, turn: RecordedTurn, claim: TurnClaim) -> TurnFinished | None:
         answer = await self._answered(turn, claim)
+        if isinstance(answer, Postponement):
+            await self._release(turn, answer.seconds)
+            return None
         if isinstance(answer, Answer):
             return await self._ended(turn, lambda seq: self._complete(turn, seq, answer))
         return await self._ended(turn, lambda seq: self._parts.work.fail(turn.log, seq, answer))
 
-    async def _answered(self, turn: RecordedTurn, claim: TurnClaim) -> Answer | Failure:
-        left = claim.deadline.ToMicroseconds() / 1e6 - time.time()
-        budget = asyncio.timeout(left)
+    async def _answered(
+        self, turn: RecordedTurn, claim: TurnClaim
+    ) -> Answer | Failure | Postponement:
+        budget = asyncio.timeout(_left(claim))
         try:
             async with budget:
                 return await self._by_agents(turn, claim)
@@ -218,10 +227,12 @@ class TurnRun:
         except Exception as error:  # noqa: BLE001 - see above
             if isinstance(error, TimeoutError) and budget.expired():
                 return TIME_BUDGET
+            chance = random.random()  # noqa: S311 - no secret
+            if (postponement := postponement_of(error, _left(claim), chance)) is not None:
+                return postponement
             failure = failure_of(error)
             log = _LOG.exception if failure.reason == "AGENT_ERROR" else _LOG.warning
             log("turn %s: attempt %d failed: %s", self._job.turn_id, claim.attempt, failure.reason)
-            chance = random.random()  # noqa: S311 - no secret
             wait = wait_before_retry(failure.retry_after, claim.attempt, chance)
             return replace(failure, retry_after=wait) if failure.retryable else failure
 
@@ -304,6 +315,11 @@ class TurnRun:
             except BusUnavailable as error:
                 _LOG.warning("the outcome of %s is not confirmed: %s", self._job.turn_id, error)
             await asyncio.sleep(random.uniform(0, LONGEST_PUBLISH_PAUSE))  # noqa: S311 - no secret
+
+
+def _left(claim: TurnClaim) -> float:
+    """Return the seconds that are left of the turn's time budget."""
+    return claim.deadline.ToMicroseconds() / 1e6 - time.time()
 
 
 async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn, most: int) -> Answer:

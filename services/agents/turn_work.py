@@ -117,9 +117,14 @@ class TurnWork:
         )
         return await _persistently(self._stub.FailTurn, request)
 
-    async def release(self, log: TurnLog) -> ReleaseTurnResponse:
-        """Hand the turn back; the attempt does not count."""
-        request = ReleaseTurnRequest(turn_id=log.turn_id, fence=log.fence, claim_id=log.claim_id)
+    async def release(self, log: TurnLog, seconds: float = 0.0) -> ReleaseTurnResponse:
+        """Hand the turn back for so long; the attempt does not count."""
+        request = ReleaseTurnRequest(
+            turn_id=log.turn_id,
+            fence=log.fence,
+            claim_id=log.claim_id,
+            retry_after=_duration(seconds),
+        )
         return await _persistently(self._stub.ReleaseTurn, request)
 
 

@@ -16,7 +16,13 @@ from opentelemetry.sdk.trace import SpanProcessor
 from services.agents.adapters.claude import ClaudeModel, claude
 from services.agents.adapters.claude_errors import model_error
 from services.agents.adapters.claude_options import ClaudeOptions
-from services.agents.errors import ModelError, ModelRefused, ModelRejected, ModelUnavailable
+from services.agents.errors import (
+    ModelError,
+    ModelOverloaded,
+    ModelRefused,
+    ModelRejected,
+    ModelUnavailable,
+)
 from services.agents.ports import (
     Author,
     ModelEvent,
@@ -327,8 +333,8 @@ async def test_a_stream_that_breaks_may_be_tried_again(
 @pytest.mark.parametrize(
     ("error_type", "kind"),
     [
-        ("overloaded_error", ModelUnavailable),
-        ("rate_limit_error", ModelUnavailable),
+        ("overloaded_error", ModelOverloaded),
+        ("rate_limit_error", ModelOverloaded),
         ("something_new", ModelUnavailable),
         ("invalid_request_error", ModelRejected),
     ],

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
@@ -104,13 +105,25 @@ async def test_a_storm_of_429_and_529_ends_every_turn_by_name_after_its_attempts
     assert waits(emulator) >= 0.3
 
 
+async def test_a_long_rate_limit_costs_no_attempt_and_the_others_do_not_ask_meanwhile(
+    emulator: Emulator, client: Maieutic
+) -> None:
+    emulator.plan = [Rule(status=429, retry_after=2.5, times=1)]
+    first = asyncio.create_task(asked(client, "Who is first?"))
+    await wait_until(lambda: bool(emulator.requests))
+    turns = [await first, *await asyncio.gather(*(asked(client, f"{n}?") for n in range(10)))]
+    assert {turn.outcome.state for turn in turns} == {TURN_STATE_COMPLETED}
+    assert {turn.outcome.attempts for turn in turns} == {1}
+    assert len(emulator.requests) == len(turns) + 1
+
+
 async def test_a_storm_of_429_that_passes_costs_no_turn(
     emulator: Emulator, client: Maieutic
 ) -> None:
-    emulator.plan = [Rule(status=429, retry_after=0.5, times=TURNS)]
+    emulator.plan = [Rule(status=429, retry_after=0.5, times=TURNS // 2)]
     outcomes = [one.outcome for one in await many(client)]
     assert {o.state for o in outcomes} == {TURN_STATE_COMPLETED}
-    assert len(emulator.requests) == 2 * TURNS
+    assert len(emulator.requests) == TURNS + TURNS // 2
     assert waits(emulator) >= 0.5
 
 
@@ -161,8 +174,10 @@ async def test_a_refusal_and_a_bad_key_end_the_turn_at_once(
 async def test_a_wait_beyond_the_time_budget_ends_the_turn_at_once(
     emulator: Emulator, client: Maieutic
 ) -> None:
-    emulator.plan = [Rule(status=429, retry_after=3600)]
-    outcome = (await asked(client, "Hello?")).outcome
+    emulator.plan = [Rule(status=429, retry_after=2.5, times=1)]
+    session = await client.sessions.create()
+    budget = timedelta(seconds=2)
+    outcome = await client.turns.stream(session, "Hello?", time_budget=budget).result()
     assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "MODEL_UNAVAILABLE")
     assert "rate limit" in outcome.explanation
     assert (outcome.attempts, len(emulator.requests)) == (1, 1)

@@ -7,7 +7,7 @@ import time
 import httpx2
 from anthropic import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
-from services.agents.errors import ModelError, ModelRejected, ModelUnavailable
+from services.agents.errors import ModelError, ModelOverloaded, ModelRejected, ModelUnavailable
 
 FOREIGN = (APIError, httpx2.HTTPError, httpx2.StreamError, TimeoutError, ValueError, AttributeError)
 """What opening and reading a stream raises. The SDK translates only what happens until a stream
@@ -29,7 +29,7 @@ _STATUS_OF_TYPE = {
     "overloaded_error": 529,
 }
 _REQUEST_TIMEOUT, _CONFLICT, _RATE_LIMIT, _FAILED, _OVERLOADED = 408, 409, 429, 500, 529
-_PASSING = (_REQUEST_TIMEOUT, _CONFLICT, _RATE_LIMIT)
+_PASSING = (_REQUEST_TIMEOUT, _CONFLICT)
 
 
 def model_error(error: Exception) -> ModelError:
@@ -52,6 +52,8 @@ def status_of(error: APIStatusError) -> int:
 
 def _of_status(error: APIStatusError) -> ModelError:
     status = status_of(error)
+    if status in (_RATE_LIMIT, _OVERLOADED):
+        return ModelOverloaded(_unavailable(status), retry_after=_retry_after(error))
     if status in _PASSING or status >= _FAILED:
         return ModelUnavailable(_unavailable(status), retry_after=_retry_after(error))
     return ModelRejected(_rejected(status, _said(error)))
