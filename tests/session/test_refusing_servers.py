@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+import psutil
 import pytest
 from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
@@ -15,6 +16,7 @@ from services.session.adapters.links import Links
 from services.session.adapters.passing import NotAsked
 from services.session.adapters.topologies import servers_at
 from services.session.adapters.transaction import Transaction
+from services.session.adapters.wake import RedisWakes
 from services.session.errors import ErrorType, StoreUnavailable
 from services.session.model import Draft
 from services.session.ports import Reads
@@ -22,6 +24,7 @@ from tests.backends.redis import valkey
 from tests.backends.redis_cluster import RedisCluster, asked
 from tests.backends.sentinel import WatchedRedis
 from tests.session.stored import back, count, counted, make, new_session, opened
+from tests.waiting import wait_until
 
 PATIENT = 30.0
 
@@ -165,3 +168,23 @@ async def test_every_server_is_asked_as_the_user_of_the_url(
                 with pytest.raises(StoreUnavailable) as raised:
                     await call()
                 assert raised.value.error_type is ErrorType.PERMISSION
+
+
+@pytest.fixture(params=["small_cluster", "watched_primary"])
+def site(request: pytest.FixtureRequest) -> RedisCluster | WatchedRedis:
+    found: RedisCluster | WatchedRedis = request.getfixturevalue(request.param)
+    return found
+
+
+async def test_no_connection_is_left_behind(site: RedisCluster | WatchedRedis) -> None:
+    before = open_sockets()
+    async with opened(site.url) as store, RedisWakes.connect(store.servers):
+        some = [new_session() for _ in range(20)]
+        await asyncio.gather(*map(store.session, some))
+        await asyncio.gather(*(store.transact(each, lambda _: None) for each in some))
+        assert open_sockets() > before
+    await wait_until(lambda: open_sockets() == before)
+
+
+def open_sockets() -> int:
+    return len(psutil.Process().net_connections(kind="tcp"))

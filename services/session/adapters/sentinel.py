@@ -63,6 +63,12 @@ class Sentinels:
         finally:
             told.close()
 
+    async def close(self) -> None:
+        """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
     async def moved(self) -> bool:
         """Return whether the primary is no longer where it was; raises RedisError or OSError."""
         before = self.primary
@@ -129,7 +135,7 @@ class WatchedPrimary:
     async def of(
         cls, links: Links, sentinels: Sentinels, patience: Patience
     ) -> AsyncIterator[Self]:
-        """Follow the primary during the block."""
+        """Follow the primary during the block; its links are closed at the end."""
         primary = cls(links, sentinels, patience)
         tasks = [asyncio.create_task(primary._listen()), asyncio.create_task(primary._follow())]
         try:
@@ -138,6 +144,8 @@ class WatchedPrimary:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await sentinels.close()
+            await links.close()
 
     def at(self, key: str) -> Links:
         """See Servers."""
