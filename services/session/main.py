@@ -1,8 +1,9 @@
 """The session service's composition root: the one place that names Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 
@@ -39,9 +40,9 @@ from services.session.limits import SessionLimits
 from services.session.listing import SessionList
 from services.session.live import LiveSessions
 from services.session.losses import Losses
+from services.session.model import Timing
 from services.session.notebook import Notebook
 from services.session.orphans import OrphanSearch
-from services.session.ports import SessionStore
 from services.session.publisher import Publisher
 from services.session.quarantine import QuarantineOffice
 from services.session.rpc import (
@@ -86,14 +87,16 @@ async def session_service(
         ) as channel,
         Publisher(bus, store, timing) as publisher,
     ):
-        parts = _Parts(settings, store, wakes, Archive(channel), publisher)
+        shared = _shared(settings, store, Archive(channel), publisher)
+        sweeper = _sweeper(shared)
+        register = _registering(shared, wakes, sweeper)
         async with serving(
-            settings.server, parts.register, verifier=verifier, arounds=[observed]
+            settings.server, register, verifier=verifier, arounds=[observed]
         ) as running:
             space = RedisKeySpace(store.servers)
             search = OrphanSearch(space=space, timing=timing, options=settings.orphans)
             figures = Figures(store, settings.census_interval)
-            sweeping = [asyncio.create_task(one.run()) for one in (parts.sweeper, search, figures)]
+            sweeping = [asyncio.create_task(one.run()) for one in (sweeper, search, figures)]
             try:
                 yield running
             finally:
@@ -137,78 +140,71 @@ def _check_replication(settings: SessionSettings) -> None:
         raise BadSettings(f"MAIEUTIC_REPLICA_TIMEOUT: {problem}")
 
 
-class _Parts:
-    """The service's objects, wired."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What most of the service's objects stand on."""
 
-    def __init__(
-        self,
-        settings: SessionSettings,
-        store: RedisSessionStore,
-        wakes: Wakes,
-        archive: Archive,
-        publisher: Publisher,
-    ) -> None:
-        timing = settings.timing()
-        live = LiveSessions(store, archive, timing)
-        losses = Losses(store.content_id)
-        self.sweeper = Sweeper(
-            store=store,
-            live=live,
-            publisher=publisher,
-            losses=losses,
-            timing=timing,
-            interval=settings.sweep_interval,
-        )
-        self._annotations = Annotations(store, live, publisher)
-        self._sessions = _sessions(settings, store, live, archive, publisher)
-        self._turns = Turns(
-            store=store,
-            live=live,
-            archive=archive,
-            publisher=publisher,
-            losses=losses,
-            ids=Ids(settings.id_key.encode()),
-            timing=timing,
-            limits=Limits(
-                max_attempts=settings.max_attempts,
-                oldest_unconfirmed=settings.overload_after,
-                most_waiting=settings.waiting_turns,
-            ),
-            most=settings.most(),
-            memory_full=self.sweeper.memory_full,
-        )
-        self._watching = Watching(store=store, turns=self._turns, wakes=wakes)
-        self._quarantine = QuarantineOffice(store)
-        self._archiving = Archiving(store=store, publisher=publisher, timing=timing)
-        self._work = Work(
-            store=store,
-            live=live,
-            archive=archive,
-            publisher=publisher,
-            timing=timing,
-            answer_bytes=settings.answer_bytes,
-        )
+    settings: SessionSettings
+    store: RedisSessionStore
+    live: LiveSessions
+    archive: Archive
+    publisher: Publisher
+    losses: Losses
+    ids: Ids
+    timing: Timing
 
-    def register(self, server: grpc.aio.Server) -> Sequence[str]:
-        """Add the services to the server."""
-        specifications = SpecificationServicer(Specifications(self._annotations))
-        add_SessionServiceServicer_to_server(self._sessions, server)
-        add_TurnServiceServicer_to_server(TurnServicer(self._turns, self._watching), server)
-        add_SpecificationServiceServicer_to_server(specifications, server)
-        add_TurnWorkServiceServicer_to_server(TurnWorkServicer(self._work, self._archiving), server)
-        add_AdminServiceServicer_to_server(AdminServicer(self._quarantine), server)
+
+def _shared(
+    settings: SessionSettings, store: RedisSessionStore, archive: Archive, publisher: Publisher
+) -> _Shared:
+    timing = settings.timing()
+    return _Shared(
+        settings=settings,
+        store=store,
+        live=LiveSessions(store, archive, timing),
+        archive=archive,
+        publisher=publisher,
+        losses=Losses(store.content_id),
+        ids=Ids(settings.id_key.encode()),
+        timing=timing,
+    )
+
+
+def _sweeper(shared: _Shared) -> Sweeper:
+    return Sweeper(
+        store=shared.store,
+        live=shared.live,
+        publisher=shared.publisher,
+        losses=shared.losses,
+        timing=shared.timing,
+        interval=shared.settings.sweep_interval,
+    )
+
+
+def _registering(
+    shared: _Shared, wakes: Wakes, sweeper: Sweeper
+) -> Callable[[grpc.aio.Server], Sequence[str]]:
+    """Return what adds the services to a server."""
+    annotations = Annotations(shared.store, shared.live, shared.publisher)
+    turns = _turns(shared, sweeper)
+    watching = Watching(store=shared.store, turns=turns, wakes=wakes)
+
+    def register(server: grpc.aio.Server) -> Sequence[str]:
+        found = SpecificationServicer(Specifications(annotations))
+        add_SessionServiceServicer_to_server(_sessions(shared, annotations), server)
+        add_TurnServiceServicer_to_server(TurnServicer(turns, watching), server)
+        add_SpecificationServiceServicer_to_server(found, server)
+        add_TurnWorkServiceServicer_to_server(_work(shared), server)
+        add_AdminServiceServicer_to_server(AdminServicer(QuarantineOffice(shared.store)), server)
         return SERVICES
 
+    return register
 
-def _sessions(
-    settings: SessionSettings,
-    store: SessionStore,
-    live: LiveSessions,
-    archive: Archive,
-    publisher: Publisher,
-) -> SessionServicer:
+
+def _sessions(shared: _Shared, annotations: Annotations) -> SessionServicer:
     """Wire what callers do with sessions."""
-    ids, most = Ids(settings.id_key.encode()), settings.most()
+    store, live, archive, ids = shared.store, shared.live, shared.archive, shared.ids
+    publisher, most = shared.publisher, shared.settings.most()
     limits = SessionLimits(store, archive, most)
     conversations = Conversations(
         store=store, live=live, archive=archive, publisher=publisher, ids=ids, limits=limits
@@ -218,7 +214,7 @@ def _sessions(
         history=History(store=store, archive=archive, conversations=conversations),
         session_list=SessionList(store, archive),
         notebook=Notebook(
-            annotations=Annotations(store, live, publisher),
+            annotations=annotations,
             live=live,
             archive=archive,
             publisher=publisher,
@@ -228,6 +224,41 @@ def _sessions(
         branching=Branching(store=store, live=live, archive=archive, ids=ids, limits=limits),
         statistics=Statistics(store=store, live=live, archive=archive),
     )
+
+
+def _turns(shared: _Shared, sweeper: Sweeper) -> Turns:
+    """Wire what callers do with turns."""
+    settings = shared.settings
+    return Turns(
+        store=shared.store,
+        live=shared.live,
+        archive=shared.archive,
+        publisher=shared.publisher,
+        losses=shared.losses,
+        ids=shared.ids,
+        timing=shared.timing,
+        limits=Limits(
+            max_attempts=settings.max_attempts,
+            oldest_unconfirmed=settings.overload_after,
+            most_waiting=settings.waiting_turns,
+        ),
+        most=settings.most(),
+        memory_full=sweeper.memory_full,
+    )
+
+
+def _work(shared: _Shared) -> TurnWorkServicer:
+    """Wire what workers and the archive do with turns."""
+    store, publisher, timing = shared.store, shared.publisher, shared.timing
+    work = Work(
+        store=store,
+        live=shared.live,
+        archive=shared.archive,
+        publisher=publisher,
+        timing=timing,
+        answer_bytes=shared.settings.answer_bytes,
+    )
+    return TurnWorkServicer(work, Archiving(store=store, publisher=publisher, timing=timing))
 
 
 async def main(settings: SessionSettings) -> None:
