@@ -51,19 +51,32 @@ class ParserPool:
         bounds = {"memory": self._memory, "seconds": self._seconds}
         asked = json.dumps({"form": form, "limits": asdict(limits), **bounds}).encode()
         longest = BYTES_A_BYTE * limits.text_bytes + 2**20
-        async with self._child() as child:
-            try:
-                async with asyncio.timeout(PATIENCE * self._seconds):
-                    answer = await child.ask(asked, data, longest=longest)
-            except TimeoutError as error:
-                raise ParserUnavailable("parsing waits too long for a processor") from error
-            except ChildEnded as error:
-                raise self._no_answer(error.status) from error
+        answer = await self._answer(asked, data, longest)
         log.debug("parsed", extra={"form": form, "peak_kib": answer["peak"]})
         if "problem" in answer:
             raise Unreadable(answer["problem"], page=answer["page"])
         pages: list[str] = answer["pages"]
         return pages
+
+    async def _answer(self, asked: bytes, data: bytes, longest: int) -> dict[str, Any]:
+        with suppress(ChildKilled):
+            return await self._asked_once(asked, data, longest)
+        # Once is nobody's fault. Twice, the system has no memory for this document.
+        try:
+            return await self._asked_once(asked, data, longest)
+        except ChildKilled as error:
+            problem = "is too large for this machine: its parser was killed twice"
+            raise Unreadable(problem) from error
+
+    async def _asked_once(self, asked: bytes, data: bytes, longest: int) -> dict[str, Any]:
+        async with self._child() as child:
+            try:
+                async with asyncio.timeout(PATIENCE * self._seconds):
+                    return await child.ask(asked, data, longest=longest)
+            except TimeoutError as error:
+                raise ParserUnavailable("parsing waits too long for a processor") from error
+            except ChildEnded as error:
+                raise self._no_answer(error.status) from error
 
     @asynccontextmanager
     async def _child(self) -> AsyncIterator["_Child"]:
@@ -82,7 +95,9 @@ class ParserPool:
             return Unreadable(f"takes more than {self._seconds} s to be read: split it")
         if status == Ending.CRASHED:
             return Unreadable(f"is broken, or needs more than {self._memory} MiB to be read")
-        return ParserUnavailable("the process that parsed was killed")
+        if status in (Ending.KILLED, -signal.SIGKILL):
+            return ChildKilled(status)
+        return ParserUnavailable(f"the process that parses ended with status {status}")
 
 
 class ChildEnded(Exception):
@@ -93,6 +108,10 @@ class ChildEnded(Exception):
         self.status = status
 
 
+class ChildKilled(Exception):
+    """The process was killed by somebody else."""
+
+
 class _Child:
     """One process."""
 
@@ -101,14 +120,18 @@ class _Child:
 
     @classmethod
     async def start(cls) -> Self:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", CHILD),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            # A group of its own, to be killed with what it forked. No secret is in its environment.
-            start_new_session=True,
-            env={"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", CHILD),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                # A group of its own, to be killed with what it forked.
+                start_new_session=True,
+                # Without the secrets of the service.
+                env={"PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        except OSError as error:
+            raise ParserUnavailable(f"no process can be started to parse: {error}") from error
         return cls(process)
 
     async def ask(self, head: bytes, data: bytes, *, longest: int) -> dict[str, Any]:

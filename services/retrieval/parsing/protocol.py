@@ -26,4 +26,4 @@ class Ending(IntEnum):
     TOO_LONG = 4
     """The document took more processor time than it may."""
     KILLED = 5
-    """Somebody killed its parser, which says nothing about the document."""
+    """Somebody killed its parser, as the system does for want of memory."""

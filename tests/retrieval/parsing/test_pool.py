@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,13 +45,11 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
-def busy(process: psutil.Process) -> psutil.Process | None:
+def busy(process: psutil.Process) -> list[psutil.Process]:
     """Return the fork that has been parsing for a while."""
-    for fork in process.children():
-        with suppress(psutil.Error):
-            if fork.cpu_times().user >= 0.05:
-                return fork
-    return None
+    with suppress(psutil.Error):
+        return [fork for fork in process.children() if fork.cpu_times().user >= 0.05]
+    return []
 
 
 async def read(parser: Parser, data: bytes = SMALL, form: Form = Form.PDF) -> str:
@@ -114,27 +113,44 @@ async def test_a_caller_who_leaves_takes_the_process_along_and_frees_its_place(
         assert await read(parser) == "a page"
 
 
-async def test_a_process_that_is_killed_is_no_fault_of_the_document(workers: Workers) -> None:
+async def test_a_document_whose_process_is_killed_is_read_by_another_and_refused_after_that(
+    workers: Workers,
+) -> None:
     async with Parser.open(ParsingOptions(processes=1)) as parser:
         await read(parser)
         (process,) = workers()
         reading = asyncio.create_task(read(parser, slow(), Form.DOCX))
         await until(lambda: busy(process))
-        (fork,) = process.children()
-        fork.kill()
-        with pytest.raises(ParserUnavailable):
+        busy(process)[0].kill()
+        await until(lambda: workers() not in ([], [process]))
+        (other,) = (one for one in workers() if one != process)
+        await until(lambda: busy(other))
+        busy(other)[0].kill()
+        with pytest.raises(BadDocument, match="killed twice"):
             await reading
         assert await read(parser) == "a page"
 
 
-async def test_an_idle_process_that_is_killed_costs_one_answer_at_most(workers: Workers) -> None:
+async def test_an_idle_process_that_is_killed_costs_no_answer(workers: Workers) -> None:
     async with Parser.open(ParsingOptions(processes=1)) as parser:
         await read(parser)
         (process,) = workers()
         os.kill(process.pid, signal.SIGKILL)
-        await until(lambda: not process.is_running())
-        with suppress(ParserUnavailable):
-            await read(parser)
+        assert await read(parser) == "a page"
+
+
+async def test_where_no_process_can_be_started_documents_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Parser.open(ParsingOptions(processes=1)) as parser:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", "/nowhere/python")
+            with pytest.raises(ParserUnavailable, match="started"):
+                await read(parser)
+        with monkeypatch.context() as patch:
+            patch.setattr("services.retrieval.parsing.pool.CHILD", "no.such.module")
+            with pytest.raises(ParserUnavailable, match="status 1"):
+                await read(parser)
         assert await read(parser) == "a page"
 
 
