@@ -206,8 +206,12 @@ class Turns:
     async def cancel(self, caller: Caller, request: pb.CancelTurnRequest) -> pb.Turn:
         """Stop the turn, in two steps; if it has ended, its outcome stands."""
         turn_id = checked("turn_id", request.turn_id)
-        if (job := await self._unfinished(turn_id)) is None:
-            return await self.get(caller, turn_id)
+        job = await self._unfinished(turn_id)
+        if job is None:
+            shown = await self.get(caller, turn_id)
+            # It may have come just now, or back, and run on after it was said to be stopped.
+            if shown.HasField("outcome") or (job := await self._unfinished(turn_id)) is None:
+                return shown
         _own(job, caller)
         session_id = job.message.session_id
 

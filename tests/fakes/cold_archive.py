@@ -52,6 +52,8 @@ class ColdArchive(ArchiveServiceServicer):
     """No answer has more messages or sessions, as if they were too large for more."""
     before_messages: Callable[[], Awaitable[None]] | None = None
     """Runs before messages are listed."""
+    after_turn: Callable[[], Awaitable[None]] | None = None
+    """Runs when a turn was looked for, before the answer goes out."""
     reads: int = 0
     counts: asyncio.Event = field(default_factory=asyncio.Event)
     """While it is not set, counting sessions takes for ever."""
@@ -232,6 +234,8 @@ class ColdArchive(ArchiveServiceServicer):
             response.finished.CopyFrom(row)
         of_turn = response.job.message.session_id
         response.session_deleted = bool({request.session_id, of_turn} & self.deleted.keys())
+        if self.after_turn is not None:
+            await self.after_turn()
         return response
 
 

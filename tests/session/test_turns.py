@@ -17,8 +17,10 @@ from maieutic.v1.turn_service_pb2 import (
 )
 from services.session.adapters import keys
 from services.session.frames import text_of
+from services.session.ids import Ids
 from tests.session.stack import (
     SOON,
+    FastSettings,
     Stack,
     User,
     bad_field,
@@ -285,6 +287,21 @@ async def test_a_running_turn_is_cancelled_with_what_was_said_and_no_zombie_adds
     assert (await user.cancel(turn_id)).outcome == turn.outcome
     messages = await user.all_messages(session_id)
     assert [m.text for m in messages] == ["Why?", "halfan"]
+
+
+async def test_a_turn_that_comes_while_it_is_cancelled_is_stopped_all_the_same(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    turn_id = Ids(FastSettings().id_key.encode()).turn(session_id, "r")
+
+    async def it_comes() -> None:
+        stack.archive.after_turn = None
+        await user.begin(session_id, "Why?", "r")
+
+    stack.archive.after_turn = it_comes
+    assert (await user.cancel(turn_id)).state == TURN_STATE_CANCELLED
 
 
 async def test_cancelling_what_has_ended_returns_its_outcome(stack: Stack) -> None:
