@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+import grpc
+
 from maieutic.bus.v1.bus_pb2 import SessionChanged, SessionDeleted, TurnAccepted, TurnFinished
 from maieutic.session.v1 import turn_work_service_pb2 as pb
 from services.runtime.bus import Bus, Delivery, OutgoingMessage
@@ -12,6 +14,8 @@ from tests.fakes.cold_archive import ColdArchive
 
 if TYPE_CHECKING:  # the generated module has one class for both kinds of channel
     from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
+
+AGAIN_SECONDS = 0.02
 
 
 class Archiver:
@@ -72,7 +76,19 @@ class Archiver:
         else:
             deleted = SessionDeleted.FromString(delivery.body)
             self._archive.deleted[deleted.session_id] = deleted
-        await self._session.MarkArchived(request)
+        await self._confirm(request)
+
+    async def _confirm(self, request: pb.MarkArchivedRequest) -> None:
+        """Confirm until the session service has taken it."""
+        while True:
+            try:
+                await self._session.MarkArchived(request)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
 
     def _change(self, changed: SessionChanged, request: pb.MarkArchivedRequest) -> None:
         self._archive.change(changed)
