@@ -47,8 +47,8 @@ class PineconeOptions:
     """How often an operation is tried while the index answers with errors or too late."""
 
     reconnects: int = 10
-    """How many lost connections an operation survives besides: a loss says nothing about the
-    request, and a new connection is cheap."""
+    """How many lost connections and answers that turn it away (429, 503) an operation survives
+    besides: they say nothing about the request, and to come again is cheap."""
 
     timeout: float = 10.0
     """Seconds of one attempt, never more than the caller has left."""

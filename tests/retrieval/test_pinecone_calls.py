@@ -1,16 +1,23 @@
 """Retries at Pinecone: what is tried again, how long is waited, and when a host is left alone."""
 
 import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
 from pinecone import PineconeConnectionError, PineconeTimeoutError, PineconeValueError
 
-from services.retrieval.adapters.breaker import Breaker
+from services.retrieval.adapters.breaker import Breaker, LeftAlone
 from services.retrieval.adapters.pinecone_calls import Calls, Retries
 from services.retrieval.adapters.pinecone_faults import Fault, Kind, fault_of
-from services.retrieval.errors import IndexRefused
+from services.retrieval.errors import IndexDamaged, IndexRefused, IndexUnavailable
 from services.retrieval.settings import PineconeOptions
+from services.runtime.errors import ServiceError
+from services.runtime.names import INDEX_ATTEMPT, INDEX_ATTEMPTS, INDEX_OUTCOME
+from tests.recorded import recording
 
 
 @pytest.mark.parametrize(
@@ -53,7 +60,17 @@ def waits(kind: Kind, *, times: int, left: float | None = None) -> list[float | 
     return [retries.wait_after(Fault(kind=kind), left=left) for _ in range(times)]
 
 
-@pytest.mark.parametrize(("kind", "retries"), [(Kind.BROKEN, 2), (Kind.LOST, 6), (Kind.DENIED, 0)])
+@pytest.mark.parametrize(
+    ("kind", "retries"),
+    [
+        (Kind.BROKEN, 2),
+        (Kind.TIMEOUT, 2),
+        (Kind.LOST, 6),
+        (Kind.THROTTLED, 6),
+        (Kind.BUSY, 6),
+        (Kind.DENIED, 0),
+    ],
+)
 def test_each_kind_of_fault_has_its_number_of_retries(kind: Kind, retries: int) -> None:
     assert [wait is not None for wait in waits(kind, times=8)] == [n < retries for n in range(8)]
 
@@ -94,12 +111,13 @@ class Handles:
     def __init__(self) -> None:
         self.made: list[CountedHandle] = []
 
-    def calls(self) -> Calls[CountedHandle]:
+    def calls(self, **settings: Any) -> Calls[CountedHandle]:
         def opened() -> CountedHandle:
             self.made.append(CountedHandle())
             return self.made[-1]
 
-        return Calls("host", PineconeOptions(backoff=0.0, reconnects=4), opened)
+        options = replace(PineconeOptions(backoff=0.0, reconnects=4), **settings)
+        return Calls("host", options, opened)
 
 
 async def test_every_attempt_has_a_handle_of_its_own_which_is_closed_before_the_next() -> None:
@@ -161,37 +179,148 @@ class Clock:
         return self.now
 
 
+def wait_of(breaker: Breaker) -> float:
+    """Return for how long the host is left alone."""
+    with pytest.raises(LeftAlone) as alone:
+        breaker.admit()
+    return alone.value.wait
+
+
+def opened(clock: Clock, *, failures: int = 1) -> Breaker:
+    """Return a breaker that was opened now, by so many failures, and would close in 5 seconds."""
+    breaker = Breaker(failures=failures, pause=5, clock=clock)
+    for era in [breaker.admit() for _ in range(failures)]:
+        breaker.failed(era)
+    return breaker
+
+
 def test_a_host_is_left_alone_after_failures_in_a_row() -> None:
     clock = Clock()
     breaker = Breaker(failures=3, pause=5, clock=clock)
     for _ in range(2):
-        breaker.failed()
-    breaker.succeeded()
+        assert not breaker.failed(breaker.admit())
+    breaker.succeeded(breaker.admit())
     for _ in range(2):
-        breaker.failed()
-    assert breaker.admit() is None
-    breaker.failed()
+        assert not breaker.failed(breaker.admit())
+    assert breaker.failed(breaker.admit())
     clock.now = 1.0
-    assert breaker.admit() == 4.0
+    assert wait_of(breaker) == 4.0
 
 
-@pytest.mark.parametrize(("outcome", "open_again"), [("succeeded", False), ("failed", True)])
-def test_after_the_pause_one_caller_finds_out_for_all(outcome: str, *, open_again: bool) -> None:
+def test_a_probe_that_succeeds_lets_all_in_again() -> None:
     clock = Clock()
-    breaker = Breaker(failures=1, pause=5, clock=clock)
-    breaker.failed()
+    breaker = opened(clock, failures=3)
     clock.now = 5.0
-    assert breaker.admit() is None
-    assert breaker.admit() == 5.0
-    getattr(breaker, outcome)()
-    assert (breaker.admit() is not None) is open_again
+    probe = breaker.admit()
+    assert wait_of(breaker) == 5.0
+    breaker.succeeded(probe)
+    # The row of failures begins anew.
+    assert not any(breaker.failed(breaker.admit()) for _ in range(2))
+    breaker.admit()
+
+
+def test_a_probe_that_fails_leaves_the_host_alone_for_another_pause() -> None:
+    clock = Clock()
+    breaker = opened(clock, failures=3)
+    clock.now = 5.0
+    assert breaker.failed(breaker.admit())
+    clock.now = 6.0
+    assert wait_of(breaker) == 4.0
+    clock.now = 10.0
+    breaker.admit()
 
 
 def test_a_caller_who_gives_up_leaves_the_finding_out_to_the_next() -> None:
     clock = Clock()
-    breaker = Breaker(failures=1, pause=5, clock=clock)
-    breaker.failed()
+    breaker = opened(clock)
     clock.now = 5.0
-    assert breaker.admit() is None
-    breaker.released()
-    assert breaker.admit() is None
+    breaker.released(breaker.admit())
+    breaker.admit()
+
+
+@pytest.mark.parametrize("report", ["failed", "succeeded", "released"])
+def test_who_began_before_the_host_was_left_alone_lets_no_second_probe_through(
+    report: str,
+) -> None:
+    clock = Clock()
+    breaker = Breaker(failures=1, pause=5, clock=clock)
+    late, first = breaker.admit(), breaker.admit()
+    breaker.failed(first)
+    clock.now = 5.0
+    probe = breaker.admit()
+    getattr(breaker, report)(late)
+    assert wait_of(breaker) == 5.0
+    breaker.succeeded(probe)
+    breaker.admit()
+
+
+class Outcomes:
+    """Work that goes as it is told, once for each attempt."""
+
+    def __init__(self, *outcomes: BaseException | None) -> None:
+        self._outcomes = iter(outcomes)
+
+    async def __call__(self, _: CountedHandle) -> None:
+        if (outcome := next(self._outcomes)) is not None:
+            raise outcome
+
+
+@pytest.mark.parametrize(
+    ("work", "counted"),
+    [
+        (Outcomes(None), [(1, "ok")]),
+        (
+            Outcomes(PineconeConnectionError("lost"), PineconeTimeoutError("late"), None),
+            [(1, "lost"), (2, "timeout"), (3, "ok")],
+        ),
+        (Outcomes(PineconeValueError("wrong")), [(1, "refused")]),
+        (Outcomes(IndexDamaged("foreign records")), [(1, "damaged")]),
+        (Outcomes(KeyError("a bug")), [(1, "bug")]),
+        (Outcomes(asyncio.CancelledError()), [(1, "cancelled")]),
+    ],
+)
+async def test_each_attempt_is_counted_once_by_its_number_and_outcome(
+    work: Outcomes, counted: list[tuple[int, str]]
+) -> None:
+    async with recording() as recorded:
+        with suppress(ServiceError, KeyError, asyncio.CancelledError):
+            await Handles().calls().run("work", work)
+    points = recorded.points(INDEX_ATTEMPTS, INDEX_ATTEMPT, INDEX_OUTCOME)
+    assert {key: one.value for key, one in points.items()} == dict.fromkeys(counted, 1)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, object]]]:
+    """Return what was logged, with what was told besides."""
+    told = ("operation", "host", "attempt", "of", "fault", "wait", "pause")
+    return [
+        (one.getMessage(), {name: vars(one)[name] for name in told if name in vars(one)})
+        for one in caplog.records
+        if one.name.endswith("pinecone_calls")
+    ]
+
+
+async def test_the_log_says_what_is_tried_again_and_what_is_given_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "services.retrieval")
+    lost, wrong = PineconeConnectionError("lost"), PineconeValueError("wrong")
+    with pytest.raises(IndexRefused):
+        await Handles().calls().run("work", Outcomes(lost, wrong))
+    about = {"operation": "work", "host": "host", "of": 7}
+    assert logged(caplog) == [
+        ("vector index: connecting", {**about, "attempt": 1}),
+        ("vector index: recreating", {**about, "attempt": 1, "fault": "lost", "wait": 0.0}),
+        ("vector index: connecting", {**about, "attempt": 2}),
+        ("vector index: giving up", {**about, "attempt": 2, "fault": "refused"}),
+    ]
+
+
+async def test_the_log_says_once_that_a_host_is_left_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = Handles().calls(breaker_failures=2, breaker_pause=9.0)
+    for _ in range(3):
+        with pytest.raises(IndexUnavailable):
+            await calls.run("work", Outcomes(*(PineconeConnectionError("lost"),) * 2))
+    alone = ("vector index: left alone", {"host": "host", "pause": 9.0})
+    assert logged(caplog).count(alone) == 1

@@ -8,6 +8,14 @@ import time
 from collections.abc import Callable
 
 
+class LeftAlone(Exception):
+    """The host is left alone; it may be asked for again after so many seconds."""
+
+    def __init__(self, wait: float) -> None:
+        super().__init__(f"left alone for {wait:.3f} s")
+        self.wait = wait
+
+
 class Breaker:
     """The state of one host."""
 
@@ -21,33 +29,43 @@ class Breaker:
         self._failures = 0
         self._opened: float | None = None
         self._probing = False
+        self._era = 0
 
-    def admit(self) -> float | None:
-        """Return None if the caller may try, else the seconds after which it may ask again.
+    def admit(self) -> int:
+        """Return the era in which the caller may try; raises LeftAlone.
 
-        Who may try reports how it went: `succeeded`, `failed` or `released`.
+        Who may try reports how it went, with the era: `succeeded`, `failed` or `released`. What
+        was begun before the host was left alone says nothing of how it is now: it is not heard, so
+        that it can neither close the breaker nor let a second caller through beside the first.
         """
         if self._opened is None:
-            return None
+            return self._era
         left = self._opened + self._pause - self._clock()
         if left > 0:
-            return left
+            raise LeftAlone(left)
         if self._probing:
-            return self._pause
+            raise LeftAlone(self._pause)
         self._probing = True
-        return None
+        return self._era
 
-    def succeeded(self) -> None:
+    def succeeded(self, era: int) -> None:
         """The host answered."""
-        self._failures, self._opened, self._probing = 0, None, False
+        if era == self._era:
+            self._failures, self._opened, self._probing = 0, None, False
 
-    def failed(self) -> None:
-        """The host did not answer, or that it is broken."""
+    def failed(self, era: int) -> bool:
+        """The host did not answer, or that it is broken; returns whether it is left alone now."""
+        if era != self._era:
+            return False
         self._failures += 1
-        if self._probing or self._failures >= self._limit:
-            self._opened = self._clock()
-        self._probing = False
+        if self._failures < self._limit:
+            return False
+        # A probe that fails is the next failure in the row, and opens the breaker again.
+        self._opened, self._probing = self._clock(), False
+        self._era += 1
+        return True
 
-    def released(self) -> None:
+    def released(self, era: int) -> None:
         """The caller gave up before there was an answer, which says nothing about the host."""
-        self._probing = False
+        if era == self._era:
+            self._probing = False

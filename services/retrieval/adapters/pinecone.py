@@ -14,14 +14,14 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from typing import Self, TypeVar
 
 import httpx
 import numpy as np
-from pinecone import AsyncIndex, AsyncPinecone, NotFoundError, RetryConfig
+from pinecone import AsyncIndex, AsyncPinecone, NotFoundError
+from pinecone._internal.http_client import AsyncHTTPClient
 
 from services.retrieval.adapters.pinecone_calls import Calls
 from services.retrieval.adapters.pinecone_control import check_index, ensure_index
@@ -39,6 +39,7 @@ from services.retrieval.adapters.pinecone_records import (
     requests_of,
     space_of,
 )
+from services.retrieval.adapters.single_use import SingleUse
 from services.retrieval.errors import IndexUnavailable
 from services.retrieval.model import Chunk
 from services.retrieval.ports import Hit, Vectors
@@ -48,10 +49,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-NO_RETRIES = RetryConfig(max_retries=0)
-"""The SDK would retry on the same handle, and in secret; here every attempt has its own."""
-ONE_CONNECTION = 1
-"""The pool of one handle. Half of it is kept alive, which of one is none."""
 CHUNKS_ASKED_FOR = 1000
 """At a time, by their ids."""
 CHUNKS_READ = 100
@@ -268,28 +265,31 @@ def trusting(ca_file: str) -> ssl.SSLContext:
 
 def open_handle(host: str, options: PineconeOptions, trusted: ssl.SSLContext) -> AsyncIndex:
     """Return a client of the index for one attempt."""
-    handle = AsyncIndex(
-        host=host,
-        api_key=options.api_key,
-        timeout=options.timeout,
-        ssl_verify=trusted,  # type: ignore[arg-type] # declared bool, handed on to httpx as it is
-        connection_pool_maxsize=ONE_CONNECTION,
-    )
-    # An index takes no such argument, nor its client's setting; its client is made at first use.
-    http = handle._http  # noqa: SLF001
-    http._config = replace(http._config, retry_config=NO_RETRIES)  # noqa: SLF001
+    handle = AsyncIndex(host=host, api_key=options.api_key)
+    _connect_once(handle._http, handle.host, options, trusted)  # noqa: SLF001
     return handle
 
 
 def open_client(options: PineconeOptions, trusted: ssl.SSLContext) -> AsyncPinecone:
-    """Return a client of the control plane for one attempt."""
-    return AsyncPinecone(
-        options.api_key,
-        host=options.control_host,
+    """Return a client of the control plane and of inference for one attempt."""
+    client = AsyncPinecone(options.api_key, host=options.control_host)
+    for http in (client._http, client.inference._http):  # noqa: SLF001
+        _connect_once(http, options.control_host, options, trusted)
+    return client
+
+
+def _connect_once(
+    http: AsyncHTTPClient, host: str, options: PineconeOptions, trusted: ssl.SSLContext
+) -> None:
+    """Give the SDK's client connections that end with it, and no retries of its own.
+
+    It takes no transport, but makes its own at first use, which would retry in secret.
+    """
+    http._client = httpx.AsyncClient(  # noqa: SLF001
+        base_url=host,
+        headers=http._headers,  # noqa: SLF001
         timeout=options.timeout,
-        ssl_verify=trusted,  # type: ignore[arg-type] # declared bool, handed on to httpx as it is
-        connection_pool_maxsize=ONE_CONNECTION,
-        retry_config=NO_RETRIES,
+        transport=SingleUse(trusted if host.startswith("https") else None),
     )
 
 

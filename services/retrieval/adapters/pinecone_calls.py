@@ -15,10 +15,11 @@ from typing import Generic, Protocol, TypeVar
 
 from opentelemetry.trace import SpanKind
 
-from services.retrieval.adapters.breaker import Breaker
+from services.retrieval.adapters.breaker import Breaker, LeftAlone
 from services.retrieval.adapters.pinecone_faults import (
     AGAINST_HOST,
     FOREIGN,
+    NOT_BEGUN,
     RETRIED,
     Fault,
     Kind,
@@ -27,6 +28,7 @@ from services.retrieval.adapters.pinecone_faults import (
 from services.retrieval.errors import IndexTooSlow, IndexUnavailable
 from services.retrieval.settings import PineconeOptions
 from services.runtime import deadline
+from services.runtime.errors import ServiceError
 from services.runtime.names import (
     DB_OPERATION,
     DB_SYSTEM,
@@ -66,8 +68,8 @@ class Retries:
 
     def __init__(self, options: PineconeOptions) -> None:
         self._options = options
-        self._lost = 0
-        self._answered = 0
+        self._not_begun = 0
+        self._failed = 0
 
     def wait_after(self, fault: Fault, *, left: float | None) -> float | None:
         """Return the seconds to wait before the next attempt, None to give up.
@@ -76,7 +78,7 @@ class Retries:
         """
         if not self._again(fault.kind):
             return None
-        retries = self._lost + self._answered - 1
+        retries = self._not_begun + self._failed - 1
         longest = min(self._options.longest_backoff, self._options.backoff * 2.0**retries)
         # Full jitter: callers that failed together must not come back together.
         wait = (fault.retry_after or 0.0) + random.uniform(0, longest)  # noqa: S311 - no secret
@@ -84,14 +86,14 @@ class Retries:
         return wait if wait < most else None
 
     def _again(self, kind: Kind) -> bool:
-        if kind is Kind.LOST:
-            self._lost += 1
+        if kind in NOT_BEGUN:
+            self._not_begun += 1
         else:
-            self._answered += 1
+            self._failed += 1
         return (
             kind in RETRIED
-            and self._lost <= self._options.reconnects
-            and self._answered < self._options.attempts
+            and self._not_begun <= self._options.reconnects
+            and self._failed < self._options.attempts
         )
 
 
@@ -112,13 +114,9 @@ class Calls(Generic[H]):
         retries = Retries(self._options)
         for number in count(1):
             try:
-                result = await self._attempt(operation, number, work)
+                return await self._attempt(operation, number, work)
             except AttemptFailed as failed:
-                _count(operation, number, failed.fault.kind.value)
                 await self._wait(operation, number, retries, failed)
-            else:
-                _count(operation, number, "ok")
-                return result
         raise AssertionError  # never: count has no end
 
     async def closed(self) -> None:
@@ -131,35 +129,26 @@ class Calls(Generic[H]):
         """Wait for the next attempt; raises the operation's error if there is none."""
         fault, left = failed.fault, deadline.remaining()
         wait = retries.wait_after(fault, left=left)
-        facts = {"operation": operation, "host": self._host, "attempt": number}
+        facts = self._facts(operation, number)
         facts |= {"fault": fault.kind.value, "cause": type(failed.__cause__).__name__}
         if wait is None:
             log.warning("vector index: giving up", extra=facts)
             if left == 0:
                 raise IndexTooSlow("the vector index took the caller's time") from failed.__cause__
             raise fault.error() from failed.__cause__
-        most = self._options.attempts + self._options.reconnects
-        log.info("vector index: recreating", extra={**facts, "of": most, "wait": round(wait, 3)})
+        log.info("vector index: recreating", extra={**facts, "wait": round(wait, 3)})
         await asyncio.sleep(wait)
 
     async def _attempt(self, operation: str, number: int, work: Callable[[H], Awaitable[T]]) -> T:
         async with self._slot():
-            self._admitted(operation, number)
-            try:
+            with _counted(operation, number), self._admitted() as era:
                 with _attempt_span(operation, number):
                     result = await self._work(operation, number, work)
-            except AttemptFailed as failed:
-                self._judge(failed.fault)
-                raise
-            except BaseException:
-                self._breaker.released()
-                raise
-            self._breaker.succeeded()
-            return result
+                self._breaker.succeeded(era)
+                return result
 
     async def _work(self, operation: str, number: int, work: Callable[[H], Awaitable[T]]) -> T:
-        facts = {"operation": operation, "host": self._host, "attempt": number}
-        log.debug("vector index: connecting", extra=facts)
+        log.debug("vector index: connecting", extra=self._facts(operation, number))
         try:
             async with self._handle() as handle:
                 async with asyncio.timeout(deadline.bounded(self._options.timeout)):
@@ -168,25 +157,37 @@ class Calls(Generic[H]):
             if (fault := fault_of(error)) is None:
                 raise
             raise AttemptFailed(fault) from error
-        except asyncio.CancelledError:
-            _count(operation, number, "cancelled")
+
+    @contextmanager
+    def _admitted(self) -> Iterator[int]:
+        """Try under the breaker, which is told how it went unless it went well."""
+        try:
+            era = self._breaker.admit()
+        except LeftAlone as alone:
+            message = "the vector index failed too often and is left alone"
+            raise IndexUnavailable(message, retry_after=alone.wait) from alone
+        try:
+            yield era
+        except AttemptFailed as failed:
+            self._judge(failed.fault, era)
+            raise
+        except BaseException:
+            self._breaker.released(era)
             raise
 
-    def _judge(self, fault: Fault) -> None:
+    def _judge(self, fault: Fault, era: int) -> None:
         if fault.kind not in AGAINST_HOST:
-            self._breaker.succeeded()
+            self._breaker.succeeded(era)
         elif fault.kind is Kind.TIMEOUT and deadline.remaining() == 0:
             # The caller had less time than an attempt: that says nothing about the host.
-            self._breaker.released()
-        else:
-            self._breaker.failed()
+            self._breaker.released(era)
+        elif self._breaker.failed(era):
+            pause = self._options.breaker_pause
+            log.warning("vector index: left alone", extra={"host": self._host, "pause": pause})
 
-    def _admitted(self, operation: str, number: int) -> None:
-        wait = self._breaker.admit()
-        if wait is not None:
-            _count(operation, number, "left alone")
-            message = "the vector index failed too often and is left alone"
-            raise IndexUnavailable(message, retry_after=wait)
+    def _facts(self, operation: str, number: int) -> dict[str, str | int]:
+        most = self._options.attempts + self._options.reconnects
+        return {"operation": operation, "host": self._host, "attempt": number, "of": most}
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -238,10 +239,29 @@ def _attempt_span(operation: str, number: int) -> Iterator[None]:
             raise
 
 
-def _count(operation: str, number: int, outcome: str) -> None:
-    attributes: dict[str, str | int] = {
-        INDEX_OPERATION: operation,
-        INDEX_OUTCOME: outcome,
-        INDEX_ATTEMPT: number,
-    }
-    current().counter(INDEX_ATTEMPTS).add(1, attributes)
+@contextmanager
+def _counted(operation: str, number: int) -> Iterator[None]:
+    """Count the attempt once, by what becomes of it."""
+    outcome = "ok"
+    try:
+        yield
+    except BaseException as error:
+        outcome = _outcome(error)
+        raise
+    finally:
+        attributes: dict[str, str | int] = {
+            INDEX_OPERATION: operation,
+            INDEX_OUTCOME: outcome,
+            INDEX_ATTEMPT: number,
+        }
+        current().counter(INDEX_ATTEMPTS).add(1, attributes)
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, AttemptFailed):
+        return error.fault.kind.value
+    if isinstance(error, IndexUnavailable):
+        return "left alone"
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    return "damaged" if isinstance(error, ServiceError) else "bug"

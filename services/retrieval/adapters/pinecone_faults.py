@@ -41,7 +41,7 @@ CLOSED = (
     "server disconnected",
     "event loop is closed",
 )
-REQUEST_TIMEOUT = 408
+REQUEST_TIMEOUT, TURNED_AWAY = 408, 503
 
 
 class Kind(Enum):
@@ -50,19 +50,23 @@ class Kind(Enum):
     LOST = "lost"
     TIMEOUT = "timeout"
     THROTTLED = "throttled"
+    BUSY = "busy"
     BROKEN = "broken"
     DENIED = "denied"
     GONE = "gone"
     REFUSED = "refused"
 
 
-RETRIED = frozenset({Kind.LOST, Kind.TIMEOUT, Kind.THROTTLED, Kind.BROKEN})
-AGAINST_HOST = frozenset({Kind.LOST, Kind.TIMEOUT, Kind.BROKEN})
+NOT_BEGUN = frozenset({Kind.LOST, Kind.THROTTLED, Kind.BUSY})
+"""What cost the other side next to nothing: it says nothing about the request."""
+RETRIED = NOT_BEGUN | {Kind.TIMEOUT, Kind.BROKEN}
+AGAINST_HOST = frozenset({Kind.LOST, Kind.TIMEOUT, Kind.BUSY, Kind.BROKEN})
 """What speaks against the host. A limited or refused request was answered, so the host lives."""
 SPOKEN = {
     Kind.LOST: "the connection to the vector index was lost",
     Kind.TIMEOUT: "the vector index did not answer in time",
     Kind.THROTTLED: "the vector index takes no more requests at the moment",
+    Kind.BUSY: "the vector index turns requests away at the moment",
     Kind.BROKEN: "the vector index is broken at the moment",
     Kind.DENIED: "the vector index does not accept this service's key",
     Kind.GONE: "the vector index does not exist any more",
@@ -126,7 +130,7 @@ def _answered(error: ApiError) -> Kind:
     if isinstance(error, RateLimitError):
         return Kind.THROTTLED
     if isinstance(error, BrokenService):
-        return Kind.BROKEN
+        return Kind.BUSY if error.status_code == TURNED_AWAY else Kind.BROKEN
     if error.status_code == REQUEST_TIMEOUT:
         return Kind.TIMEOUT
     if isinstance(error, (UnauthorizedError, ForbiddenError, PaymentRequiredError)):
