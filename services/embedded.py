@@ -34,7 +34,12 @@ from services.persistence.main import persistence_service
 from services.persistence.ports import Archive
 from services.persistence.settings import PersistenceSettings
 from services.retrieval.main import retrieval_service
-from services.retrieval.settings import IngestOptions, PineconeOptions, RetrievalSettings
+from services.retrieval.settings import (
+    ExpiryOptions,
+    IngestOptions,
+    PineconeOptions,
+    RetrievalSettings,
+)
 from services.runtime.hosting import hosted
 from services.runtime.keyring import KeyRing
 from services.runtime.lifecycle import run
@@ -214,6 +219,8 @@ class _Wiring:
             embedder=self._settings.embedder,
             pinecone=self._pinecone(),
             ingest=IngestOptions(lease=self._settings.lease),
+            # On one's own machine nothing goes by itself.
+            expiry=ExpiryOptions(interval=0),
         )
         return retrieval_service(
             settings,

@@ -85,6 +85,18 @@ class Documents:
             self._admin.CheckDocuments, request, timeout=ADD_TIMEOUT_SECONDS
         )
 
+    async def clean_up(self, *, dry_run: bool = False) -> admin_pb.CleanUpDocumentsResponse:
+        """Give up documents that were not used for long, or only tell; needs an admin's key."""
+        request = admin_pb.CleanUpDocumentsRequest(dry_run=dry_run)
+        return await self._connection.call(
+            self._admin.CleanUpDocuments, request, timeout=ADD_TIMEOUT_SECONDS
+        )
+
+    async def totals(self) -> admin_pb.DocumentTotals:
+        """Count the documents of all tenants; needs an admin's key."""
+        request = admin_pb.GetDocumentTotalsRequest()
+        return (await self._connection.call(self._admin.GetDocumentTotals, request)).totals
+
     async def watch(self, document_id: str) -> AsyncIterator[pb.Document]:
         """Yield a document whenever its indexing comes forward, until it is READY or FAILED.
 

@@ -333,3 +333,15 @@ class DocumentAdmin(DocumentAdminServiceServicer):
     ) -> document_admin.CheckDocumentsResponse:
         """Pass on, with the time that it takes to look at everything."""
         return await self._service.CheckDocuments(request, timeout=self._timeout)
+
+    async def CleanUpDocuments(
+        self, request: document_admin.CleanUpDocumentsRequest, context: Context
+    ) -> document_admin.CleanUpDocumentsResponse:
+        """Pass on, with the time that it takes to look at everything."""
+        return await self._service.CleanUpDocuments(request, timeout=self._timeout)
+
+    async def GetDocumentTotals(
+        self, request: document_admin.GetDocumentTotalsRequest, context: Context
+    ) -> document_admin.GetDocumentTotalsResponse:
+        """Pass on."""
+        return await self._service.GetDocumentTotals(request)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
+from maieutic.v1.document_admin_service_pb2 import DocumentTotals
 from maieutic.v1.document_service_pb2 import Document, IngestProgress
 from services.persistence.model import Place
 
@@ -29,6 +31,9 @@ class Registration:
     content: bytes
     index_version: str
     """What it must be indexed under."""
+    most_documents: int = 0
+    """Of the tenant; 0: no limit."""
+    most_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +126,25 @@ class IndexedDocument:
     revision: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiry:
+    """After how many seconds without use a reference expires; None: never."""
+
+    user: float | None
+    document_set: float | None
+    collection: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiredReference:
+    """A reference that was not used for long."""
+
+    tenant: str
+    owner: Owner
+    document_id: str
+    last_used_time: datetime
+
+
 class DocumentRegistry(Protocol):
     """Documents, and who refers to them. A document that nobody refers to is to be removed.
 
@@ -131,15 +155,15 @@ class DocumentRegistry(Protocol):
     async def register_document(self, registration: Registration) -> Registered:
         """Refer the user to the document, and store it unless the tenant has its content.
 
-        Raises RequestIdTaken, DocumentIdTaken, and DocumentNotFound for a repeated request whose
-        document the user has given up since.
+        Raises RequestIdTaken, DocumentIdTaken, DocumentLimitReached, and DocumentNotFound for a
+        repeated request whose document the user has given up since.
         """
         ...
 
     async def replace_document(self, registration: Registration) -> Registered:
         """Give the user's document of that id other content.
 
-        Raises RequestIdTaken and DocumentNotFound.
+        Raises RequestIdTaken, DocumentNotFound and DocumentLimitReached.
         """
         ...
 
@@ -171,6 +195,35 @@ class DocumentRegistry(Protocol):
         Tells, also when it is repeated, which of those named nobody refers to any more. Raises
         RequestIdTaken.
         """
+        ...
+
+
+class DocumentUpkeep(Protocol):
+    """What is done with documents that nobody asked for, of all tenants.
+
+    Every method raises ArchiveUnavailable while the database is away.
+    """
+
+    async def touch_documents(self, tenant: str, owner: Owner, document_ids: Sequence[str]) -> None:
+        """Note that the owner has used these documents, or all that it has if none is named."""
+        ...
+
+    async def expired_references(self, expiry: Expiry, limit: int) -> Sequence[ExpiredReference]:
+        """Return references that were not used for so long, the oldest first."""
+        ...
+
+    async def drop_expired(
+        self, references: Sequence[ExpiredReference]
+    ) -> Sequence[tuple[str, str]]:
+        """Drop those that were not used since they were read.
+
+        Returns tenant and id of the documents that nobody refers to any more. Forgets what
+        requests did over a day ago, too.
+        """
+        ...
+
+    async def document_totals(self, *, active: float) -> DocumentTotals:
+        """Count the documents; those that were used within *active* seconds are active."""
         ...
 
 

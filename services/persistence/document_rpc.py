@@ -13,7 +13,10 @@ from maieutic.v1.document_service_pb2 import DocumentFormat
 from services.persistence.document_ports import (
     Claim,
     DocumentRegistry,
+    DocumentUpkeep,
     DocumentWork,
+    ExpiredReference,
+    Expiry,
     Indexed,
     Operation,
     Owner,
@@ -40,7 +43,10 @@ OperationRequest: TypeAlias = (
     | pb.DetachDocumentsRequest
 )
 OwnerRequest: TypeAlias = (
-    pb.AttachDocumentsRequest | pb.DetachDocumentsRequest | pb.ListRegisteredDocumentsRequest
+    pb.AttachDocumentsRequest
+    | pb.DetachDocumentsRequest
+    | pb.ListRegisteredDocumentsRequest
+    | pb.TouchDocumentsRequest
 )
 SCOPES = MappingProxyType(
     {
@@ -59,8 +65,11 @@ WORK = MappingProxyType(
 )
 
 
-class Documents(DocumentRegistry, DocumentWork, Protocol):
-    """The registry with its work."""
+SCOPE_VALUES = MappingProxyType({scope: value for value, scope in SCOPES.items()})
+
+
+class Documents(DocumentRegistry, DocumentWork, DocumentUpkeep, Protocol):
+    """The registry with its work and its upkeep."""
 
 
 class DocumentCalls(ArchiveServiceServicer):
@@ -198,6 +207,37 @@ class DocumentCalls(ArchiveServiceServicer):
         dropped = await self._documents.drop_document(_claim(request))
         return pb.DropDocumentResponse(dropped=dropped)
 
+    async def TouchDocuments(
+        self, request: pb.TouchDocumentsRequest, context: Context
+    ) -> pb.TouchDocumentsResponse:
+        for_services()
+        await self._documents.touch_documents(request.tenant, _owner(request), request.document_ids)
+        return pb.TouchDocumentsResponse()
+
+    async def ExpireDocuments(
+        self, request: pb.ExpireDocumentsRequest, context: Context
+    ) -> pb.ExpireDocumentsResponse:
+        for_services()
+        expiry = Expiry(
+            user=_age(request, "user"),
+            document_set=_age(request, "document_set"),
+            collection=_age(request, "collection"),
+        )
+        limit = limited("limit", request.limit)
+        found = await self._documents.expired_references(expiry, limit)
+        released = () if request.dry_run else await self._documents.drop_expired(found)
+        return pb.ExpireDocumentsResponse(
+            references=map(_expired, found),
+            released=[pb.DocumentKey(tenant=tenant, document_id=one) for tenant, one in released],
+        )
+
+    async def GetDocumentTotals(
+        self, request: pb.GetDocumentTotalsRequest, context: Context
+    ) -> pb.GetDocumentTotalsResponse:
+        for_services()
+        totals = await self._documents.document_totals(active=seconds("active", request.active))
+        return pb.GetDocumentTotalsResponse(totals=totals)
+
     async def ReindexDocument(
         self, request: pb.ReindexDocumentRequest, context: Context
     ) -> pb.ReindexDocumentResponse:
@@ -244,6 +284,8 @@ def _registration(request: pb.RegisterDocumentRequest) -> Registration:
         document=request.document,
         content=request.content,
         index_version=request.index_version,
+        most_documents=request.most_documents,
+        most_bytes=request.most_bytes,
     )
 
 
@@ -253,6 +295,22 @@ def _owner(request: OwnerRequest) -> Owner:
         raise InvalidArgument("scope", f"is no known scope: {request.scope}")
     name = request.user_id if scope is Scope.USER else request.owner
     return Owner(scope=scope, name=name)
+
+
+def _age(request: pb.ExpireDocumentsRequest, field: str) -> float | None:
+    named: Any = field
+    return seconds(field, getattr(request, field)) if request.HasField(named) else None
+
+
+def _expired(reference: ExpiredReference) -> pb.ExpiredReference:
+    expired = pb.ExpiredReference(
+        tenant=reference.tenant,
+        scope=SCOPE_VALUES[reference.owner.scope],
+        owner=reference.owner.name,
+        document_id=reference.document_id,
+    )
+    expired.last_used_time.FromDatetime(reference.last_used_time)
+    return expired
 
 
 def _operation(request: OperationRequest) -> Operation:

@@ -1,6 +1,14 @@
 """What can go wrong in the archive."""
 
-from services.runtime.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from google.rpc.error_details_pb2 import QuotaFailure
+
+from services.runtime.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 
 RETRY_SECONDS = 1.0
 
@@ -59,6 +67,17 @@ class RequestIdTaken(AlreadyExists):
     def __init__(self, request_id: str) -> None:
         super().__init__(
             f"request_id {request_id!r} was used for another request; choose a new one"
+        )
+
+
+class DocumentLimitReached(ResourceExhausted):
+    """The tenant has as many documents, or bytes of them, as it may: names the limit."""
+
+    def __init__(self, limit: str, most: int) -> None:
+        message = f"the limit {limit} is reached: at most {most} for a tenant: delete some first"
+        violation = QuotaFailure.Violation(subject=limit, description=message)
+        super().__init__(
+            message, reason="LIMIT_REACHED", extra=[QuotaFailure(violations=[violation])]
         )
 
 

@@ -14,7 +14,7 @@ from maieutic.v1.session_service_pb2 import (
     SessionStatistics,
 )
 from maieutic.v1.turn_service_pb2 import Findings
-from services.persistence.document_ports import DocumentRegistry, DocumentWork
+from services.persistence.document_ports import DocumentRegistry, DocumentUpkeep, DocumentWork
 from services.persistence.model import Applied, Fact, Place
 
 Item = TypeVar("Item")
@@ -160,7 +160,7 @@ class Branches(Protocol):
         ...
 
 
-class Archive(Facts, Reads, Branches, DocumentRegistry, DocumentWork, Protocol):
+class Archive(Facts, Reads, Branches, DocumentRegistry, DocumentWork, DocumentUpkeep, Protocol):
     """The whole database."""
 
     async def check(self) -> None:

@@ -28,6 +28,7 @@ from services.retrieval.registry import (
     Released,
     is_searchable,
 )
+from services.retrieval.upkeep import Uses
 from services.retrieval.watching import Watchers, changes
 from services.runtime.names import DOCUMENTS_SEARCHED, EMBED_TEXTS, SEARCH_VECTORS, TEXTS
 from services.runtime.telemetry import span
@@ -95,6 +96,7 @@ class Library:
         self,
         *,
         registry: Registry,
+        uses: Uses,
         jobs: Jobs,
         watchers: Watchers,
         index: VectorIndex,
@@ -103,6 +105,7 @@ class Library:
         splitter: Splitter,
     ) -> None:
         self._registry = registry
+        self._uses = uses
         self._jobs = jobs
         self._watchers = watchers
         self._index = index
@@ -182,6 +185,7 @@ class Library:
         Raises DocumentNotFound if one of the documents is not the owner's.
         """
         documents, stale = await self._searched(owner, wanted, place)
+        await self._uses.note(owner, place.shared, wanted.document_ids)
         names = {id_: one.name for id_, one in documents.items() if is_searchable(one)}
         query = unicodedata.normalize("NFC", wanted.query)
         (vector,) = await self._vectors([query], query=True)

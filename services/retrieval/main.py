@@ -24,6 +24,7 @@ from services.retrieval.ports import Embedder, VectorIndex
 from services.retrieval.registry import Registry
 from services.retrieval.rpc import DocumentServicer
 from services.retrieval.settings import RetrievalSettings
+from services.retrieval.upkeep import Upkeep, Uses
 from services.retrieval.watching import Watchers
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
@@ -69,6 +70,7 @@ async def retrieval_service(
         parser = await stack.enter_async_context(Parser.open(settings.parsing))
         parts = _parts(settings, channel, bus, _Tools(index, embedder, parser))
         await stack.enter_async_context(parts.worker.working())
+        await stack.enter_async_context(parts.upkeep.running())
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
             add_DocumentServiceServicer_to_server(parts.servicer, server)
@@ -95,6 +97,7 @@ class _Parts:
     servicer: DocumentServicer
     admin: DocumentAdminServicer
     worker: Worker
+    upkeep: Upkeep
 
 
 def _parts(
@@ -103,7 +106,8 @@ def _parts(
     bus: Bus,
     tools: _Tools,
 ) -> _Parts:
-    ingest, registry, watchers, jobs = settings.ingest, Registry(channel), Watchers(), Jobs(bus)
+    ingest, watchers, jobs = settings.ingest, Watchers(), Jobs(bus)
+    registry = Registry(channel, settings.limits)
     splitter = Splitter(
         embedder=tools.embedder.name, size=settings.chunk_characters, overlap=settings.chunk_overlap
     )
@@ -119,6 +123,7 @@ def _parts(
     )
     library = Library(
         registry=registry,
+        uses=Uses(channel),
         jobs=jobs,
         watchers=watchers,
         index=tools.index,
@@ -126,11 +131,13 @@ def _parts(
         parser=tools.parser,
         splitter=splitter,
     )
+    upkeep = Upkeep(channel, jobs, settings.expiry)
     return _Parts(
         servicer=DocumentServicer(library=library, registry=registry),
         admin=DocumentAdminServicer(
-            Checker(inventory=Inventory(channel), index=tools.index, jobs=jobs)
+            Checker(inventory=Inventory(channel), index=tools.index, jobs=jobs), upkeep
         ),
+        upkeep=upkeep,
         worker=Worker(bus=bus, ingester=ingester, claims=claims, jobs=jobs, options=ingest),
     )
 

@@ -17,6 +17,7 @@ from maieutic.v1.document_service_pb2 import Document
 from services.retrieval.errors import DocumentNotFound
 from services.retrieval.model import Owner, Shared, SharedKind
 from services.retrieval.paging import Place
+from services.retrieval.settings import LimitOptions
 from services.runtime.errors import NotFound, from_rpc
 
 OWNED_SECONDS = 10.0
@@ -79,9 +80,14 @@ class Registry:
     """The archive's documents; raises what the archive raises."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, *, clock: Callable[[], float] = time.monotonic
+        self,
+        channel: grpc.aio.Channel,
+        limits: LimitOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._archive = ArchiveServiceStub(channel)
+        self._limits = limits
         self._owned = _Owned(clock)
 
     async def register(self, registration: Registration) -> Registered:
@@ -89,14 +95,16 @@ class Registry:
 
         Returns the stored one, whose name and format may be of an earlier registration.
         """
-        response = await self._archive.RegisterDocument(_request(registration))
+        response = await self._archive.RegisterDocument(_request(registration, self._limits))
         return Registered(
             document=response.document, indexes=response.indexes, revision=response.revision
         )
 
     async def replace(self, registration: Registration) -> Registered:
         """Give the owner's document of that id other content; raises DocumentNotFound."""
-        request = pb.ReplaceRegisteredDocumentRequest(registration=_request(registration))
+        request = pb.ReplaceRegisteredDocumentRequest(
+            registration=_request(registration, self._limits)
+        )
         with _absence(registration.document.document_id):
             response = await self._archive.ReplaceRegisteredDocument(request)
         return Registered(
@@ -234,7 +242,7 @@ class Registry:
                 return
 
 
-def _request(registration: Registration) -> pb.RegisterDocumentRequest:
+def _request(registration: Registration, limits: LimitOptions) -> pb.RegisterDocumentRequest:
     operation = registration.operation
     return pb.RegisterDocumentRequest(
         tenant=operation.owner.tenant,
@@ -244,6 +252,8 @@ def _request(registration: Registration) -> pb.RegisterDocumentRequest:
         document=registration.document,
         content=registration.content,
         index_version=registration.index_version,
+        most_documents=limits.documents_per_tenant,
+        most_bytes=limits.bytes_per_tenant,
     )
 
 

@@ -129,6 +129,37 @@ class IngestOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitOptions:
+    """How much a tenant may have; errors name the limit."""
+
+    documents_per_tenant: int = 100_000
+    """Documents, however many refer to each; 0: no limit."""
+
+    bytes_per_tenant: int = 10 * 2**30
+    """Bytes of their content; 0: no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiryOptions:
+    """When documents are given up that nobody uses: searching and adding again is use."""
+
+    user: float = 7 * 86_400.0
+    """Seconds without use after which a user's document is given up; 0: never."""
+
+    document_set: float = 30 * 86_400.0
+    """The same for a set."""
+
+    collection: float = 0.0
+    """The same for a collection."""
+
+    interval: float = 3600.0
+    """Seconds between two cleanups; 0: only when an admin asks for one."""
+
+    figures_interval: float = 60.0
+    """Seconds between two counts of all documents, for metrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalSettings:
     """Where documents are indexed, and how they are cut."""
 
@@ -146,6 +177,12 @@ class RetrievalSettings:
 
     ingest: IngestOptions = field(default=IngestOptions())
     """How documents are brought into the index, apart from the calls that add them."""
+
+    limits: LimitOptions = field(default=LimitOptions())
+    """How much a tenant may have."""
+
+    expiry: ExpiryOptions = field(default=ExpiryOptions())
+    """When documents are given up that nobody uses."""
 
     index_url: str = "local:///var/lib/maieutic/vectors"
     """The vector index: local:///path is a folder on this machine, for one process;

@@ -306,6 +306,40 @@ EMBEDDER_CACHE = Metric(
     help="Queries to be embedded, by whether their vector was kept",
 )
 EMBEDDER_CACHE_OUTCOME = "maieutic.retrieval.query.cache.outcome"
+DOCUMENTS_STORED = Metric(
+    name="maieutic.retrieval.documents.stored",
+    unit="{document}",
+    help="Documents that somebody refers to, of all tenants",
+)
+DOCUMENTS_ACTIVE = Metric(
+    name="maieutic.retrieval.documents.active",
+    unit="{document}",
+    help="Documents that were used within a day",
+)
+DOCUMENTS_FAILED = Metric(
+    name="maieutic.retrieval.documents.failed",
+    unit="{document}",
+    help="Documents that cannot be indexed",
+)
+DOCUMENT_BYTES = Metric(
+    name="maieutic.retrieval.documents.bytes", unit="By", help="Size of all documents"
+)
+DOCUMENT_SIZE = Metric(
+    name="maieutic.retrieval.documents.size", unit="By", help="Average size of a document"
+)
+CHUNKS_STORED = Metric(
+    name="maieutic.retrieval.chunks.stored", unit="{chunk}", help="Chunks of all documents"
+)
+BYTES_SAVED = Metric(
+    name="maieutic.retrieval.saved.bytes",
+    unit="By",
+    help="What would be stored besides if each owner had copies",
+)
+EMBEDDINGS_SAVED = Metric(
+    name="maieutic.retrieval.saved.embeddings",
+    unit="{chunk}",
+    help="What would be embedded besides if each owner and each document had its own chunks",
+)
 INDEX_ATTEMPTS = Metric(
     name="maieutic.retrieval.index.attempts",
     unit="{attempt}",

@@ -1,10 +1,12 @@
 """One suite for the document registry, over PostgreSQL and SQLite."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC
 
 import pytest
 
+from maieutic.v1.document_admin_service_pb2 import DocumentTotals
 from maieutic.v1.document_service_pb2 import (
     DOCUMENT_FORMAT_MARKDOWN,
     DOCUMENT_STATE_FAILED,
@@ -18,6 +20,7 @@ from maieutic.v1.document_service_pb2 import (
 from services.persistence.document_ports import (
     Claim,
     Claimed,
+    Expiry,
     Indexed,
     Operation,
     Owner,
@@ -26,7 +29,12 @@ from services.persistence.document_ports import (
     Scope,
     Work,
 )
-from services.persistence.errors import DocumentIdTaken, DocumentNotFound, RequestIdTaken
+from services.persistence.errors import (
+    DocumentIdTaken,
+    DocumentLimitReached,
+    DocumentNotFound,
+    RequestIdTaken,
+)
 from services.persistence.model import Place
 from tests.contracts.archives import ArchiveHarness
 from tests.persistence.stories import TENANT, USER
@@ -592,3 +600,114 @@ async def test_every_change_has_a_higher_revision_and_work_keeps_that_of_its_fir
     await harness.archive.finish_document(claim_of("w1"), claim)
     again = await harness.archive.replace_document(replacement(b"# Rafts", request_id="replace-2"))
     assert again.document.revision == again.revision > replaced.revision
+
+
+async def test_a_tenant_has_no_more_documents_and_bytes_than_it_may(
+    harness: ArchiveHarness,
+) -> None:
+    def more(
+        document_id: str, content: bytes, *, most_documents: int = 0, most_bytes: int = 0
+    ) -> Registration:
+        made = registration(document_id, request_id=f"add {document_id}", content=content)
+        return replace(made, most_documents=most_documents, most_bytes=most_bytes)
+
+    await added(harness, more("d1", b"12345", most_documents=1, most_bytes=5))
+    with pytest.raises(DocumentLimitReached, match="documents_per_tenant is reached: at most 1 "):
+        await added(harness, more("d2", b"6", most_documents=1))
+    with pytest.raises(DocumentLimitReached, match="bytes_per_tenant"):
+        await added(harness, more("d2", b"6", most_bytes=5))
+    larger = replace(more("d1", b"123456"), operation=operation("replace-1"), most_bytes=5)
+    with pytest.raises(DocumentLimitReached, match="bytes_per_tenant"):
+        await harness.archive.replace_document(larger)
+    same = more("d3", b"12345", most_documents=1, most_bytes=5)
+    assert (await added(harness, same)).document_id == "d1"
+    await added(harness, registration("d4", tenant="globex", content=b"7"))
+    mine = [row for (row,) in await harness.rows("SELECT document_id FROM documents")]
+    assert sorted(mine) == ["d1", "d4"]
+
+
+async def aged(harness: ArchiveHarness, days: float, owner: str) -> None:
+    """Have an owner's references last used so many days ago."""
+    async with harness.database.writing() as connection:
+        await connection.fetch(
+            "UPDATE document_references SET last_used_time = now() - make_interval(secs => $1)"
+            " WHERE owner = $2",
+            days * 86_400.0,
+            owner,
+        )
+
+
+WEEK = Expiry(user=7 * 86_400.0, document_set=30 * 86_400.0, collection=None)
+
+
+async def test_what_is_not_used_for_long_goes_after_the_time_of_its_scope(
+    harness: ArchiveHarness,
+) -> None:
+    await added(harness)
+    await added(harness, registration("document-2", request_id="add-2", content=b"other"))
+    await harness.archive.attach_documents(operation("attach-1"), PAIR, [ONE])
+    await harness.archive.attach_documents(operation("attach-2"), BRAND, ["document-2"])
+    for owner, days in ((USER, 8.0), (PAIR.name, 20.0), (BRAND.name, 1000.0)):
+        await aged(harness, days, owner)
+    found = await harness.archive.expired_references(WEEK, 10)
+    assert [(one.owner, one.document_id) for one in found] == [(MINE, ONE), (MINE, "document-2")]
+    assert await harness.archive.drop_expired(found) == []
+    await aged(harness, 31.0, PAIR.name)
+    (expired,) = await harness.archive.expired_references(WEEK, 10)
+    assert (expired.tenant, expired.owner) == (TENANT, PAIR)
+    assert await harness.archive.drop_expired([expired]) == [(TENANT, ONE)]
+    assert (await claimed(harness)).work is Work.REMOVE
+    assert not await harness.archive.expired_references(WEEK, 10)
+
+
+async def test_what_is_used_meanwhile_stays(harness: ArchiveHarness) -> None:
+    await added(harness)
+    await aged(harness, 8.0, USER)
+    found = await harness.archive.expired_references(WEEK, 10)
+    await harness.archive.touch_documents(TENANT, MINE, [ONE])
+    assert await harness.archive.drop_expired(found) == []
+    assert not await harness.archive.expired_references(WEEK, 10)
+    await aged(harness, 8.0, USER)
+    await harness.archive.touch_documents(TENANT, MINE, ["document-2"])
+    assert len(await harness.archive.expired_references(WEEK, 10)) == 1
+    await harness.archive.touch_documents(TENANT, MINE, [])
+    assert not await harness.archive.expired_references(WEEK, 10)
+    await aged(harness, 8.0, USER)
+    await added(harness, registration(request_id="add-2"))
+    assert not await harness.archive.expired_references(WEEK, 10)
+
+
+async def test_requests_are_forgotten_after_a_day(harness: ArchiveHarness) -> None:
+    await added(harness)
+    async with harness.database.writing() as connection:
+        await connection.fetch(
+            "UPDATE document_operations SET create_time = now() - make_interval(secs => $1)",
+            90_000.0,
+        )
+    await added(harness, registration(request_id="add-2"))
+    await harness.archive.drop_expired([])
+    assert await harness.rows("SELECT request_id FROM document_operations") == [("add-2",)]
+
+
+async def test_documents_are_counted_with_what_sharing_saves(harness: ArchiveHarness) -> None:
+    assert await harness.archive.document_totals(active=60.0) == DocumentTotals()
+    await added(harness)
+    await added(harness, registration(user="bob", request_id="add-2"))
+    await indexed(harness)
+    await added(harness, registration("d2", request_id="add-3", content=b"other"))
+    await added(harness, registration("d3", request_id="add-4", content=b"third"))
+    await claimed(harness, document_id="d3")
+    broken = claim_of("w1", document_id="d3")
+    await harness.archive.finish_document(broken, Indexed(version=1, failure="broken"))
+    await aged(harness, 2.0, USER)
+    assert await harness.archive.document_totals(active=60.0) == DocumentTotals(
+        documents=3,
+        pending=1,
+        failed=1,
+        active=1,
+        references=4,
+        bytes=7 + 5 + 5,
+        chunks=12,
+        bytes_saved=7,
+        embeddings_saved=2 * 12 - 7,
+    )

@@ -147,6 +147,17 @@ class FakeDocumentAdmin(DocumentAdminServiceServicer):
     ) -> admin_pb.CheckDocumentsResponse:
         return admin_pb.CheckDocumentsResponse(documents=len(self._library.texts))
 
+    async def CleanUpDocuments(
+        self, request: admin_pb.CleanUpDocumentsRequest, context: Context
+    ) -> admin_pb.CleanUpDocumentsResponse:
+        return admin_pb.CleanUpDocumentsResponse()
+
+    async def GetDocumentTotals(
+        self, request: admin_pb.GetDocumentTotalsRequest, context: Context
+    ) -> admin_pb.GetDocumentTotalsResponse:
+        totals = admin_pb.DocumentTotals(documents=len(self._library.texts))
+        return admin_pb.GetDocumentTotalsResponse(totals=totals)
+
 
 def register_documents(library: Library) -> Callable[[grpc.aio.Server], list[str]]:
     """Return what `serving` calls to add the service."""

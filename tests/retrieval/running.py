@@ -14,7 +14,13 @@ from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceStub
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from services.retrieval.main import retrieval_service
 from services.retrieval.ports import Embedder, Vectors
-from services.retrieval.settings import IngestOptions, PineconeOptions, RetrievalSettings
+from services.retrieval.settings import (
+    ExpiryOptions,
+    IngestOptions,
+    LimitOptions,
+    PineconeOptions,
+    RetrievalSettings,
+)
 from services.runtime.channel import open_channel
 from services.runtime.errors import ServiceError, from_rpc
 from services.runtime.identity import acting_for
@@ -94,6 +100,16 @@ class User:
         )
         with self._acting():
             return await self._stub.ReplaceDocument(request, timeout=CALL_SECONDS)
+
+    async def clean_up(self, *, dry_run: bool = False) -> admin_pb.CleanUpDocumentsResponse:
+        with self._acting():
+            request = admin_pb.CleanUpDocumentsRequest(dry_run=dry_run)
+            return await self._admin.CleanUpDocuments(request)
+
+    async def totals(self) -> admin_pb.DocumentTotals:
+        with self._acting():
+            request = admin_pb.GetDocumentTotalsRequest()
+            return (await self._admin.GetDocumentTotals(request)).totals
 
     async def check(self, *, repair: bool = False) -> admin_pb.CheckDocumentsResponse:
         with self._acting():
@@ -204,6 +220,8 @@ async def running_retrieval(
     folder: Path,
     *,
     ingest: IngestOptions = BRISK,
+    limits: LimitOptions | None = None,
+    expiry: ExpiryOptions | None = None,
     pinecone: PineconeOptions | None = None,
     **parts: Any,
 ) -> AsyncIterator[Retrieval]:
@@ -224,6 +242,8 @@ async def running_retrieval(
             index_url="pinecone://passages" if pinecone else f"local://{folder}",
             pinecone=pinecone or PineconeOptions(),
             ingest=ingest,
+            limits=limits or LimitOptions(),
+            expiry=expiry or ExpiryOptions(),
         )
         running = await stack.enter_async_context(
             retrieval_service(

@@ -107,6 +107,57 @@ def check(*, target: Target, repair: bool) -> None:
     run(_check(target, repair=repair))
 
 
+@docs.command("cleanup")
+@click.option("--dry-run", is_flag=True, help="Only show what would go.")
+@target_options
+def cleanup(*, target: Target, dry_run: bool) -> None:
+    """Give up documents that nobody has used for long; needs an admin's API key."""
+    run(_cleanup(target, dry_run=dry_run))
+
+
+@docs.command("stats")
+@target_options
+def stats(*, target: Target) -> None:
+    """Count the documents of all tenants; needs an admin's API key."""
+    run(_stats(target))
+
+
+async def _cleanup(target: Target, *, dry_run: bool) -> None:
+    async with connected(target) as client:
+        done = await client.documents.clean_up(dry_run=dry_run)
+    screen = Screen()
+    rows = [
+        (
+            one.tenant,
+            one.user_id or one.collection or one.document_set_id,
+            one.document_id,
+            when(one.last_used_time),
+        )
+        for one in done.expired
+    ]
+    if rows:
+        screen.table(("TENANT", "OWNER", "DOCUMENT", "LAST USED"), rows)
+    verb = "would be given up" if dry_run else f"given up, {done.removed_count} documents removed"
+    screen.line(f"{done.reference_count} references {verb}")
+
+
+async def _stats(target: Target) -> None:
+    async with connected(target) as client:
+        totals = await client.documents.totals()
+    rows = [
+        ("documents", str(totals.documents)),
+        ("pending", str(totals.pending)),
+        ("failed", str(totals.failed)),
+        ("used within a day", str(totals.active)),
+        ("references", str(totals.references)),
+        ("size", size(totals.bytes)),
+        ("chunks", str(totals.chunks)),
+        ("size saved", size(totals.bytes_saved)),
+        ("embeddings saved", str(totals.embeddings_saved)),
+    ]
+    Screen().table(("WHAT", "HOW MUCH"), rows)
+
+
 async def _attach(target: Target, collection: str, document_ids: Sequence[str]) -> None:
     async with connected(target) as client:
         await client.documents.attach(collection, document_ids)

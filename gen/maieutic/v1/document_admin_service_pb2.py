@@ -22,23 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(maieutic/v1/document_admin_service.proto\x12\x0bmaieutic.v1\"/\n\x15\x43heckDocumentsRequest\x12\x16\n\x06repair\x18\x01 \x01(\x08R\x06repair\"\xec\x01\n\x16\x43heckDocumentsResponse\x12\x18\n\x07tenants\x18\x01 \x01(\x03R\x07tenants\x12\x1c\n\tdocuments\x18\x02 \x01(\x03R\tdocuments\x12-\n\x12\x64ocuments_changing\x18\x03 \x01(\x03R\x11\x64ocumentsChanging\x12\x16\n\x06\x63hunks\x18\x04 \x01(\x03R\x06\x63hunks\x12\x32\n\x06\x66\x61ults\x18\x05 \x03(\x0b\x32\x1a.maieutic.v1.DocumentFaultR\x06\x66\x61ults\x12\x1f\n\x0b\x66\x61ult_count\x18\x06 \x01(\x03R\nfaultCount\"\x94\x01\n\rDocumentFault\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x32\n\x04kind\x18\x03 \x01(\x0e\x32\x1e.maieutic.v1.DocumentFaultKindR\x04kind\x12\x16\n\x06\x63hunks\x18\x04 \x01(\x03R\x06\x63hunks*y\n\x11\x44ocumentFaultKind\x12#\n\x1f\x44OCUMENT_FAULT_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x44OCUMENT_FAULT_KIND_ORPHAN\x10\x01\x12\x1f\n\x1b\x44OCUMENT_FAULT_KIND_MISSING\x10\x02\x32s\n\x14\x44ocumentAdminService\x12[\n\x0e\x43heckDocuments\x12\".maieutic.v1.CheckDocumentsRequest\x1a#.maieutic.v1.CheckDocumentsResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(maieutic/v1/document_admin_service.proto\x12\x0bmaieutic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n\x15\x43heckDocumentsRequest\x12\x16\n\x06repair\x18\x01 \x01(\x08R\x06repair\"\xec\x01\n\x16\x43heckDocumentsResponse\x12\x18\n\x07tenants\x18\x01 \x01(\x03R\x07tenants\x12\x1c\n\tdocuments\x18\x02 \x01(\x03R\tdocuments\x12-\n\x12\x64ocuments_changing\x18\x03 \x01(\x03R\x11\x64ocumentsChanging\x12\x16\n\x06\x63hunks\x18\x04 \x01(\x03R\x06\x63hunks\x12\x32\n\x06\x66\x61ults\x18\x05 \x03(\x0b\x32\x1a.maieutic.v1.DocumentFaultR\x06\x66\x61ults\x12\x1f\n\x0b\x66\x61ult_count\x18\x06 \x01(\x03R\nfaultCount\"2\n\x17\x43leanUpDocumentsRequest\x12\x17\n\x07\x64ry_run\x18\x01 \x01(\x08R\x06\x64ryRun\"\xa0\x01\n\x18\x43leanUpDocumentsResponse\x12\x36\n\x07\x65xpired\x18\x01 \x03(\x0b\x32\x1c.maieutic.v1.ExpiredDocumentR\x07\x65xpired\x12\'\n\x0freference_count\x18\x02 \x01(\x03R\x0ereferenceCount\x12#\n\rremoved_count\x18\x03 \x01(\x03R\x0cremovedCount\"\xed\x01\n\x0f\x45xpiredDocument\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12&\n\x0f\x64ocument_set_id\x18\x03 \x01(\tR\rdocumentSetId\x12\x1e\n\ncollection\x18\x04 \x01(\tR\ncollection\x12\x1f\n\x0b\x64ocument_id\x18\x05 \x01(\tR\ndocumentId\x12@\n\x0elast_used_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0clastUsedTime\"\x1a\n\x18GetDocumentTotalsRequest\"P\n\x19GetDocumentTotalsResponse\x12\x33\n\x06totals\x18\x01 \x01(\x0b\x32\x1b.maieutic.v1.DocumentTotalsR\x06totals\"\x92\x02\n\x0e\x44ocumentTotals\x12\x1c\n\tdocuments\x18\x01 \x01(\x03R\tdocuments\x12\x18\n\x07pending\x18\x02 \x01(\x03R\x07pending\x12\x16\n\x06\x66\x61iled\x18\x03 \x01(\x03R\x06\x66\x61iled\x12\x16\n\x06\x61\x63tive\x18\x04 \x01(\x03R\x06\x61\x63tive\x12\x1e\n\nreferences\x18\x05 \x01(\x03R\nreferences\x12\x14\n\x05\x62ytes\x18\x06 \x01(\x03R\x05\x62ytes\x12\x16\n\x06\x63hunks\x18\x07 \x01(\x03R\x06\x63hunks\x12\x1f\n\x0b\x62ytes_saved\x18\x08 \x01(\x03R\nbytesSaved\x12)\n\x10\x65mbeddings_saved\x18\t \x01(\x03R\x0f\x65mbeddingsSaved\"\x94\x01\n\rDocumentFault\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentId\x12\x32\n\x04kind\x18\x03 \x01(\x0e\x32\x1e.maieutic.v1.DocumentFaultKindR\x04kind\x12\x16\n\x06\x63hunks\x18\x04 \x01(\x03R\x06\x63hunks*y\n\x11\x44ocumentFaultKind\x12#\n\x1f\x44OCUMENT_FAULT_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x44OCUMENT_FAULT_KIND_ORPHAN\x10\x01\x12\x1f\n\x1b\x44OCUMENT_FAULT_KIND_MISSING\x10\x02\x32\xbc\x02\n\x14\x44ocumentAdminService\x12[\n\x0e\x43heckDocuments\x12\".maieutic.v1.CheckDocumentsRequest\x1a#.maieutic.v1.CheckDocumentsResponse\"\x00\x12\x61\n\x10\x43leanUpDocuments\x12$.maieutic.v1.CleanUpDocumentsRequest\x1a%.maieutic.v1.CleanUpDocumentsResponse\"\x00\x12\x64\n\x11GetDocumentTotals\x12%.maieutic.v1.GetDocumentTotalsRequest\x1a&.maieutic.v1.GetDocumentTotalsResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maieutic.v1.document_admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DOCUMENTFAULTKIND']._serialized_start=496
-  _globals['_DOCUMENTFAULTKIND']._serialized_end=617
-  _globals['_CHECKDOCUMENTSREQUEST']._serialized_start=57
-  _globals['_CHECKDOCUMENTSREQUEST']._serialized_end=104
-  _globals['_CHECKDOCUMENTSRESPONSE']._serialized_start=107
-  _globals['_CHECKDOCUMENTSRESPONSE']._serialized_end=343
-  _globals['_DOCUMENTFAULT']._serialized_start=346
-  _globals['_DOCUMENTFAULT']._serialized_end=494
-  _globals['_DOCUMENTADMINSERVICE']._serialized_start=619
-  _globals['_DOCUMENTADMINSERVICE']._serialized_end=734
+  _globals['_DOCUMENTFAULTKIND']._serialized_start=1371
+  _globals['_DOCUMENTFAULTKIND']._serialized_end=1492
+  _globals['_CHECKDOCUMENTSREQUEST']._serialized_start=90
+  _globals['_CHECKDOCUMENTSREQUEST']._serialized_end=137
+  _globals['_CHECKDOCUMENTSRESPONSE']._serialized_start=140
+  _globals['_CHECKDOCUMENTSRESPONSE']._serialized_end=376
+  _globals['_CLEANUPDOCUMENTSREQUEST']._serialized_start=378
+  _globals['_CLEANUPDOCUMENTSREQUEST']._serialized_end=428
+  _globals['_CLEANUPDOCUMENTSRESPONSE']._serialized_start=431
+  _globals['_CLEANUPDOCUMENTSRESPONSE']._serialized_end=591
+  _globals['_EXPIREDDOCUMENT']._serialized_start=594
+  _globals['_EXPIREDDOCUMENT']._serialized_end=831
+  _globals['_GETDOCUMENTTOTALSREQUEST']._serialized_start=833
+  _globals['_GETDOCUMENTTOTALSREQUEST']._serialized_end=859
+  _globals['_GETDOCUMENTTOTALSRESPONSE']._serialized_start=861
+  _globals['_GETDOCUMENTTOTALSRESPONSE']._serialized_end=941
+  _globals['_DOCUMENTTOTALS']._serialized_start=944
+  _globals['_DOCUMENTTOTALS']._serialized_end=1218
+  _globals['_DOCUMENTFAULT']._serialized_start=1221
+  _globals['_DOCUMENTFAULT']._serialized_end=1369
+  _globals['_DOCUMENTADMINSERVICE']._serialized_start=1495
+  _globals['_DOCUMENTADMINSERVICE']._serialized_end=1811
 # @@protoc_insertion_point(module_scope)

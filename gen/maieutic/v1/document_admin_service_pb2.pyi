@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -102,6 +103,177 @@ class CheckDocumentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckDocumentsResponse: _TypeAlias = CheckDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class CleanUpDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Only tell what would be dropped."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanUpDocumentsRequest: _TypeAlias = CleanUpDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class CleanUpDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRED_FIELD_NUMBER: _builtins.int
+    REFERENCE_COUNT_FIELD_NUMBER: _builtins.int
+    REMOVED_COUNT_FIELD_NUMBER: _builtins.int
+    reference_count: _builtins.int
+    """References that were dropped, or would be."""
+    removed_count: _builtins.int
+    """Documents that went with them; 0 in a dry run."""
+    @_builtins.property
+    def expired(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpiredDocument]:
+        """The first hundred."""
+
+    def __init__(
+        self,
+        *,
+        expired: _abc.Iterable[Global___ExpiredDocument] | None = ...,
+        reference_count: _builtins.int = ...,
+        removed_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired", b"expired", "reference_count", b"reference_count", "removed_count", b"removed_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CleanUpDocumentsResponse: _TypeAlias = CleanUpDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class ExpiredDocument(_message.Message):
+    """A document that its owner has not used for long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_SET_ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    LAST_USED_TIME_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    user_id: _builtins.str
+    """One of these three is set."""
+    document_set_id: _builtins.str
+    collection: _builtins.str
+    document_id: _builtins.str
+    @_builtins.property
+    def last_used_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        document_set_id: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        last_used_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_used_time", b"last_used_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "document_id", b"document_id", "document_set_id", b"document_set_id", "last_used_time", b"last_used_time", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiredDocument: _TypeAlias = ExpiredDocument  # noqa: Y015
+
+@_typing.final
+class GetDocumentTotalsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDocumentTotalsRequest: _TypeAlias = GetDocumentTotalsRequest  # noqa: Y015
+
+@_typing.final
+class GetDocumentTotalsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def totals(self) -> Global___DocumentTotals: ...
+    def __init__(
+        self,
+        *,
+        totals: Global___DocumentTotals | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDocumentTotalsResponse: _TypeAlias = GetDocumentTotalsResponse  # noqa: Y015
+
+@_typing.final
+class DocumentTotals(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    BYTES_SAVED_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_SAVED_FIELD_NUMBER: _builtins.int
+    documents: _builtins.int
+    pending: _builtins.int
+    failed: _builtins.int
+    active: _builtins.int
+    """Used within a day."""
+    references: _builtins.int
+    """Users, sets and collections, each for each document."""
+    bytes: _builtins.int
+    chunks: _builtins.int
+    bytes_saved: _builtins.int
+    """What would be stored and embedded besides if each owner had copies, and
+    each document chunks of its own.
+    """
+    embeddings_saved: _builtins.int
+    def __init__(
+        self,
+        *,
+        documents: _builtins.int = ...,
+        pending: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        active: _builtins.int = ...,
+        references: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        chunks: _builtins.int = ...,
+        bytes_saved: _builtins.int = ...,
+        embeddings_saved: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "bytes", b"bytes", "bytes_saved", b"bytes_saved", "chunks", b"chunks", "documents", b"documents", "embeddings_saved", b"embeddings_saved", "failed", b"failed", "pending", b"pending", "references", b"references"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentTotals: _TypeAlias = DocumentTotals  # noqa: Y015
 
 @_typing.final
 class DocumentFault(_message.Message):

@@ -41,6 +41,16 @@ class DocumentAdminServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_document__admin__service__pb2.CheckDocumentsRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_document__admin__service__pb2.CheckDocumentsResponse.FromString,
                 _registered_method=True)
+        self.CleanUpDocuments = channel.unary_unary(
+                '/maieutic.v1.DocumentAdminService/CleanUpDocuments',
+                request_serializer=maieutic_dot_v1_dot_document__admin__service__pb2.CleanUpDocumentsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_document__admin__service__pb2.CleanUpDocumentsResponse.FromString,
+                _registered_method=True)
+        self.GetDocumentTotals = channel.unary_unary(
+                '/maieutic.v1.DocumentAdminService/GetDocumentTotals',
+                request_serializer=maieutic_dot_v1_dot_document__admin__service__pb2.GetDocumentTotalsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_document__admin__service__pb2.GetDocumentTotalsResponse.FromString,
+                _registered_method=True)
 
 
 class DocumentAdminServiceServicer(object):
@@ -56,6 +66,21 @@ class DocumentAdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CleanUpDocuments(self, request, context):
+        """CleanUpDocuments drops references that were not used for as long as the
+        settings allow, and with its last one each document.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDocumentTotals(self, request, context):
+        """GetDocumentTotals counts the documents of all tenants.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DocumentAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +88,16 @@ def add_DocumentAdminServiceServicer_to_server(servicer, server):
                     servicer.CheckDocuments,
                     request_deserializer=maieutic_dot_v1_dot_document__admin__service__pb2.CheckDocumentsRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_document__admin__service__pb2.CheckDocumentsResponse.SerializeToString,
+            ),
+            'CleanUpDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.CleanUpDocuments,
+                    request_deserializer=maieutic_dot_v1_dot_document__admin__service__pb2.CleanUpDocumentsRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_document__admin__service__pb2.CleanUpDocumentsResponse.SerializeToString,
+            ),
+            'GetDocumentTotals': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDocumentTotals,
+                    request_deserializer=maieutic_dot_v1_dot_document__admin__service__pb2.GetDocumentTotalsRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_document__admin__service__pb2.GetDocumentTotalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +129,60 @@ class DocumentAdminService(object):
             '/maieutic.v1.DocumentAdminService/CheckDocuments',
             maieutic_dot_v1_dot_document__admin__service__pb2.CheckDocumentsRequest.SerializeToString,
             maieutic_dot_v1_dot_document__admin__service__pb2.CheckDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CleanUpDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.DocumentAdminService/CleanUpDocuments',
+            maieutic_dot_v1_dot_document__admin__service__pb2.CleanUpDocumentsRequest.SerializeToString,
+            maieutic_dot_v1_dot_document__admin__service__pb2.CleanUpDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDocumentTotals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.DocumentAdminService/GetDocumentTotals',
+            maieutic_dot_v1_dot_document__admin__service__pb2.GetDocumentTotalsRequest.SerializeToString,
+            maieutic_dot_v1_dot_document__admin__service__pb2.GetDocumentTotalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

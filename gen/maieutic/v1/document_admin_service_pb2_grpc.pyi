@@ -39,6 +39,12 @@ class DocumentAdminServiceStub:
     """CheckDocuments compares the registry with the vector index, and tells
     where they differ. Documents that are being changed are left out.
     """
+    CleanUpDocuments: _grpc.UnaryUnaryMultiCallable[_document_admin_service_pb2.CleanUpDocumentsRequest, _document_admin_service_pb2.CleanUpDocumentsResponse]
+    """CleanUpDocuments drops references that were not used for as long as the
+    settings allow, and with its last one each document.
+    """
+    GetDocumentTotals: _grpc.UnaryUnaryMultiCallable[_document_admin_service_pb2.GetDocumentTotalsRequest, _document_admin_service_pb2.GetDocumentTotalsResponse]
+    """GetDocumentTotals counts the documents of all tenants."""
 
 @_typing.type_check_only
 class DocumentAdminServiceAsyncStub(DocumentAdminServiceStub):
@@ -51,6 +57,12 @@ class DocumentAdminServiceAsyncStub(DocumentAdminServiceStub):
     """CheckDocuments compares the registry with the vector index, and tells
     where they differ. Documents that are being changed are left out.
     """
+    CleanUpDocuments: _aio.UnaryUnaryMultiCallable[_document_admin_service_pb2.CleanUpDocumentsRequest, _document_admin_service_pb2.CleanUpDocumentsResponse]  # type: ignore[assignment]
+    """CleanUpDocuments drops references that were not used for as long as the
+    settings allow, and with its last one each document.
+    """
+    GetDocumentTotals: _aio.UnaryUnaryMultiCallable[_document_admin_service_pb2.GetDocumentTotalsRequest, _document_admin_service_pb2.GetDocumentTotalsResponse]  # type: ignore[assignment]
+    """GetDocumentTotals counts the documents of all tenants."""
 
 class DocumentAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """DocumentAdminService is for those who run the backend: its calls need an
@@ -66,5 +78,23 @@ class DocumentAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """CheckDocuments compares the registry with the vector index, and tells
         where they differ. Documents that are being changed are left out.
         """
+
+    @_abc_1.abstractmethod
+    def CleanUpDocuments(
+        self,
+        request: _document_admin_service_pb2.CleanUpDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_admin_service_pb2.CleanUpDocumentsResponse, _abc.Awaitable[_document_admin_service_pb2.CleanUpDocumentsResponse]]:
+        """CleanUpDocuments drops references that were not used for as long as the
+        settings allow, and with its last one each document.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDocumentTotals(
+        self,
+        request: _document_admin_service_pb2.GetDocumentTotalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_admin_service_pb2.GetDocumentTotalsResponse, _abc.Awaitable[_document_admin_service_pb2.GetDocumentTotalsResponse]]:
+        """GetDocumentTotals counts the documents of all tenants."""
 
 def add_DocumentAdminServiceServicer_to_server(servicer: DocumentAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

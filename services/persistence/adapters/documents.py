@@ -15,7 +15,12 @@ from services.persistence.document_ports import (
     Registration,
     Released,
 )
-from services.persistence.errors import DocumentIdTaken, DocumentNotFound, RequestIdTaken
+from services.persistence.errors import (
+    DocumentIdTaken,
+    DocumentLimitReached,
+    DocumentNotFound,
+    RequestIdTaken,
+)
 from services.persistence.facts import enum_name, visible
 from services.persistence.model import Place
 
@@ -73,6 +78,11 @@ UPDATE documents SET
 WHERE tenant = $1 AND document_id = $2 AND state <> 'REMOVING'
 """
 
+TENANTS_SHARE = """
+SELECT count(*) AS documents, CAST(coalesce(sum(size), 0) AS bigint) AS bytes
+FROM documents WHERE tenant = $1 AND state <> 'REMOVING'
+"""
+
 KEEP_CONTENT = """
 INSERT INTO document_contents (tenant, content_hash, content) VALUES ($1, $2, $3)
 ON CONFLICT DO NOTHING
@@ -80,7 +90,7 @@ ON CONFLICT DO NOTHING
 
 KEEP_REFERENCE = """
 INSERT INTO document_references (tenant, scope, owner, document_id) VALUES ($1, $2, $3, $4)
-ON CONFLICT DO NOTHING
+ON CONFLICT (tenant, scope, owner, document_id) DO UPDATE SET last_used_time = now()
 """
 
 DROP_REFERENCE = """
@@ -142,7 +152,7 @@ class Registry:
         """Refer the user to the document, and store what is new."""
         operation = registration.operation
         async with self._database.writing() as connection:
-            revision = await _locked(connection, operation.tenant)
+            revision = await locked(connection, operation.tenant)
             if (done := await _done(connection, operation)) is not None:
                 row = await _accessible(connection, operation, done["document_id"])
                 return _registered(row, indexes=bool(done["indexes"]), revision=revision)
@@ -156,7 +166,7 @@ class Registry:
         """Give the user's document other content."""
         operation, document = registration.operation, registration.document
         async with self._database.writing() as connection:
-            revision = await _locked(connection, operation.tenant)
+            revision = await locked(connection, operation.tenant)
             done = await _done(connection, operation)
             row = await _accessible(connection, operation, document.document_id)
             if done is not None:
@@ -193,7 +203,7 @@ class Registry:
         """Have the owner refer to documents."""
         tenant, held = operation.tenant, (operation.tenant, owner.scope.value, owner.name)
         async with self._database.writing() as connection:
-            revision = await _locked(connection, tenant)
+            revision = await locked(connection, tenant)
             if await _done(connection, operation) is None:
                 for document_id in document_ids:
                     await _accessible(connection, operation, document_id)
@@ -208,7 +218,7 @@ class Registry:
         """Drop the owner's references; what nobody refers to any more is to be removed."""
         tenant, held = operation.tenant, (operation.tenant, owner.scope.value, owner.name)
         async with self._database.writing() as connection:
-            revision = await _locked(connection, tenant)
+            revision = await locked(connection, tenant)
             if not document_ids:
                 rows = await connection.fetch(REFERENCES_OF, *held)
                 document_ids = [row["document_id"] for row in rows]
@@ -222,7 +232,7 @@ class Registry:
         return Released(document_ids=released, revision=revision)
 
 
-async def _locked(connection: Connection, tenant: str) -> int:
+async def locked(connection: Connection, tenant: str) -> int:
     """Let no other change of the tenant's references run until the commit; returns its number."""
     (row,) = await connection.fetch(LOCK_TENANT, tenant)
     return int(row["revision"])
@@ -257,6 +267,7 @@ async def _kept(
     found = await connection.fetch(DOCUMENT_OF_CONTENT, tenant, document.content_hash)
     if found:
         return await _revived(connection, registration, found[0], revision)
+    await _require_room(connection, registration, documents=1, size=document.size)
     made = await connection.fetch(
         KEEP_DOCUMENT,
         tenant,
@@ -272,6 +283,19 @@ async def _kept(
     content = (tenant, document.content_hash, registration.content)
     await connection.write(KEEP_CONTENT, [content])
     return made[0], True
+
+
+async def _require_room(
+    connection: Connection, registration: Registration, *, documents: int, size: int
+) -> None:
+    """Raise DocumentLimitReached if the tenant may not have so much more."""
+    (row,) = await connection.fetch(TENANTS_SHARE, registration.operation.tenant)
+    for limit, most, has, more in (
+        ("documents_per_tenant", registration.most_documents, row["documents"], documents),
+        ("bytes_per_tenant", registration.most_bytes, row["bytes"], size),
+    ):
+        if most and more > 0 and has + more > most:
+            raise DocumentLimitReached(limit, most)
 
 
 async def _revived(
@@ -295,6 +319,8 @@ async def _replaced(
 ) -> Row:
     document = registration.document
     tenant, replaced = row["tenant"], row["content_hash"]
+    larger = document.size - row["size"]
+    await _require_room(connection, registration, documents=0, size=larger)
     content = (tenant, document.content_hash, registration.content)
     await connection.write(KEEP_CONTENT, [content])
     form = enum_name(DocumentFormat.DESCRIPTOR, document.format)

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maieutic.bus.v1 import bus_pb2 as _bus_pb2
+from maieutic.v1 import document_admin_service_pb2 as _document_admin_service_pb2
 from maieutic.v1 import document_service_pb2 as _document_service_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import session_service_pb2 as _session_service_pb2
@@ -542,6 +543,8 @@ class RegisterDocumentRequest(_message.Message):
     DOCUMENT_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    MOST_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    MOST_BYTES_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     request_id: _builtins.str
@@ -552,6 +555,11 @@ class RegisterDocumentRequest(_message.Message):
     """What the document must be indexed under: indexed under anything else, it
     is PENDING again.
     """
+    most_documents: _builtins.int
+    """Of the tenant; a request that would exceed one fails as RESOURCE_EXHAUSTED,
+    naming it. 0: none.
+    """
+    most_bytes: _builtins.int
     @_builtins.property
     def document(self) -> _document_service_pb2.Document:
         """With document_id, name, format, size and content_hash."""
@@ -566,10 +574,12 @@ class RegisterDocumentRequest(_message.Message):
         document: _document_service_pb2.Document | None = ...,
         content: _builtins.bytes = ...,
         index_version: _builtins.str = ...,
+        most_documents: _builtins.int = ...,
+        most_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "document", b"document", "index_version", b"index_version", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "document", b"document", "index_version", b"index_version", "most_bytes", b"most_bytes", "most_documents", b"most_documents", "request_hash", b"request_hash", "request_id", b"request_id", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -728,6 +738,194 @@ class DetachDocumentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DetachDocumentsResponse: _TypeAlias = DetachDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class TouchDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    user_id: _builtins.str
+    scope: Global___DocumentScope.ValueType
+    owner: _builtins.str
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Empty: all of the owner's."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        scope: Global___DocumentScope.ValueType = ...,
+        owner: _builtins.str = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "owner", b"owner", "scope", b"scope", "tenant", b"tenant", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TouchDocumentsRequest: _TypeAlias = TouchDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class TouchDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TouchDocumentsResponse: _TypeAlias = TouchDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class ExpireDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    DOCUMENT_SET_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    dry_run: _builtins.bool
+    """Only tell."""
+    @_builtins.property
+    def user(self) -> _duration_pb2.Duration:
+        """Since a reference was last used; unset: it never expires."""
+
+    @_builtins.property
+    def document_set(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def collection(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        user: _duration_pb2.Duration | None = ...,
+        document_set: _duration_pb2.Duration | None = ...,
+        collection: _duration_pb2.Duration | None = ...,
+        limit: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "document_set", b"document_set", "user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "document_set", b"document_set", "dry_run", b"dry_run", "limit", b"limit", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpireDocumentsRequest: _TypeAlias = ExpireDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ExpireDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExpiredReference]:
+        """Fewer than the limit: there are no more."""
+
+    @_builtins.property
+    def released(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentKey]:
+        """No owner is left of these: they are to be removed from the index."""
+
+    def __init__(
+        self,
+        *,
+        references: _abc.Iterable[Global___ExpiredReference] | None = ...,
+        released: _abc.Iterable[Global___DocumentKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["references", b"references", "released", b"released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpireDocumentsResponse: _TypeAlias = ExpireDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class ExpiredReference(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    LAST_USED_TIME_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    scope: Global___DocumentScope.ValueType
+    owner: _builtins.str
+    document_id: _builtins.str
+    @_builtins.property
+    def last_used_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        scope: Global___DocumentScope.ValueType = ...,
+        owner: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        last_used_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_used_time", b"last_used_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "last_used_time", b"last_used_time", "owner", b"owner", "scope", b"scope", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiredReference: _TypeAlias = ExpiredReference  # noqa: Y015
+
+@_typing.final
+class GetDocumentTotalsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def active(self) -> _duration_pb2.Duration:
+        """A document that was used since is active."""
+
+    def __init__(
+        self,
+        *,
+        active: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active", b"active"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDocumentTotalsRequest: _TypeAlias = GetDocumentTotalsRequest  # noqa: Y015
+
+@_typing.final
+class GetDocumentTotalsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def totals(self) -> _document_admin_service_pb2.DocumentTotals: ...
+    def __init__(
+        self,
+        *,
+        totals: _document_admin_service_pb2.DocumentTotals | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDocumentTotalsResponse: _TypeAlias = GetDocumentTotalsResponse  # noqa: Y015
 
 @_typing.final
 class ReplaceRegisteredDocumentRequest(_message.Message):

@@ -96,6 +96,21 @@ class ArchiveServiceStub(object):
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsRequest.SerializeToString,
                 response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsResponse.FromString,
                 _registered_method=True)
+        self.TouchDocuments = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/TouchDocuments',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.TouchDocumentsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.TouchDocumentsResponse.FromString,
+                _registered_method=True)
+        self.ExpireDocuments = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/ExpireDocuments',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ExpireDocumentsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ExpireDocumentsResponse.FromString,
+                _registered_method=True)
+        self.GetDocumentTotals = channel.unary_unary(
+                '/maieutic.archive.v1.ArchiveService/GetDocumentTotals',
+                request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetDocumentTotalsRequest.SerializeToString,
+                response_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetDocumentTotalsResponse.FromString,
+                _registered_method=True)
         self.ReindexDocument = channel.unary_unary(
                 '/maieutic.archive.v1.ArchiveService/ReindexDocument',
                 request_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ReindexDocumentRequest.SerializeToString,
@@ -256,6 +271,28 @@ class ArchiveServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TouchDocuments(self, request, context):
+        """TouchDocuments notes that an owner has used documents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExpireDocuments(self, request, context):
+        """ExpireDocuments drops references that were not used for long, of all
+        tenants, the oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDocumentTotals(self, request, context):
+        """GetDocumentTotals counts the documents of all tenants.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReindexDocument(self, request, context):
         """ReindexDocument has a document indexed again, whatever its state.
         """
@@ -408,6 +445,21 @@ def add_ArchiveServiceServicer_to_server(servicer, server):
                     servicer.DetachDocuments,
                     request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsRequest.FromString,
                     response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsResponse.SerializeToString,
+            ),
+            'TouchDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.TouchDocuments,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.TouchDocumentsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.TouchDocumentsResponse.SerializeToString,
+            ),
+            'ExpireDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExpireDocuments,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ExpireDocumentsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ExpireDocumentsResponse.SerializeToString,
+            ),
+            'GetDocumentTotals': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDocumentTotals,
+                    request_deserializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetDocumentTotalsRequest.FromString,
+                    response_serializer=maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetDocumentTotalsResponse.SerializeToString,
             ),
             'ReindexDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.ReindexDocument,
@@ -796,6 +848,87 @@ class ArchiveService(object):
             '/maieutic.archive.v1.ArchiveService/DetachDocuments',
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsRequest.SerializeToString,
             maieutic_dot_archive_dot_v1_dot_archive__service__pb2.DetachDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TouchDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/TouchDocuments',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.TouchDocumentsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.TouchDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExpireDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/ExpireDocuments',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ExpireDocumentsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.ExpireDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDocumentTotals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.archive.v1.ArchiveService/GetDocumentTotals',
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetDocumentTotalsRequest.SerializeToString,
+            maieutic_dot_archive_dot_v1_dot_archive__service__pb2.GetDocumentTotalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

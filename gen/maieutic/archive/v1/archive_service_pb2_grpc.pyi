@@ -75,6 +75,14 @@ class ArchiveServiceStub:
     """DetachDocuments drops references of a set or a collection. Doing it again
     succeeds.
     """
+    TouchDocuments: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.TouchDocumentsRequest, _archive_service_pb2.TouchDocumentsResponse]
+    """TouchDocuments notes that an owner has used documents."""
+    ExpireDocuments: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ExpireDocumentsRequest, _archive_service_pb2.ExpireDocumentsResponse]
+    """ExpireDocuments drops references that were not used for long, of all
+    tenants, the oldest first.
+    """
+    GetDocumentTotals: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.GetDocumentTotalsRequest, _archive_service_pb2.GetDocumentTotalsResponse]
+    """GetDocumentTotals counts the documents of all tenants."""
     ReindexDocument: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ReindexDocumentRequest, _archive_service_pb2.ReindexDocumentResponse]
     """ReindexDocument has a document indexed again, whatever its state."""
     ListDocumentTenants: _grpc.UnaryUnaryMultiCallable[_archive_service_pb2.ListDocumentTenantsRequest, _archive_service_pb2.ListDocumentTenantsResponse]
@@ -158,6 +166,14 @@ class ArchiveServiceAsyncStub(ArchiveServiceStub):
     """DetachDocuments drops references of a set or a collection. Doing it again
     succeeds.
     """
+    TouchDocuments: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.TouchDocumentsRequest, _archive_service_pb2.TouchDocumentsResponse]  # type: ignore[assignment]
+    """TouchDocuments notes that an owner has used documents."""
+    ExpireDocuments: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ExpireDocumentsRequest, _archive_service_pb2.ExpireDocumentsResponse]  # type: ignore[assignment]
+    """ExpireDocuments drops references that were not used for long, of all
+    tenants, the oldest first.
+    """
+    GetDocumentTotals: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.GetDocumentTotalsRequest, _archive_service_pb2.GetDocumentTotalsResponse]  # type: ignore[assignment]
+    """GetDocumentTotals counts the documents of all tenants."""
     ReindexDocument: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ReindexDocumentRequest, _archive_service_pb2.ReindexDocumentResponse]  # type: ignore[assignment]
     """ReindexDocument has a document indexed again, whatever its state."""
     ListDocumentTenants: _aio.UnaryUnaryMultiCallable[_archive_service_pb2.ListDocumentTenantsRequest, _archive_service_pb2.ListDocumentTenantsResponse]  # type: ignore[assignment]
@@ -310,6 +326,32 @@ class ArchiveServiceServicer(metaclass=_abc_1.ABCMeta):
         """DetachDocuments drops references of a set or a collection. Doing it again
         succeeds.
         """
+
+    @_abc_1.abstractmethod
+    def TouchDocuments(
+        self,
+        request: _archive_service_pb2.TouchDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.TouchDocumentsResponse, _abc.Awaitable[_archive_service_pb2.TouchDocumentsResponse]]:
+        """TouchDocuments notes that an owner has used documents."""
+
+    @_abc_1.abstractmethod
+    def ExpireDocuments(
+        self,
+        request: _archive_service_pb2.ExpireDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.ExpireDocumentsResponse, _abc.Awaitable[_archive_service_pb2.ExpireDocumentsResponse]]:
+        """ExpireDocuments drops references that were not used for long, of all
+        tenants, the oldest first.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDocumentTotals(
+        self,
+        request: _archive_service_pb2.GetDocumentTotalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_service_pb2.GetDocumentTotalsResponse, _abc.Awaitable[_archive_service_pb2.GetDocumentTotalsResponse]]:
+        """GetDocumentTotals counts the documents of all tenants."""
 
     @_abc_1.abstractmethod
     def ReindexDocument(
