@@ -1,7 +1,7 @@
 """Callers, a worker and the archive: each call is made until it has an answer."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -43,9 +43,9 @@ class _Hold:
 class Callers:
     """Everybody who talks to the service about one user's sessions."""
 
-    def __init__(self, stack: Stack, redis: Redis, user: User) -> None:
+    def __init__(self, stack: Stack, server_of: Callable[[str], Redis], user: User) -> None:
         self.stack = stack
-        self._redis = redis
+        self._server_of = server_of
         self.user = user
         self.revisions: dict[str, list[int]] = {}
         """Those that were seen of each session, in their order."""
@@ -282,12 +282,13 @@ class Callers:
             keys.annotations_key(session_id),
         )
         limits = str(IDLE_MS), str(3 if parts else 1)
-        await self._redis.eval(_LEAVE, len(names), *names, *limits)
+        await self._server_of(names[0]).eval(_LEAVE, len(names), *names, *limits)
 
     async def _hurry(self, _replica: Replica, session_id: str) -> None:
         key = keys.due_key(shard_of(session_id))
-        for turn_id in await self._redis.zrange(key, 0, -1):
-            await self._redis.execute_command("ZADD", key, "XX", 0, turn_id)  # type: ignore[no-untyped-call] # its stub wants one kind of key
+        redis = self._server_of(key)
+        for turn_id in await redis.zrange(key, 0, -1):
+            await redis.execute_command("ZADD", key, "XX", 0, turn_id)  # type: ignore[no-untyped-call] # its stub wants one kind of key
 
     async def _archive_again(self, replica: Replica, session_id: str) -> None:
         archive = self.stack.archive

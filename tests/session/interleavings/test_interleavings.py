@@ -4,8 +4,14 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +20,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from hypothesis.strategies import booleans, builds, integers, lists, sampled_from
 from redis.asyncio import Redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from maieutic.v1 import session_service_pb2 as pb, turn_service_pb2 as turns
 from services.session.adapters import keys
 from tests.backends.redis import RedisServer
+from tests.backends.redis_cluster import asked, redis_cluster
 from tests.proxy import Proxy, proxy
 from tests.session.interleavings.callers import Callers
 from tests.session.interleavings.expected import MAX_ATTEMPTS, MOST_WAITING, View, World
@@ -39,6 +47,7 @@ EXAMPLES = int(os.environ.get("MAIEUTIC_INTERLEAVINGS", "0"))
 
 ORDERS = sorted(pb.SessionOrder.values())
 PERSISTS = -1
+PRIMARIES = 3
 MOST_AT_ONCE = 4
 
 
@@ -58,37 +67,78 @@ NO_FAULTS = Faults()
 FAULTS = builds(Faults, twice=booleans(), lost=integers(0, 3), cuts=integers(0, 2))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A store, behind proxies that lose replies."""
+
+    url: str
+    links: Sequence[Proxy]
+    at: Callable[[str], Redis]
+    """The server that has the key, past its proxy."""
+    client: AbstractAsyncContextManager[Redis] | None = None
+
+
+@asynccontextmanager
+async def one_server(server: RedisServer) -> AsyncIterator[Store]:
+    async with proxy(server.port) as link, Redis.from_url(server.url) as redis:
+        await redis.flushdb()
+        yield Store(url=f"redis://127.0.0.1:{link.port}/0", links=[link], at=lambda _: redis)
+
+
+@asynccontextmanager
+async def cluster_of_six() -> AsyncIterator[Store]:
+    """Three primaries, each with a replica, that send callers to their proxies."""
+    async with redis_cluster(replicas=1) as cluster, AsyncExitStack() as parts:
+        primaries = cluster.servers[:PRIMARIES]
+        links = [await parts.enter_async_context(proxy(server.port)) for server in primaries]
+        nodes = [
+            await parts.enter_async_context(Redis.from_url(server.url)) for server in primaries
+        ]
+        for node, link in zip(nodes, links, strict=True):
+            await node.config_set("cluster-announce-port", link.port)
+        ports = {link.port for link in links}
+
+        async def known() -> bool:
+            views = [await asked(server.port, "CLUSTER", "SLOTS") for server in cluster.servers]
+            return all({row[2][1] for row in view} == ports for view in views)
+
+        await wait_until(known, SOON)
+
+        def node_of(key: str) -> Redis:
+            return nodes[key_slot(key.encode()) * PRIMARIES // REDIS_CLUSTER_HASH_SLOTS]
+
+        url = "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        yield Store(url=url, links=links, at=node_of, client=cluster.client())
+
+
 @dataclass(frozen=True)
 class Service:
-    """Two replicas on one store, behind a proxy that loses replies."""
+    """Two replicas on one store."""
 
     runner: asyncio.Runner
     stack: Stack
-    link: Proxy
-    redis: Redis
-    """Past the proxy."""
+    store: Store
     figures: Counter[str] = field(default_factory=Counter)
 
 
 @contextmanager
-def service(server: RedisServer) -> Iterator[Service]:
+def service(opening: AbstractAsyncContextManager[Store]) -> Iterator[Service]:
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         parts = AsyncExitStack()
 
         async def start() -> Service:
-            link = await parts.enter_async_context(proxy(server.port))
-            stack = await parts.enter_async_context(
-                session_stack(
-                    f"redis://127.0.0.1:{link.port}/0",
-                    replicas=2,
-                    lease=600.0,
-                    sweep_interval=0.1,
-                    max_attempts=MAX_ATTEMPTS,
-                    waiting_turns=MOST_WAITING,
-                )
+            store = await parts.enter_async_context(opening)
+            running = session_stack(
+                store.url,
+                replicas=2,
+                client=store.client,
+                flush=False,
+                lease=600.0,
+                sweep_interval=0.1,
+                max_attempts=MAX_ATTEMPTS,
+                waiting_turns=MOST_WAITING,
             )
-            redis = await parts.enter_async_context(Redis.from_url(server.url))
-            return Service(runner, stack, link, redis)
+            return Service(runner, await parts.enter_async_context(running), store)
 
         try:
             yield runner.run(start())
@@ -103,7 +153,7 @@ class Interleavings(RuleBasedStateMachine):
         super().__init__()
         self._running = running
         user = running.stack.user()
-        self.callers = Callers(running.stack, running.redis, user)
+        self.callers = Callers(running.stack, running.store.at, user)
         self.wishing = Wishing(self.callers)
         self.worlds = [World(user.tenant, user.name)]
         self._lag = ExitStack()
@@ -138,18 +188,24 @@ class Interleavings(RuleBasedStateMachine):
             calls += calls[:1]
         self._run(self._at_once(calls, faults))
 
-    @rule(times=integers(1, 3))
+    @rule(times=sampled_from((1, 2, 11)))
     def talk(self, times: int) -> None:
         for _ in range(times):
             self._run(self._ask_and_answer())
+        self._run(self._look(self.wishing.sessions[0]))
 
     async def _ask_and_answer(self) -> None:
         session_id = self.wishing.sessions[0]
-        await self._at_once([self._call("begin")])
-        if active := self.worlds[0].talks[session_id].active:
-            hold = (session_id, active, f"claim of {active}")
-            await self._at_once([Call("claim", hold)])
-            await self._at_once([Call("complete", (*hold, "Because."))])
+        await self._one_by_one(session_id, self._call("begin"))
+        talk = self.worlds[0].talks[session_id]
+        if talk.active and not talk.deleted:
+            hold = (session_id, talk.active, f"claim of {talk.active}")
+            await self._one_by_one(session_id, Call("claim", hold))
+            await self._one_by_one(session_id, Call("complete", (*hold, "Because.")))
+
+    async def _one_by_one(self, session_id: str, call: Call) -> None:
+        self._explain([Answered(call, await self.callers.answer(call))])
+        await self._turns_are_shown(session_id)
 
     @rule()
     def the_archive_lags(self) -> None:
@@ -194,22 +250,24 @@ class Interleavings(RuleBasedStateMachine):
     @asynccontextmanager
     async def _breaking(self, faults: Faults) -> AsyncIterator[None]:
         """Lose replies to the first commits, and cut all links when transactions begin."""
-        link, figures = self._running.link, self._running.figures
+        links, figures = self._running.store.links, self._running.figures
         lost, cuts = 0, list[asyncio.Task[None]]()
 
         def fate(chunk: bytes) -> bool:
             nonlocal lost
             if len(cuts) < faults.cuts and b"WATCH" in chunk:
-                cuts.append(asyncio.create_task(link.cut()))
+                cuts.append(asyncio.create_task(_cut(links)))
             loses = lost < faults.lost and b"EXEC" in chunk
             lost += loses
             return loses
 
-        link.swallow_replies(fate)
+        for link in links:
+            link.swallow_replies(fate)
         try:
             yield
         finally:
-            link.swallow_replies(lambda _: False)
+            for link in links:
+                link.swallow_replies(lambda _: False)
             await asyncio.gather(*cuts)
             figures.update(lost=lost, cuts=len(cuts))
 
@@ -271,7 +329,7 @@ class Interleavings(RuleBasedStateMachine):
             return
         self._lag.close()
         record = keys.record_key(session_id)
-        redis = self._running.redis
+        redis = self._running.store.at(record)
         # It expires once everything in it is archived; it may have left before.
 
         async def expires() -> bool:
@@ -290,16 +348,18 @@ class Interleavings(RuleBasedStateMachine):
             await self._leave(session_id)
 
 
-@pytest.mark.parametrize("kind", ["valkey_server", "redis_node"])
-def test_some_order_of_the_calls_explains_what_callers_see(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
-    server: RedisServer = request.getfixturevalue(kind)
-    with service(server) as running:
+async def _cut(links: Sequence[Proxy]) -> None:
+    for link in links:
+        await link.cut()
+
+
+def explained(opening: AbstractAsyncContextManager[Store], examples: int) -> None:
+    """Try some sequences of calls on the store, or all that were asked for."""
+    with service(opening) as running:
         run_state_machine_as_test(
             lambda: Interleavings(running),  # type: ignore[arg-type] # it takes a function, too
             settings=settings(
-                max_examples=EXAMPLES or 25,
+                max_examples=EXAMPLES or examples,
                 derandomize=not EXAMPLES,
                 stateful_step_count=30,
                 deadline=None,
@@ -312,3 +372,14 @@ def test_some_order_of_the_calls_explains_what_callers_see(
             "\n{calls} calls in {groups} groups at once: {lost} replies to EXEC were lost, "
             "all links were cut {cuts} times\n".format(**running.figures)
         )
+
+
+@pytest.mark.parametrize("kind", ["valkey_server", "redis_node"])
+def test_some_order_of_the_calls_explains_what_callers_see(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    explained(one_server(request.getfixturevalue(kind)), examples=20)
+
+
+def test_some_order_of_the_calls_explains_what_callers_of_a_cluster_see() -> None:
+    explained(cluster_of_six(), examples=8)

@@ -153,7 +153,7 @@ class Wishing:
 _ARGS: Mapping[str, Callable[[Wishing, Wish, str], Args | None]] = MappingProxyType(
     {
         "create": Wishing._create,
-        "get_or_create": lambda _, wish, __: (SETS[wish.how % 2],),
+        "get_or_create": lambda _, wish, __: (SETS[wish.how == 0],),
         "update": Wishing._update,
         "branch": Wishing._branch,
         "messages": lambda _, wish, session_id: (session_id, wish.how % 3),
