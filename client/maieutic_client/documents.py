@@ -204,10 +204,12 @@ class Documents:
         collections: Iterable[str] = (),
         document_set_ids: Iterable[str] = (),
         version_token: str = "",
+        filter: pb.DocumentFilter | None = None,  # noqa: A002 - the field's name
     ) -> Sequence[pb.Passage]:
         """Return the passages that answer best, best first.
 
-        From these documents, collections and sets; if none is named, from all the caller's. A
+        From these documents, collections and sets; if none is named, from all the caller's; of
+        them from those that meet the *filter*. A
         *version_token* is waited for: the answer sees what the call did that gave it, if that was
         done within seconds.
 
@@ -224,6 +226,7 @@ class Documents:
             collections=collections,
             document_set_ids=document_set_ids,
             version_token=version_token,
+            filter=filter,
         )
         return (await self._connection.call(self._stub.SearchDocuments, request)).passages
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from maieutic.v1.document_service_pb2 import Document, DocumentFormat, DocumentState
+from services.retrieval.filtering import admits
 from services.retrieval.jobs import Jobs
 from services.retrieval.model import (
     Owner,
@@ -186,7 +187,11 @@ class Library:
         """
         documents, stale = await self._searched(owner, wanted, place)
         await self._uses.note(owner, place.shared, wanted.document_ids)
-        names = {id_: one.name for id_, one in documents.items() if is_searchable(one)}
+        names = {
+            id_: one.name
+            for id_, one in documents.items()
+            if is_searchable(one) and admits(wanted.filter, one)
+        }
         query = unicodedata.normalize("NFC", wanted.query)
         (vector,) = await self._vectors([query], query=True)
         with span(SEARCH_VECTORS, attributes={DOCUMENTS_SEARCHED: len(names)}):

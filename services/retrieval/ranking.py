@@ -8,11 +8,12 @@ word. So hits are ordered by both. Measured on labelled questions, this finds mo
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 
 import numpy as np
 
+from maieutic.v1.document_service_pb2 import DocumentFilter
 from services.retrieval.ports import Hit, Vectors
 
 WORD = re.compile(r"\w+")
@@ -36,6 +37,8 @@ class Wanted:
     """Least cosine similarity."""
     mmr_lambda: float = 1.0
     """Weight of relevance against difference from what was chosen before, 0 to 1."""
+    filter: DocumentFilter = field(default_factory=DocumentFilter)
+    """Which of the documents; an empty one admits all."""
 
 
 def fused(query: str, hits: Sequence[Hit]) -> list[Hit]:

@@ -175,6 +175,7 @@ class DocumentServicer(DocumentServiceServicer):
                 fetch=_within(request, "fetch", MOST_FETCHED) or DEFAULT_FETCHED,
                 minimum_score=_between(request, "minimum_score", -1, 1, unset=-1),
                 mmr_lambda=_between(request, "mmr_lambda", 0, 1, unset=1),
+                filter=request.filter,
             ),
             SearchPlace(
                 shared=_all_shared(request), revision=parse_version_token(request.version_token)

@@ -19,6 +19,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from maieutic.v1 import document_service_pb2, session_service_pb2, turn_service_pb2
+from maieutic.v1.document_service_pb2 import DocumentFilter, DocumentFormat
 from maieutic.v1.session_service_pb2 import SessionFilter
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -176,6 +177,13 @@ def _wrong_messages(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
         yield from _wrong_masks(field)
     elif kind is not None and kind.full_name == "maieutic.v1.SessionFilter":
         yield from _wrong_filters(field)
+    elif kind is not None and kind.full_name == "maieutic.v1.DocumentFilter":
+        yield (
+            "with an unknown format",
+            _with(field, DocumentFilter(formats=[DocumentFormat.ValueType(99)])),
+        )
+        yield "with too long a name", _with(field, DocumentFilter(name_contains="a" * 201))
+        yield "with a name that is not UTF-8", _delimited(field, b"\x12\x01\xff")
     else:
         raise NotImplementedError(f"say what is wrong for {field.full_name}")
 

@@ -95,6 +95,31 @@ async def test_numbers_of_a_search_that_are_out_of_range_are_refused_by_field(
         assert fields_of(refusal) == [field]
 
 
+async def test_a_search_can_be_kept_to_documents_by_what_is_known_of_them(
+    retrieval: Retrieval,
+) -> None:
+    user = retrieval.user()
+    for name, form in (("Guide.md", MARKDOWN), ("guide.txt", pb.DOCUMENT_FORMAT_TEXT)):
+        await user.add(f"What {name} says of whales.", name=name, form=form)
+    await user.add("What else is said of whales.", name="other")
+    (first, *_, last) = sorted(
+        (await user.page()).documents, key=lambda one: one.create_time.ToNanoseconds()
+    )
+
+    async def found(**wanted: Any) -> set[str]:
+        passages = await user.search("whales", filter=pb.DocumentFilter(**wanted))
+        return {passage.document_name for passage in passages}
+
+    everything = {"Guide.md", "guide.txt", "other"}
+    assert await found() == everything
+    assert await found(name_contains="GUIDE") == {"Guide.md", "guide.txt"}
+    assert await found(name_contains="guide", formats=[MARKDOWN]) == {"Guide.md"}
+    assert await found(formats=[pb.DOCUMENT_FORMAT_PDF]) == set()
+    assert await found(created_since=last.create_time) == {last.name}
+    assert await found(created_before=last.create_time) == everything - {last.name}
+    assert await found(created_before=first.create_time) == set()
+
+
 async def test_a_search_can_be_kept_to_some_documents(retrieval: Retrieval) -> None:
     user = retrieval.user()
     ids = list((await added(user, descriptions(6))).values())

@@ -694,6 +694,46 @@ class DeleteDocumentResponse(_message.Message):
 Global___DeleteDocumentResponse: _TypeAlias = DeleteDocumentResponse  # noqa: Y015
 
 @_typing.final
+class DocumentFilter(_message.Message):
+    """Documents by what is known about them; those that meet all that is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMATS_FIELD_NUMBER: _builtins.int
+    NAME_CONTAINS_FIELD_NUMBER: _builtins.int
+    CREATED_SINCE_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    name_contains: _builtins.str
+    """With this text in their name, in capitals or not."""
+    @_builtins.property
+    def formats(self) -> _containers.RepeatedScalarFieldContainer[Global___DocumentFormat.ValueType]:
+        """Of one of these formats; none means any."""
+
+    @_builtins.property
+    def created_since(self) -> _timestamp_pb2.Timestamp:
+        """First added at this time or later."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """First added before this time."""
+
+    def __init__(
+        self,
+        *,
+        formats: _abc.Iterable[Global___DocumentFormat.ValueType] | None = ...,
+        name_contains: _builtins.str = ...,
+        created_since: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_since", b"created_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_since", b"created_since", "formats", b"formats", "name_contains", b"name_contains"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentFilter: _TypeAlias = DocumentFilter  # noqa: Y015
+
+@_typing.final
 class SearchDocumentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -706,6 +746,7 @@ class SearchDocumentsRequest(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     DOCUMENT_SET_IDS_FIELD_NUMBER: _builtins.int
     VERSION_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     limit: _builtins.int
     """How many passages; 0 means 5."""
@@ -737,6 +778,10 @@ class SearchDocumentsRequest(_message.Message):
     def document_set_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Search the documents of these sets, too."""
 
+    @_builtins.property
+    def filter(self) -> Global___DocumentFilter:
+        """Of the documents named above, or of all, search these only."""
+
     def __init__(
         self,
         *,
@@ -749,10 +794,11 @@ class SearchDocumentsRequest(_message.Message):
         collections: _abc.Iterable[_builtins.str] | None = ...,
         document_set_ids: _abc.Iterable[_builtins.str] | None = ...,
         version_token: _builtins.str = ...,
+        filter: Global___DocumentFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "_mmr_lambda", b"_mmr_lambda", "minimum_score", b"minimum_score", "mmr_lambda", b"mmr_lambda"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "_mmr_lambda", b"_mmr_lambda", "filter", b"filter", "minimum_score", b"minimum_score", "mmr_lambda", b"mmr_lambda"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "_mmr_lambda", b"_mmr_lambda", "collections", b"collections", "document_ids", b"document_ids", "document_set_ids", b"document_set_ids", "fetch", b"fetch", "limit", b"limit", "minimum_score", b"minimum_score", "mmr_lambda", b"mmr_lambda", "query", b"query", "version_token", b"version_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "_mmr_lambda", b"_mmr_lambda", "collections", b"collections", "document_ids", b"document_ids", "document_set_ids", b"document_set_ids", "fetch", b"fetch", "filter", b"filter", "limit", b"limit", "minimum_score", b"minimum_score", "mmr_lambda", b"mmr_lambda", "query", b"query", "version_token", b"version_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__minimum_score: _TypeAlias = _typing.Literal["minimum_score"]  # noqa: Y015
     _WhichOneofArgType__minimum_score: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score"]  # noqa: Y015
