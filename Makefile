@@ -15,7 +15,7 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-header 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve chat test lint format protos bench bench-failover bench-session chart image secrets locks clean
+.PHONY: help demo serve chat test lint format protos bench bench-failover bench-session bench-retrieval chart image secrets locks clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-failover: $(DEV) ## Kill primaries of the session store under load; ARGS="
 
 bench-session: $(DEV) ## Measure the session service alone; ARGS="--quick" is short
 	@$(BIN)/python -m bench.session $(ARGS)
+
+bench-retrieval: $(DEV) ## Measure searches at an emulator of Pinecone; ARGS="--quick" is short
+	@$(BIN)/python -m bench.retrieval $(ARGS)
 
 chart: $(DEV) $(CHART) ## Check the Helm chart and compose.yaml
 	@scripts/chart

@@ -402,7 +402,10 @@ class _Ours:
 
     async def get_requests(self, request: web.Request) -> web.Response:
         log = self._emulator.requests
-        shown = [{"method": one.method, "path": one.path, "end": one.end} for one in log]
+        shown = [
+            {"method": one.method, "path": one.path, "end": one.end, "copy": one.copy}
+            for one in log
+        ]
         open_ = self._emulator.connections()
         return web.json_response({"requests": shown, "total": len(log), "connections": open_})
 

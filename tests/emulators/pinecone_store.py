@@ -106,8 +106,7 @@ class Index:
         return [(fit[row], float(scores[row])) for row in order]
 
     def readable(self, namespace: str) -> int:
-        """Return the log sequence number up to which reads see the namespace."""
-        self.read(namespace)
+        """Return the log sequence number up to which the last read saw the namespace."""
         return self.namespaces[namespace].readable if namespace in self.namespaces else 0
 
     def _later(self, space: Namespace, change: Callable[[dict[str, Record]], None]) -> None:
