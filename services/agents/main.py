@@ -26,10 +26,12 @@ from services.agents.agents.socratic import SocraticAgent
 from services.agents.consumer import Worker
 from services.agents.crew import Crew
 from services.agents.gated_model import GatedModel
+from services.agents.metered_model import MeteredModel
 from services.agents.ports import Model
+from services.agents.prices import PriceTable, price_table
 from services.agents.prompts import load_prompt
 from services.agents.recorder import Recorder
-from services.agents.settings import AgentsSettings
+from services.agents.settings import AgentsSettings, PriceOptions
 from services.agents.traced_model import TracedModel
 from services.agents.turn_run import TurnParts, TurnRun
 from services.agents.turn_work import TurnWork
@@ -67,7 +69,11 @@ class RunningAgents:
 async def agents_service(
     settings: AgentsSettings, *, bus: Bus, model: Model, signer: Signer
 ) -> AsyncIterator[RunningAgents]:
-    """Work during the block; leaving it drains. `embedded` calls this, too."""
+    """Work during the block; leaving it drains. `embedded` calls this, too.
+
+    Raises BadSettings for prices that make no sense.
+    """
+    prices = _prices(settings.model.prices)
     async with (
         open_channel(
             settings.session_address, service="session", signer=signer, options=settings.channel
@@ -78,8 +84,8 @@ async def agents_service(
         serving(settings.server, lambda _: ()) as server,
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
     ):
-        model = GatedModel(TracedModel(model, provider=settings.model.provider))
-        crew = _crew(model, DocumentServiceStub(retrieval))
+        gated = GatedModel(TracedModel(model, provider=settings.model.provider))
+        crew = _crew(MeteredModel(gated, prices), DocumentServiceStub(retrieval))
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
             recorder=recorder,
@@ -110,6 +116,13 @@ def _crew(model: Model, documents: "DocumentServiceAsyncStub") -> Crew:
             conflict.STEP: conflict.ConflictAgent(model, load_prompt("conflict", 1)),
         },
     )
+
+
+def _prices(options: PriceOptions) -> PriceTable:
+    try:
+        return price_table(options.date, options.currency, options.models)
+    except ValueError as error:
+        raise BadSettings(f"MAIEUTIC_MODEL_PRICES: {error}") from error
 
 
 def _worker_id(settings: AgentsSettings) -> str:

@@ -77,14 +77,30 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a call costs."""
+
+    micros: int
+    """In millionths of the currency's unit."""
+    currency: str
+    """ISO 4217."""
+    price_date: str
+    """Of the price table: YYYY-MM-DD."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelUsage:
     """What the call consumed, in tokens."""
 
     model: str
     input_tokens: int
-    """Cached tokens included."""
+    """Those read from the model's cache and written to it included."""
     output_tokens: int
     cached_tokens: int = 0
+    """Read from the cache."""
+    cache_write_tokens: int = 0
+    cost: Cost | None = None
+    """None if it is unknown; a model itself does not know it."""
     cut: bool = False
     """Whether the answer ends where the tokens ended, before its own end."""
 

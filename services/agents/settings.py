@@ -6,12 +6,44 @@ from typing import Literal
 
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.consumer import WorkerOptions
+from services.agents.prices import KINDS
 from services.agents.recorder import RecorderOptions
 from services.runtime.channel import ChannelOptions
 from services.runtime.server import ServerOptions
 from services.runtime.telemetry import TelemetryOptions
 
 SUSPECT_QUEUE = "turns.suspect.v1"
+
+
+def _claude_prices() -> dict[str, dict[str, str]]:
+    """Return what Anthropic asks, on the date that PriceOptions names, for models of one price."""
+    listed = {
+        "claude-fable-5-1*": ("10", "50", "0.25", "12.50"),
+        "claude-opus-5-5*": ("4", "20", "0.20", "5"),
+        "claude-opus-5*": ("5", "25", "0.50", "6.25"),
+        "claude-sonnet-5-5*": ("2", "10", "0.10", "2.50"),
+        "claude-sonnet-5*": ("2", "10", "0.20", "2.50"),
+        "claude-haiku-4-5*": ("1", "5", "0.10", "1.25"),
+    }
+    return {model: dict(zip(KINDS, price, strict=True)) for model, price in listed.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceOptions:
+    """What the models cost; turns are accounted by it."""
+
+    date: str = "2026-10-24"
+    """The day as of which the prices hold, YYYY-MM-DD: every cost is told with it. The default
+    prices are those of this day, and nobody else keeps them up to date."""
+
+    currency: str = "USD"
+    """Three letters of ISO 4217."""
+
+    models: Mapping[str, Mapping[str, str]] = field(default_factory=_claude_prices)
+    """JSON object: model, or the beginning of names and an asterisk, to the prices of a million
+    tokens, as {"claude-x*": {"input": "2", "output": "10", "cached": "0.10", "cache_write":
+    "2.50"}}. It replaces the whole default. What a model consumes that is not in it has an unknown
+    cost; offline and scripted models cost 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +56,9 @@ class ModelSettings:
 
     claude: ClaudeOptions = field(default=ClaudeOptions())
     """How Claude is called."""
+
+    prices: PriceOptions = field(default_factory=PriceOptions)
+    """What the models cost."""
 
     word_delay: float = 0.02
     """Seconds before each word of the offline model, so that its streaming can be watched."""
@@ -81,7 +116,7 @@ class AgentsSettings:
     """Seconds from SIGTERM until the process ends; turns that are then still running are handed
     back. Less than what the platform gives before it kills."""
 
-    model: ModelSettings = field(default=ModelSettings())
+    model: ModelSettings = field(default_factory=ModelSettings)
     """Which model answers."""
 
     telemetry: TelemetryOptions = field(default=TelemetryOptions())

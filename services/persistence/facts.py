@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -37,6 +38,7 @@ SESSION_CHANGED = "session.changed"
 SESSION_DELETED = "session.deleted"
 
 VISIBLE_NUL = "\u2400"
+CURRENCY = re.compile("[A-Z]{3}")
 UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 TERMINAL = frozenset(
     {
@@ -295,9 +297,17 @@ def _usage_rows(usage: Iterable[turn_service_pb2.Usage], turn: TurnRow) -> tuple
             cached_tokens=step.cached_tokens,
             duration_ms=step.duration.ToMilliseconds(),
             finish_time=turn.finish_time,
+            cache_write_tokens=step.cache_write_tokens,
+            cost_micros=step.cost_micros if _is_priced(step) else None,
+            currency=step.currency if _is_priced(step) else "",
         )
         for number, step in enumerate(usage, start=1)
     )
+
+
+def _is_priced(step: turn_service_pb2.Usage) -> bool:
+    """Whether the step's cost is known: an amount of no currency is none."""
+    return step.HasField("cost_micros") and CURRENCY.fullmatch(step.currency) is not None
 
 
 def _turn_event(kind: str, turn: TurnRow, detail: str, when: datetime | None) -> EventRow:

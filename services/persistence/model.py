@@ -104,6 +104,11 @@ class UsageRow(NamedTuple):
     cached_tokens: int
     duration_ms: int
     finish_time: datetime | None
+    cache_write_tokens: int
+    cost_micros: int | None
+    """In millionths of the currency's unit; None if it is unknown."""
+    currency: str
+    """Empty if the cost is unknown."""
 
 
 class EventRow(NamedTuple):

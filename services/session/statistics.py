@@ -70,13 +70,20 @@ def _duration(turn: Turn) -> timedelta:
 
 
 def _usage(archived: Iterable[pb.ModelUsage], turns: Sequence[Turn]) -> list[pb.ModelUsage]:
-    models: dict[str, pb.ModelUsage] = {used.model: used for used in archived}
+    """Return one entry for each model and currency: a sum over currencies would mean nothing."""
+    models = {(used.model, used.currency): used for used in archived}
     for step in (step for turn in turns for step in turn.outcome.usage):
-        used = models.setdefault(step.model, pb.ModelUsage(model=step.model))
+        currency = step.currency if step.HasField("cost_micros") else ""
+        used = models.setdefault(
+            (step.model, currency), pb.ModelUsage(model=step.model, currency=currency)
+        )
         used.call_count += 1
         used.input_tokens += step.input_tokens
         used.output_tokens += step.output_tokens
         used.cached_tokens += step.cached_tokens
+        used.cache_write_tokens += step.cache_write_tokens
+        if currency:
+            used.cost_micros += step.cost_micros
         spent = used.duration.ToTimedelta() + step.duration.ToTimedelta()
         used.duration.FromTimedelta(spent)
     return [models[model] for model in sorted(models)]

@@ -177,6 +177,7 @@ async def test_cached_instructions_are_counted_as_input_and_as_cached(model: Cla
     assert isinstance(first, ModelUsage)
     assert isinstance(second, ModelUsage)
     assert (first.input_tokens, first.cached_tokens) == (2001, 0)
+    assert (first.cache_write_tokens, second.cache_write_tokens) == (2000, 0)
     assert (second.input_tokens, second.cached_tokens) == (2001, 2000)
     assert second.output_tokens == 6
 
@@ -465,4 +466,6 @@ async def test_passages_reach_claude_and_are_cited(emulator: Emulator, model: Cl
         outcome = (await place.finished()).outcome
         assert "“The moon & the sun make tides.” [1]" in outcome.text
         assert [(c.number, c.document_name) for c in outcome.citations] == [(1, "tides")]
-        assert [u.model for u in outcome.usage] == ["claude-sonnet-5-5"]
+        (usage,) = outcome.usage
+        assert usage.model == "claude-sonnet-5-5"
+        assert usage.cost_micros == 2 * usage.input_tokens + 10 * usage.output_tokens

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.agents.ports import ModelEvent, ModelRequest, ModelUsage, TextDelta
+from services.agents.settings import PriceOptions
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import office
 
@@ -69,6 +70,17 @@ async def test_the_usage_of_the_call_is_reported() -> None:
     async with office(ListeningModel()) as place:
         await place.ask("What makes the tides?")
         (usage,) = (await place.finished()).outcome.usage
+    assert (usage.HasField("cost_micros"), usage.currency) == (False, "")
     tokens = (usage.input_tokens, usage.output_tokens, usage.cached_tokens)
     assert (usage.step, usage.model, tokens) == ("direct", "listening", (3, 5, 2))
     assert usage.HasField("duration")
+
+
+async def test_a_call_of_a_model_with_a_price_has_its_cost_in_the_outcome() -> None:
+    price = {"input": "1", "output": "100", "cached": "0.5", "cache_write": "0"}
+    prices = PriceOptions(date="2026-02-03", currency="EUR", models={"listening": price})
+    async with office(ListeningModel(), prices=prices) as place:
+        await place.ask("What makes the tides?")
+        (usage,) = (await place.finished()).outcome.usage
+    told = (usage.cost_micros, usage.currency, usage.price_date)
+    assert told == (1 + 500 + 1, "EUR", "2026-02-03")

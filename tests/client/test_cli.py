@@ -194,6 +194,8 @@ async def test_a_conversation_is_branched_and_its_statistics_are_shown(cli: Cli)
     assert "messages\t2\n" in stats.out
     assert "turns completed\t1\n" in stats.out
     assert "tokens out of echo\t7\n" in stats.out
+    assert "cost of echo\t12.000345 USD\n" in stats.out
+    assert "cost of mute\tunknown\n" in stats.out
 
 
 async def test_notes_are_added_listed_and_deleted(cli: Cli) -> None:

@@ -511,6 +511,43 @@ async def test_statistics_add_up_a_sessions_turns_but_those_left_out(
     assert (len(nothing.turns), nothing.total_duration.seconds) == (0, 0)
 
 
+async def test_statistics_tell_what_turns_cost_and_of_which_nobody_knows(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    finished = [story.finished(number) for number in (1, 2, 3)]
+    for row, micros in zip(finished, (0, 7_000_000_000_000), strict=False):
+        answer = row.outcome.usage[1]
+        answer.cost_micros, answer.currency, answer.cache_write_tokens = micros, "USD", 5
+    finished[2].outcome.usage[1].cost_micros = 9  # of what?
+    await harness.archive.apply([fact(row) for row in finished])
+    found = await harness.archive.statistics(story.session_id, [])
+    assert [
+        (u.model, u.currency, u.HasField("cost_micros"), u.cost_micros, u.call_count)
+        for u in found.usage
+    ] == [
+        ("offline", "", False, 0, 1),
+        ("offline", "USD", True, 7_000_000_000_000, 2),
+        ("wordllama", "", False, 0, 3),
+    ]
+    assert [used.cache_write_tokens for used in found.usage] == [0, 10, 0]
+
+
+async def test_what_the_version_before_wrote_has_an_unknown_cost(harness: ArchiveHarness) -> None:
+    async with harness.database.writing() as connection:
+        await connection.write(
+            """
+            INSERT INTO usage (
+                turn_id, step_no, step, model, tenant, user_id, session_id, input_tokens,
+                output_tokens, cached_tokens, duration_ms
+            ) VALUES ($1, 1, 'direct', 'm', 'acme', 'ada', $2, 7, 9, 0, 1)
+            """,
+            [("turn", "session")],
+        )
+    (used,) = (await harness.archive.statistics("session", [])).usage
+    assert (used.input_tokens, used.currency, used.HasField("cost_micros")) == (7, "", False)
+
+
 # --- snapshots and messages -----------------------------------------------------------------------
 
 

@@ -220,7 +220,14 @@ class ColdArchive(ArchiveServiceServicer):
             found.turns.add(state=row.outcome.state, count=1)
             found.retry_count += max(0, row.outcome.attempts - 1)
             for step in row.outcome.usage:
-                found.usage.add(model=step.model, call_count=1, input_tokens=step.input_tokens)
+                used = found.usage.add(
+                    model=step.model,
+                    call_count=1,
+                    input_tokens=step.input_tokens,
+                    currency=step.currency,
+                )
+                if step.HasField("cost_micros"):
+                    used.cost_micros = step.cost_micros
         return pb.GetArchivedStatisticsResponse(statistics=found)
 
     async def GetArchivedTurn(self, request: Any, context: Any) -> Any:

@@ -237,7 +237,8 @@ class FakeSessions(SessionServiceServicer):
             message_count=len(self._state.messages(request.session_id))
         )
         found.turns.add(state=turn_pb.TURN_STATE_COMPLETED, count=found.message_count // 2)
-        found.usage.add(model="echo", output_tokens=7)
+        found.usage.add(model="echo", output_tokens=7, cost_micros=12_000_345, currency="USD")
+        found.usage.add(model="mute")
         return session_pb.GetSessionStatisticsResponse(statistics=found)
 
     async def AddNote(

@@ -19,7 +19,7 @@ from services.agents.adapters.scripted import ScriptedModel
 from services.agents.main import RunningAgents, agents_service
 from services.agents.ports import Model
 from services.agents.recorder import RecorderOptions
-from services.agents.settings import AgentsSettings
+from services.agents.settings import AgentsSettings, ModelSettings, PriceOptions
 from services.runtime.bus import OutgoingMessage
 from services.runtime.identity import Signer, Verifier
 from services.runtime.memory import MemoryBus
@@ -120,6 +120,7 @@ async def office(
     store: LiveStore | None = None,
     bus: MemoryBus | None = None,
     recorder: RecorderOptions = BRISK,
+    prices: PriceOptions = PriceOptions(),  # noqa: B008 - frozen
     **settings: Any,
 ) -> AsyncIterator[Office]:
     """Run workers during the block; further arguments are `AgentsSettings`."""
@@ -142,6 +143,7 @@ async def office(
             session_address=session.address,
             retrieval_address=retrieval.address,
             recorder=recorder,
+            model=ModelSettings(prices=prices),
             **settings,
         )
         signer = Signer("agents", private)

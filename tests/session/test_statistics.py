@@ -3,6 +3,7 @@
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.v1 import session_service_pb2 as pb, turn_service_pb2 as turns
+from services.session.statistics import added
 from tests.session.stack import Stack
 
 
@@ -18,7 +19,9 @@ async def _answer(stack: Stack, job: RunTurn) -> work.CompleteTurnResponse:
     request = work.CompleteTurnRequest(
         turn_id=job.turn_id, fence=held.claim.fence, claim_id=held.claim_id, text="So."
     )
-    request.usage.add(model="m1", input_tokens=10, output_tokens=3, cached_tokens=1)
+    request.usage.add(
+        model="m1", input_tokens=10, output_tokens=3, cached_tokens=1, cost_micros=40, currency="X"
+    )
     request.usage.add(model="m2", input_tokens=5)
     response: work.CompleteTurnResponse = await stack.first.work.CompleteTurn(request)
     await stack.archiver.publish(stack.bus, response.finished)
@@ -71,3 +74,24 @@ async def test_archived_and_live_turns_are_added_up(stack: Stack) -> None:
         ("m1", 2, 20),
         ("m2", 2, 10),
     ]
+    assert [(u.currency, u.HasField("cost_micros"), u.cost_micros) for u in found.usage] == [
+        ("X", True, 80),
+        ("", False, 0),
+    ]
+
+
+def test_amounts_in_different_currencies_are_not_added_up() -> None:
+    earlier = pb.SessionStatistics()
+    earlier.usage.add(model="m", call_count=1, cost_micros=5, currency="EUR")
+    earlier.usage.add(model="m", call_count=1)
+    turn = turns.Turn()
+    turn.outcome.usage.add(model="m", cost_micros=7, currency="USD")
+    turn.outcome.usage.add(model="m", cost_micros=0, currency="EUR")
+    turn.outcome.usage.add(model="m", currency="EUR")
+    total = added(earlier, [turn])
+    assert [(u.currency, u.HasField("cost_micros"), u.cost_micros) for u in total.usage] == [
+        ("", False, 0),
+        ("EUR", True, 5),
+        ("USD", True, 7),
+    ]
+    assert [used.call_count for used in total.usage] == [2, 2, 1]

@@ -168,8 +168,17 @@ async def _stats(target: Target, session_id: str) -> None:
         ("seconds", f"{found.total_duration.ToMilliseconds() / 1000:.1f}"),
         *((f"tokens into {used.model}", str(used.input_tokens)) for used in found.usage),
         *((f"tokens out of {used.model}", str(used.output_tokens)) for used in found.usage),
+        *((f"cost of {used.model}", _cost(used)) for used in found.usage),
     ]
     Screen().table(("OF", "IS"), rows)
+
+
+def _cost(used: pb.ModelUsage) -> str:
+    """Return an amount of money with all of its six decimals."""
+    if not used.HasField("cost_micros"):
+        return "unknown"
+    units, millionths = divmod(used.cost_micros, 1_000_000)
+    return f"{units}.{millionths:06} {used.currency}"
 
 
 def _state(state: TurnState.ValueType) -> str:

@@ -1308,7 +1308,9 @@ class SessionStatistics(_message.Message):
     def longest_duration(self) -> _duration_pb2.Duration: ...
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelUsage]:
-        """One entry for each model, of the turns that ended."""
+        """One entry for each model and currency, of the turns that ended. What a
+        model's steps of unknown cost consumed is an entry without a currency.
+        """
 
     def __init__(
         self,
@@ -1361,11 +1363,19 @@ class ModelUsage(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     call_count: _builtins.int
     input_tokens: _builtins.int
     output_tokens: _builtins.int
     cached_tokens: _builtins.int
+    cache_write_tokens: _builtins.int
+    cost_micros: _builtins.int
+    """In millionths of the currency's unit. Unset: unknown."""
+    currency: _builtins.str
+    """ISO 4217; empty if the cost is unknown."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -1377,11 +1387,16 @@ class ModelUsage(_message.Message):
         output_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
+        cache_write_tokens: _builtins.int = ...,
+        cost_micros: _builtins.int | None = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros", "cost_micros", b"cost_micros", "duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "call_count", b"call_count", "duration", b"duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros", "cache_write_tokens", b"cache_write_tokens", "cached_tokens", b"cached_tokens", "call_count", b"call_count", "cost_micros", b"cost_micros", "currency", b"currency", "duration", b"duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cost_micros: _TypeAlias = _typing.Literal["cost_micros"]  # noqa: Y015
+    _WhichOneofArgType__cost_micros: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_micros) -> _WhichOneofReturnType__cost_micros | None: ...
 
 Global___ModelUsage: _TypeAlias = ModelUsage  # noqa: Y015

@@ -324,14 +324,30 @@ class Usage(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    PRICE_DATE_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """The agent that took it."""
     model: _builtins.str
     input_tokens: _builtins.int
+    """Those read from the prompt cache and written to it included."""
     output_tokens: _builtins.int
     cached_tokens: _builtins.int
+    """Of the input: what the model read from its prompt cache."""
     prompt: _builtins.str
     """The instructions that the agent was given, with their version: direct_v1."""
+    cache_write_tokens: _builtins.int
+    """Of the input: what the model wrote into its prompt cache."""
+    cost_micros: _builtins.int
+    """In millionths of the currency's unit. Unset: unknown, because the model has
+    no price in the workers' settings, or the workers are of a version before.
+    """
+    currency: _builtins.str
+    """ISO 4217; empty if the cost is unknown."""
+    price_date: _builtins.str
+    """The date of the price table that the cost was worked out with: YYYY-MM-DD."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -344,12 +360,18 @@ class Usage(_message.Message):
         cached_tokens: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
         prompt: _builtins.str = ...,
+        cache_write_tokens: _builtins.int = ...,
+        cost_micros: _builtins.int | None = ...,
+        currency: _builtins.str = ...,
+        price_date: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros", "cost_micros", b"cost_micros", "duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "duration", b"duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "prompt", b"prompt", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros", "cache_write_tokens", b"cache_write_tokens", "cached_tokens", b"cached_tokens", "cost_micros", b"cost_micros", "currency", b"currency", "duration", b"duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "price_date", b"price_date", "prompt", b"prompt", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cost_micros: _TypeAlias = _typing.Literal["cost_micros"]  # noqa: Y015
+    _WhichOneofArgType__cost_micros: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_micros) -> _WhichOneofReturnType__cost_micros | None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
 

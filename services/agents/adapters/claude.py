@@ -177,6 +177,7 @@ class _Reading:
             input_tokens=self.fresh_tokens + self.written_tokens + self.cached_tokens,
             output_tokens=self.output_tokens,
             cached_tokens=self.cached_tokens,
+            cache_write_tokens=self.written_tokens,
             cut=self.stop_reason in CUT,
         )
 

@@ -63,15 +63,20 @@ def usage_of(consumed: ModelUsage, step: str, prompt: str, seconds: float) -> Us
     """Return what a call consumed, as turns account for it."""
     duration = Duration()
     duration.FromMicroseconds(round(seconds * 1e6))
-    return Usage(
+    usage = Usage(
         step=step,
         model=consumed.model,
         input_tokens=consumed.input_tokens,
         output_tokens=consumed.output_tokens,
         cached_tokens=consumed.cached_tokens,
+        cache_write_tokens=consumed.cache_write_tokens,
         duration=duration,
         prompt=prompt,
     )
+    if (cost := consumed.cost) is not None:
+        usage.cost_micros, usage.currency = cost.micros, cost.currency
+        usage.price_date = cost.price_date
+    return usage
 
 
 def schema_of(form: type[BaseModel]) -> Mapping[str, Any]:

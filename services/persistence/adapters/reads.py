@@ -130,12 +130,13 @@ WHERE session_id = $1 AND NOT turn_id = ANY($2)
 """
 
 USAGE_BY_MODEL = """
-SELECT model, count(*) AS calls, sum(input_tokens) AS input, sum(output_tokens) AS output,
-    sum(cached_tokens) AS cached, sum(duration_ms) AS duration
+SELECT model, currency, count(*) AS calls, sum(input_tokens) AS input,
+    sum(output_tokens) AS output, sum(cached_tokens) AS cached,
+    sum(cache_write_tokens) AS cache_write, sum(cost_micros) AS cost, sum(duration_ms) AS duration
 FROM usage
 WHERE session_id = $1 AND NOT turn_id = ANY($2)
-GROUP BY model
-ORDER BY model
+GROUP BY model, currency
+ORDER BY model, currency
 """
 
 TURN = "SELECT job, finished, archive_time FROM turns WHERE turn_id = $1"
@@ -248,7 +249,11 @@ def _usage(row: Row) -> ModelUsage:
         input_tokens=int(row["input"]),
         output_tokens=int(row["output"]),
         cached_tokens=int(row["cached"]),
+        cache_write_tokens=int(row["cache_write"]),
+        currency=row["currency"],
     )
+    if row["cost"] is not None:
+        used.cost_micros = int(row["cost"])
     used.duration.FromMilliseconds(int(row["duration"]))
     return used
 
