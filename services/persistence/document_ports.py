@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Protocol
 
 from maieutic.v1.document_admin_service_pb2 import DocumentTotals
-from maieutic.v1.document_service_pb2 import Document, IngestProgress
+from maieutic.v1.document_service_pb2 import Document, DocumentUsage, IngestProgress
 from services.persistence.model import Place
 
 
@@ -169,6 +169,10 @@ class DocumentRegistry(Protocol):
 
     async def get_document(self, tenant: str, user_id: str, document_id: str) -> Document:
         """Return a document of the user or of a collection; raises DocumentNotFound."""
+        ...
+
+    async def document_usage(self, tenant: str, document_id: str) -> DocumentUsage:
+        """Return who has a document, and how it was indexed; zeros for one that is gone."""
         ...
 
     async def list_documents(

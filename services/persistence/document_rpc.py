@@ -103,7 +103,10 @@ class DocumentCalls(ArchiveServiceServicer):
         document = await self._documents.get_document(
             request.tenant, request.user_id, request.document_id
         )
-        return pb.GetRegisteredDocumentResponse(document=document)
+        usage = None
+        if request.with_usage:
+            usage = await self._documents.document_usage(request.tenant, request.document_id)
+        return pb.GetRegisteredDocumentResponse(document=document, usage=usage)
 
     async def ListRegisteredDocuments(
         self, request: pb.ListRegisteredDocumentsRequest, context: Context

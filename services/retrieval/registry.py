@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
-from maieutic.v1.document_service_pb2 import Document
+from maieutic.v1.document_service_pb2 import Document, DocumentUsage
 from services.retrieval.errors import DocumentNotFound
 from services.retrieval.model import Owner, Shared, SharedKind
 from services.retrieval.paging import Place
@@ -121,6 +121,15 @@ class Registry:
         if is_searchable(response.document):
             self._owned.remember(owner, response.document)
         return response.document
+
+    async def usage(self, owner: Owner, document_id: str) -> tuple[Document, DocumentUsage]:
+        """Return one of the owner's documents with who has it; raises DocumentNotFound."""
+        request = pb.GetRegisteredDocumentRequest(
+            tenant=owner.tenant, user_id=owner.user, document_id=document_id, with_usage=True
+        )
+        with _absence(document_id):
+            response = await self._archive.GetRegisteredDocument(request)
+        return response.document, response.usage
 
     async def page(
         self, owner: Owner, shared: Shared | None = None, *, after: Place | None, limit: int

@@ -103,8 +103,8 @@ class DocumentServicer(DocumentServiceServicer):
         self, request: pb.GetDocumentRequest, context: Context
     ) -> pb.GetDocumentResponse:
         """Return one of the caller's documents."""
-        document = await self._registry.get(_caller(), request.document_id)
-        return pb.GetDocumentResponse(document=document)
+        document, usage = await self._registry.usage(_caller(), request.document_id)
+        return pb.GetDocumentResponse(document=document, usage=usage)
 
     async def ListDocuments(
         self, request: pb.ListDocumentsRequest, context: Context

@@ -17,6 +17,9 @@ from services.persistence.adapters.sqlite import sqlite_database
 from tests.backends.postgres import PostgresServer
 
 SHARED = "archive_contract"
+TRUNCATE_SESSIONS = """
+TRUNCATE sessions, turns, messages, usage, events, annotations, session_documents
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ async def emptied_postgres_url(server: PostgresServer) -> str:
     await migrate(url)
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute("TRUNCATE sessions, turns, messages, usage, events, annotations")
+        await connection.execute(TRUNCATE_SESSIONS)
         await connection.execute("TRUNCATE document_operations")
         await connection.execute("TRUNCATE documents, document_tenants, document_contents CASCADE")
     finally:

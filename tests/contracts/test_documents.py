@@ -2,10 +2,11 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from maieutic.bus.v1.bus_pb2 import SessionChanged
 from maieutic.v1.document_admin_service_pb2 import DocumentTotals
 from maieutic.v1.document_service_pb2 import (
     DOCUMENT_FORMAT_MARKDOWN,
@@ -15,6 +16,7 @@ from maieutic.v1.document_service_pb2 import (
     INGEST_STAGE_CHUNKED,
     INGEST_STAGE_STORED,
     Document,
+    DocumentUsage,
     IngestProgress,
 )
 from services.persistence.document_ports import (
@@ -37,7 +39,7 @@ from services.persistence.errors import (
 )
 from services.persistence.model import Place
 from tests.contracts.archives import ArchiveHarness
-from tests.persistence.stories import TENANT, USER
+from tests.persistence.stories import TENANT, USER, Story, fact
 
 ONE = "document-1"
 MINE = Owner(scope=Scope.USER, name=USER)
@@ -711,3 +713,47 @@ async def test_documents_are_counted_with_what_sharing_saves(harness: ArchiveHar
         bytes_saved=7,
         embeddings_saved=2 * 12 - 7,
     )
+
+
+def drawing(story: Story, *document_ids: str, revision: int) -> SessionChanged:
+    """Tell of a session that draws from these documents."""
+    changed = story.changed(revision)
+    changed.session.document_ids.extend(document_ids)
+    return changed
+
+
+async def sessions_of(harness: ArchiveHarness, *document_ids: str) -> list[int]:
+    return [
+        (await harness.archive.document_usage(TENANT, one)).session_count for one in document_ids
+    ]
+
+
+async def test_a_document_counts_the_sessions_that_draw_from_it(harness: ArchiveHarness) -> None:
+    await added(harness)
+    await added(harness, registration("d2", request_id="add-2", content=b"other"))
+    first, second = Story("one"), Story("two")
+    await harness.archive.apply([fact(drawing(first, ONE, "d2", revision=2))])
+    await harness.archive.apply([fact(second.accepted(1)), fact(drawing(second, ONE, revision=11))])
+    assert await sessions_of(harness, ONE, "d2") == [2, 1]
+    # Told late, and again.
+    await harness.archive.apply([fact(drawing(first, revision=1))])
+    await harness.archive.apply([fact(drawing(first, ONE, "d2", revision=2))])
+    assert await sessions_of(harness, ONE, "d2") == [2, 1]
+    await harness.archive.apply([fact(drawing(first, "d2", revision=30))])
+    assert await sessions_of(harness, ONE, "d2") == [1, 1]
+    await harness.archive.apply([fact(first.deleted()), fact(drawing(first, ONE, revision=40))])
+    assert await sessions_of(harness, ONE, "d2") == [1, 0]
+
+
+async def test_who_has_a_document_is_counted(harness: ArchiveHarness) -> None:
+    assert await harness.archive.document_usage(TENANT, ONE) == DocumentUsage()
+    await added(harness)
+    await harness.archive.attach_documents(operation("attach-1"), BRAND, [ONE])
+    await indexed(harness)
+    await aged(harness, 3.0, USER)
+    await aged(harness, 2.0, BRAND.name)
+    usage = await harness.archive.document_usage(TENANT, ONE)
+    assert (usage.owner_count, usage.session_count, usage.index_version) == (2, 0, INDEX)
+    age = datetime.now(UTC) - usage.last_used_time.ToDatetime(UTC)
+    assert timedelta(days=1.9) < age < timedelta(days=2.1)
+    assert await harness.archive.document_usage("globex", ONE) == DocumentUsage()

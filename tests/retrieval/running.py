@@ -123,6 +123,11 @@ class User:
             call = self._stub.WatchDocument(request, timeout=CALL_SECONDS)
             return [response.document async for response in call]
 
+    async def usage(self, document_id: str) -> pb.DocumentUsage:
+        with self._acting():
+            request = pb.GetDocumentRequest(document_id=document_id)
+            return (await self._stub.GetDocument(request)).usage
+
     async def get(self, document_id: str) -> pb.Document:
         with self._acting():
             request = pb.GetDocumentRequest(document_id=document_id)

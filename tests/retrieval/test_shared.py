@@ -155,3 +155,14 @@ async def test_a_search_that_demands_a_deletion_finds_nothing_of_the_document(
         pb.SearchDocumentsRequest(query="birds", collections=["brand-x"], version_token=token)
     )
     assert (list(answer.passages), answer.stale) == ([], False)
+
+
+async def test_a_document_tells_who_has_it_and_how_it_was_indexed(retrieval: Retrieval) -> None:
+    ana, ben = retrieval.user("ana"), retrieval.user("ben")
+    (one,) = await ids_of(ana, STORKS)
+    await ids_of(ben, STORKS)
+    await ana.make_set(one)
+    usage = await ana.usage(one)
+    assert usage.owner_count == 3
+    assert usage.HasField("last_used_time")
+    assert usage.index_version.endswith("/1000/200")

@@ -208,6 +208,42 @@ class Document(_message.Message):
 Global___Document: _TypeAlias = Document  # noqa: Y015
 
 @_typing.final
+class DocumentUsage(_message.Message):
+    """Who has a document, and how it was indexed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_COUNT_FIELD_NUMBER: _builtins.int
+    SESSION_COUNT_FIELD_NUMBER: _builtins.int
+    LAST_USED_TIME_FIELD_NUMBER: _builtins.int
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    owner_count: _builtins.int
+    """Users, sets and collections that refer to it."""
+    session_count: _builtins.int
+    """Sessions of the tenant that draw answers from it, deleted ones left out, as
+    far as the archive has heard of them.
+    """
+    index_version: _builtins.str
+    """The embedder and the splitter that it was indexed with; empty if it was not."""
+    @_builtins.property
+    def last_used_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        owner_count: _builtins.int = ...,
+        session_count: _builtins.int = ...,
+        last_used_time: _timestamp_pb2.Timestamp | None = ...,
+        index_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_used_time", b"last_used_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_version", b"index_version", "last_used_time", b"last_used_time", "owner_count", b"owner_count", "session_count", b"session_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentUsage: _TypeAlias = DocumentUsage  # noqa: Y015
+
+@_typing.final
 class Passage(_message.Message):
     """A piece of a document."""
 
@@ -437,16 +473,20 @@ class GetDocumentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def document(self) -> Global___Document: ...
+    @_builtins.property
+    def usage(self) -> Global___DocumentUsage: ...
     def __init__(
         self,
         *,
         document: Global___Document | None = ...,
+        usage: Global___DocumentUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from services.persistence.adapters.facts import (
     KEEP_MESSAGE,
     KEEP_SESSION,
 )
+from services.persistence.adapters.session_documents import keep_session_documents
 from services.persistence.adapters.sql import Connection, Database
 from services.persistence.branching import carried, fact_of, found_in
 from services.persistence.errors import MessageNotFound, SessionNotFound
@@ -55,6 +56,7 @@ class Branches:
                 raise MessageNotFound(branch.parent_message_id)
             fact = fact_of(tenant, branch, messages, found_in(messages, findings))
             await connection.write(KEEP_SESSION, [fact.session])
+            await keep_session_documents(connection, [fact.session])
             await connection.write(KEEP_MESSAGE, carried_rows(messages))
             if fact.annotations is not None:
                 await connection.write(KEEP_ANNOTATIONS, [fact.annotations])

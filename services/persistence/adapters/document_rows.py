@@ -4,6 +4,7 @@ from maieutic.v1.document_service_pb2 import (
     Document,
     DocumentFormat,
     DocumentState,
+    DocumentUsage,
     IngestProgress,
     IngestStage,
 )
@@ -46,3 +47,15 @@ def document_of(row: Row) -> Document:
     document.create_time.FromDatetime(moment(row["create_time"]))
     document.update_time.FromDatetime(moment(row["update_time"]))
     return document
+
+
+def usage_of(row: Row) -> DocumentUsage:
+    """Return who has the document of a row, and how it was indexed."""
+    usage = DocumentUsage(
+        owner_count=row["owner_count"],
+        session_count=row["session_count"],
+        index_version=row["index_version"],
+    )
+    if row["last_used_time"] is not None:
+        usage.last_used_time.FromDatetime(moment(row["last_used_time"]))
+    return usage

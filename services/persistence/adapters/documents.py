@@ -5,8 +5,8 @@ Changes of a tenant's references run one after the other: each locks the tenant'
 
 from collections.abc import Sequence
 
-from maieutic.v1.document_service_pb2 import Document, DocumentFormat
-from services.persistence.adapters.document_rows import DROP_CONTENT, document_of
+from maieutic.v1.document_service_pb2 import Document, DocumentFormat, DocumentUsage
+from services.persistence.adapters.document_rows import DROP_CONTENT, document_of, usage_of
 from services.persistence.adapters.sql import Connection, Database, Row
 from services.persistence.document_ports import (
     Operation,
@@ -132,6 +132,19 @@ LIMIT $4
 FIRST_PAGE = OWNED + NEWEST_FIRST
 NEXT_PAGE = f"{OWNED} AND (documents.create_time, documents.document_id) < ($5, $6) {NEWEST_FIRST}"
 
+USAGE = """
+SELECT
+    index_version,
+    (SELECT count(*) FROM document_references AS held
+        WHERE held.tenant = $1 AND held.document_id = $2) AS owner_count,
+    (SELECT max(last_used_time) FROM document_references AS held
+        WHERE held.tenant = $1 AND held.document_id = $2) AS last_used_time,
+    (SELECT count(*) FROM session_documents JOIN sessions
+        ON sessions.session_id = session_documents.session_id
+        WHERE session_documents.document_id = $2 AND sessions.tenant = $1) AS session_count
+FROM documents WHERE tenant = $1 AND document_id = $2
+"""
+
 ACCESSIBLE = """
 SELECT documents.* FROM documents
 WHERE documents.tenant = $1 AND documents.document_id = $3 AND EXISTS (
@@ -183,6 +196,12 @@ class Registry:
         async with self._database.reading() as connection:
             rows = await connection.fetch(ACCESSIBLE, tenant, user_id, document_id)
         return document_of(_found(rows, document_id))
+
+    async def document_usage(self, tenant: str, document_id: str) -> DocumentUsage:
+        """Return who has a document, and how it was indexed."""
+        async with self._database.reading() as connection:
+            rows = await connection.fetch(USAGE, tenant, document_id)
+        return usage_of(rows[0]) if rows else DocumentUsage()
 
     async def list_documents(
         self, tenant: str, owner: Owner, *, before: Place | None, limit: int

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from services.persistence.adapters.session_documents import (
+    FORGET_SESSION_DOCUMENTS,
+    keep_session_documents,
+)
 from services.persistence.adapters.sql import Connection, Database
 from services.persistence.model import (
     Applied,
     Fact,
     Known,
+    SessionRow,
     SessionState,
     in_acceptance_order,
     plan,
@@ -101,7 +106,7 @@ ON CONFLICT DO NOTHING
 FORGET_MESSAGES = "DELETE FROM messages WHERE session_id = $1"
 FORGET_TURNS = "DELETE FROM turns WHERE session_id = $1"
 FORGET_ANNOTATIONS = "DELETE FROM annotations WHERE session_id = $1"
-FORGET_ALL = (FORGET_MESSAGES, FORGET_TURNS, FORGET_ANNOTATIONS)
+FORGET_ALL = (FORGET_MESSAGES, FORGET_TURNS, FORGET_ANNOTATIONS, FORGET_SESSION_DOCUMENTS)
 
 # The condition on ensure_time stands twice: a second caller that waited for the row tests it
 # again on what the first one left.
@@ -137,8 +142,12 @@ class FactWriter:
     async def apply(self, batch: Sequence[Fact]) -> Applied:
         """Commit the batch as a whole."""
         async with self._database.writing() as connection:
-            await connection.write(KEEP_SESSION, session_rows(batch))
-            planned = plan(batch, await _known(connection, batch))
+            sessions = session_rows(batch)
+            await connection.write(KEEP_SESSION, sessions)
+            known = await _known(connection, batch)
+            stored = [row for row in sessions if _is_stored(row, known)]
+            await keep_session_documents(connection, stored)
+            planned = plan(batch, known)
             await connection.write(KEEP_TURN, planned.turns)
             await connection.write(KEEP_MESSAGE, planned.messages)
             await connection.write(WITHDRAW_MESSAGES, planned.withdrawn)
@@ -161,6 +170,12 @@ class FactWriter:
         for _, of_session in groupby(rows, key=lambda row: row["session_id"]):
             jobs += in_acceptance_order([RunTurn.FromString(row["job"]) for row in of_session])
         return jobs
+
+
+def _is_stored(row: SessionRow, known: Known) -> bool:
+    """Whether the session's row is this one, not a later one or a tombstone."""
+    state = known.sessions[row.session_id]
+    return row.delete_time is None and not state.deleted and row.revision == state.revision
 
 
 async def _known(connection: Connection, batch: Sequence[Fact]) -> Known:

@@ -1,0 +1,13 @@
+-- migrate:up
+
+-- What each living session draws from; written with its row, so that both agree.
+CREATE TABLE session_documents (
+    session_id  text NOT NULL REFERENCES sessions,
+    document_id text NOT NULL,
+    PRIMARY KEY (session_id, document_id)
+);
+CREATE INDEX sessions_of_document ON session_documents (document_id);
+
+-- migrate:down
+
+DROP TABLE session_documents;
