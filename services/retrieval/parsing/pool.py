@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -113,46 +115,70 @@ class ChildKilled(Exception):
 
 
 class _Child:
-    """One process."""
+    """One process, and the socket that is its standard input and output."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        answers: asyncio.StreamReader,
+        requests: asyncio.StreamWriter,
+    ) -> None:
         self._process = process
+        self._answers = answers
+        self._requests = requests
 
     @classmethod
     async def start(cls) -> Self:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", CHILD),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                # A group of its own, to be killed with what it forked.
-                start_new_session=True,
-                # Without the secrets of the service.
-                env={"PYTHONPATH": os.pathsep.join(sys.path)},
-            )
-        except OSError as error:
-            raise ParserUnavailable(f"no process can be started to parse: {error}") from error
-        return cls(process)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = _started(theirs.fileno())
+            except OSError as error:
+                ours.close()
+                raise ParserUnavailable(f"no process can be started to parse: {error}") from error
+        return cls(process, *await asyncio.open_unix_connection(sock=ours))
 
     async def ask(self, head: bytes, data: bytes, *, longest: int) -> dict[str, Any]:
         """Return the answer, of at most *longest* bytes; raises ChildEnded."""
-        requests, answers = self._process.stdin, self._process.stdout
-        if requests is None or answers is None:
-            raise ChildEnded(Ending.KILLED)
         try:
-            requests.writelines([LENGTH.pack(len(head) + 1 + len(data)), head, b"\n", data])
-            await requests.drain()
-            (size,) = LENGTH.unpack(await answers.readexactly(LENGTH.size))
-            if size > longest:
+            if self._requests.is_closing():
+                # Not every event loop raises a ConnectionError when it is written to.
+                raise ConnectionResetError
+            size = LENGTH.pack(len(head) + 1 + len(data))
+            self._requests.writelines([size, head, b"\n", data])
+            await self._requests.drain()
+            (length,) = LENGTH.unpack(await self._answers.readexactly(LENGTH.size))
+            if length > longest:
                 raise ChildEnded(Ending.CRASHED)
-            answer: dict[str, Any] = json.loads(await answers.readexactly(size))
+            answer: dict[str, Any] = json.loads(await self._answers.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise ChildEnded(await self._process.wait()) from error
+            raise ChildEnded(await self._ended()) from error
         return answer
 
     async def kill(self) -> None:
         """End the process and what it forked, and wait until it is gone."""
-        if self._process.returncode is None:
+        if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        await asyncio.shield(self._process.wait())
+        self._requests.close()
+        await asyncio.shield(self._ended())
+
+    async def _ended(self) -> int:
+        return await asyncio.to_thread(self._process.wait)
+
+
+def _started(standard: int) -> subprocess.Popen[bytes]:
+    """Start a process with that file as its standard input and output; raises OSError.
+
+    Takes milliseconds, and is not for the event loop to do: uvloop forks in a way that runs the
+    handlers of gRPC, of which one new process in ten died. The subprocess module does not.
+    """
+    return subprocess.Popen(  # noqa: S603 - of our own
+        [sys.executable, "-m", CHILD],
+        stdin=standard,
+        stdout=standard,
+        # A group of its own, to be killed with what it forked.
+        start_new_session=True,
+        # Without the secrets of the service.
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+    )

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import grpc
 import psutil
 import pytest
+import uvloop
 
 from services.retrieval.errors import BadDocument, ParserUnavailable
 from services.retrieval.parsing.model import Form
@@ -165,3 +168,33 @@ async def test_a_process_that_parses_knows_no_secret_of_the_service(
     assert set(environment.split(b"\0")) <= {b""} | {
         one for one in environment.split(b"\0") if one.startswith(b"PYTHONPATH=")
     }
+
+
+def test_processes_start_beside_busy_calls_on_the_event_loop_of_the_service() -> None:
+    """Forked with the handlers of gRPC, some would die before they are what they are to be."""
+
+    async def call(channel: Any) -> None:  # the stubs know no calls with plain bytes
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                await channel.unary_unary("/nobody/answers")(b"")
+
+    async def parse_beside_calls() -> list[str]:
+        server = grpc.aio.server()
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            calling = [asyncio.create_task(call(channel)) for _ in range(4)]
+            try:
+                return [await _read_by_a_new_process() for _ in range(8)]
+            finally:
+                for one in calling:
+                    one.cancel()
+                await server.stop(None)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(parse_beside_calls()) == ["a page"] * 8
+
+
+async def _read_by_a_new_process() -> str:
+    async with Parser.open(ParsingOptions(processes=1)) as parser:
+        return await read(parser)
