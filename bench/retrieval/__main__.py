@@ -1,4 +1,4 @@
-"""`python -m bench.retrieval`: what a search at Pinecone costs, and what faults do to it.
+"""`python -m bench.retrieval`: what a search costs, and what faults do to those at Pinecone.
 
 The emulator of Pinecone is a process of its own and speaks TLS; processor time is that of this
 process, the client. `--quick` is short and writes no figures.
@@ -14,7 +14,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.retrieval import quality
+from bench.retrieval import local, quality
 from bench.retrieval.cost import CALLERS, Cost, costs, memory
 from bench.retrieval.field import PACED_SECONDS, Trial, trials
 from bench.retrieval.site import running_site
@@ -93,6 +93,7 @@ def main() -> int:
     logging.disable(logging.WARNING)  # the service's own words on what is done to it
     with collecting_rarely(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         figures = runner.run(measure(console, quick=quick))
+    figures |= asyncio.run(local.measured())
     figures["recall_at_5"] = asyncio.run(recall())
     for name, value in figures.items():
         console.print(f"{name}: {value}")

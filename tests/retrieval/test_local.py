@@ -1,6 +1,8 @@
 """The local index beyond the contract: its files, and who may open them."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from services.retrieval.adapters.index import open_index
 from services.retrieval.adapters.local import LocalVectorIndex
+from services.retrieval.adapters.local_files import file_of
 from services.retrieval.adapters.matrix import Matrix
 from services.retrieval.errors import BadIndexUrl, IndexDamaged, IndexUnavailable
 from services.retrieval.model import Chunk
@@ -77,22 +80,90 @@ async def test_the_loop_goes_on_while_the_index_works(tmp_path: Path) -> None:
 
 
 def test_the_matrix_finds_what_comparing_one_by_one_finds() -> None:
-    vectors, query = unit_vectors(2000), unit_vectors(1)[0]
-    matrix = Matrix(16)
-    matrix.put(range(2000), vectors)
-    matrix.link({str(part): range(part, 2000, 10) for part in range(10)})
-    for documents in (["3"], ["1", "2"], [str(part) for part in range(10)]):
-        keys = [key for key in range(2000) if str(key % 10) in documents]
-        best = sorted(keys, key=lambda key: -float(vectors[key] @ query))[:20]
-        assert [key for key, _ in matrix.nearest(query, documents, 20)] == best
+    vectors, query = unit_vectors(20_000), unit_vectors(1)[0]
+    matrix = Matrix(lambda _: vectors)
+    matrix.link({str(part): range(part, len(vectors), 10) for part in range(10)})
+    # Of some rows, of more than are compared at a time, and of nearly all.
+    for documents in (["3"], ["1", "2", "4", "5"], [str(part) for part in range(9)]):
+        rows = [row for row in range(len(vectors)) if str(row % 10) in documents]
+        best = sorted(rows, key=lambda row: -float(vectors[row] @ query))[:20]
+        assert [row for row, _ in matrix.nearest(query, documents, 20)] == best
 
 
-def test_rows_of_removed_vectors_are_used_again() -> None:
-    matrix, vectors = Matrix(16), unit_vectors(300)
-    for turn in range(20):
-        keys = range(turn * 300, turn * 300 + 300)
-        matrix.put(keys, vectors)
-        matrix.link({"d": keys})
-        assert [key for key, _ in matrix.nearest(vectors[7], ["d"], 1)] == [turn * 300 + 7]
-        matrix.unlink("d", keys)
-    assert len(matrix._keys) < 600
+async def test_rows_of_removed_vectors_are_used_again(tmp_path: Path) -> None:
+    chunks, vectors = [Chunk(id=str(n), text="x") for n in range(300)], unit_vectors(300)
+    ids = [chunk.id for chunk in chunks]
+    async with LocalVectorIndex.open(tmp_path, embedder="one", dimension=16) as index:
+        await index.upsert("acme", "stays", [Chunk(id="stays", text="y")], vectors[:1])
+        for turn in range(5):
+            await index.upsert("acme", "d", chunks, np.roll(vectors, turn, axis=0))
+            assert await index.link("acme", "d", ids)
+            (hit,) = await index.search("acme", vectors[7], document_ids=["d"], limit=1)
+            assert hit.chunk.id == str(7 + turn)
+            await index.unlink("acme", "d")
+        (file,) = (tmp_path / "one.vectors").iterdir()
+        assert file.stat().st_size == 301 * 16 * 4
+        await index.unlink("acme", "stays")
+        assert not file.exists()
+
+
+async def test_a_namespace_is_opened_when_it_is_first_used(tmp_path: Path) -> None:
+    """So one whose file is broken harms no other, and says so itself."""
+    async with LocalVectorIndex.open(tmp_path, embedder="one", dimension=16) as index:
+        for tenant in ("acme", "other"):
+            await index.upsert(tenant, "d", [Chunk(id="x", text="x")], unit_vectors(1))
+            assert await index.link(tenant, "d", ["x"])
+    broken = file_of(tmp_path / "one.vectors", "acme")
+    broken.write_bytes(broken.read_bytes()[:-1])
+    async with LocalVectorIndex.open(tmp_path, embedder="one", dimension=16) as index:
+        assert await index.search("other", unit_vectors(1)[0], document_ids=["d"], limit=1)
+        with pytest.raises(IndexDamaged, match="0 vectors of 1"):
+            await index.search("acme", unit_vectors(1)[0], document_ids=["d"], limit=1)
+
+
+async def test_what_cannot_be_written_is_not_there(tmp_path: Path) -> None:
+    async with LocalVectorIndex.open(tmp_path, embedder="one", dimension=16) as index:
+        folder = tmp_path / "one.vectors"
+        folder.write_text("in the way")
+        with pytest.raises(IndexUnavailable):
+            await index.upsert("acme", "d", [Chunk(id="x", text="x")], unit_vectors(1))
+        assert await index.missing("acme", ["x"]) == {"x"}
+        folder.unlink()
+        await index.upsert("acme", "d", [Chunk(id="x", text="x")], unit_vectors(1))
+        assert await index.link("acme", "d", ["x"])
+        assert await index.search("acme", unit_vectors(1)[0], document_ids=["d"], limit=1)
+
+
+EARLIER = """
+CREATE TABLE chunks (
+    key INTEGER PRIMARY KEY, namespace TEXT NOT NULL, chunk_id TEXT NOT NULL, text TEXT NOT NULL,
+    vector BLOB NOT NULL, UNIQUE (namespace, chunk_id)
+);
+CREATE TABLE links (
+    namespace TEXT NOT NULL, document_id TEXT NOT NULL, position INTEGER NOT NULL,
+    chunk INTEGER NOT NULL REFERENCES chunks (key),
+    PRIMARY KEY (namespace, document_id, position)
+) WITHOUT ROWID;
+"""
+
+
+async def test_vectors_that_an_earlier_version_kept_in_the_database_are_found(
+    tmp_path: Path,
+) -> None:
+    vectors = unit_vectors(40)
+    tenants = [f"tenant-{n % 2}" for n in range(40)]
+    with closing(sqlite3.connect(tmp_path / "one.sqlite3")) as database:
+        database.executescript(EARLIER)
+        database.executemany(
+            "INSERT INTO chunks VALUES (?, ?, ?, 'text', ?)",
+            [(n, tenants[n], f"chunk-{n}", vectors[n].tobytes()) for n in range(40)],
+        )
+        links = [(tenant, n, n) for n, tenant in enumerate(tenants)]
+        database.executemany("INSERT INTO links VALUES (?, 'd', ?, ?)", links)
+        database.commit()
+    for _ in range(2):
+        async with LocalVectorIndex.open(tmp_path, embedder="one", dimension=16) as index:
+            for n, tenant in enumerate(tenants):
+                (hit,) = await index.search(tenant, vectors[n], document_ids=["d"], limit=1)
+                assert hit.chunk.id == f"chunk-{n}"
+                assert hit.score == pytest.approx(1)
