@@ -4,7 +4,9 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import subprocess
 import sysconfig
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -85,8 +87,11 @@ def _applied_sqlite(path: Path) -> set[str]:
 
 
 async def _dbmate(url: str, folder: Path, seconds: float) -> str:
-    """Run dbmate and return what it printed; whether it worked, the schema itself tells."""
-    process = await asyncio.create_subprocess_exec(
+    """Run dbmate and return what it printed; whether it worked, the schema itself tells.
+
+    Not by the event loop, whose way to fork can crash beside gRPC.
+    """
+    command = [
         _binary(),
         "--no-dump-schema",
         # A file in the working folder is none of its settings.
@@ -96,23 +101,30 @@ async def _dbmate(url: str, folder: Path, seconds: float) -> str:
         str(folder),
         *(("--migration-lock",) if folder.name == "postgres" else ()),
         "migrate",
-        # The URL may hold a password, and every user of the machine may read arguments.
-        env={"DATABASE_URL": await _dbmate_url(url)},
-        # By its name alone, because dbmate takes a question mark in a folder's name for options.
-        cwd=sqlite.sqlite_path(url).parent if url.startswith("sqlite:") else folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+    ]
+    # The URL may hold a password, and every user of the machine may read arguments.
+    environ = {"DATABASE_URL": await _dbmate_url(url)}
+    # By its name alone, because dbmate takes a question mark in a folder's name for options.
+    working = sqlite.sqlite_path(url).parent if url.startswith("sqlite:") else folder
     try:
-        async with asyncio.timeout(seconds):
-            output, _ = await process.communicate()
-    except TimeoutError as error:
+        done = await asyncio.to_thread(_run, command, environ, working, seconds)
+    except subprocess.TimeoutExpired as error:
         raise MigrationFailed(f"the migration took over {seconds:g} s") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return output.decode(errors="replace")
+    return done.stdout.decode(errors="replace")
+
+
+def _run(
+    command: Sequence[str], environ: Mapping[str, str], folder: Path, seconds: float
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(  # noqa: S603 - of our own
+        command,
+        env=environ,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=seconds,
+        check=False,
+    )
 
 
 async def _dbmate_url(url: str) -> str:

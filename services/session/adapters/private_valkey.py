@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -53,7 +54,7 @@ async def valkey_in_memory() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _running(home: Path, path: Path, *, durable: bool) -> AsyncIterator[str]:
-    process = await _started(home, _command(home, path, durable=durable))
+    process = await asyncio.to_thread(_started, home, _command(home, path, durable=durable))
     try:
         await _ready(path, process, home)
         yield f"unix://{path}"
@@ -61,13 +62,14 @@ async def _running(home: Path, path: Path, *, durable: bool) -> AsyncIterator[st
         await asyncio.shield(_end(path, process))
 
 
-async def _started(home: Path, command: Sequence[str]) -> asyncio.subprocess.Process:
+def _started(home: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the server; not by the event loop, whose way to fork can crash beside gRPC."""
     # The server outlives this process if that is killed: it must hold nothing of its caller's open.
     with (home / LOG).open("ab") as log:
-        return await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
+        return subprocess.Popen(  # noqa: S603 - of our own
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=log,
             # A Ctrl-C in the terminal is for this process, which then stops the server in order.
             start_new_session=True,
@@ -120,10 +122,10 @@ def _socket_path(home: Path) -> Path:
     return folder / "valkey.sock"
 
 
-async def _ready(path: Path, process: asyncio.subprocess.Process, home: Path) -> None:
+async def _ready(path: Path, process: subprocess.Popen[bytes], home: Path) -> None:
     until = asyncio.get_running_loop().time() + READY_SECONDS
     while not await _answers(path):
-        if process.returncode is not None or asyncio.get_running_loop().time() > until:
+        if process.poll() is not None or asyncio.get_running_loop().time() > until:
             raise StoreUnavailable(f"the private Valkey does not start: see {home / LOG}")
         await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -159,10 +161,10 @@ async def _stop(path: Path) -> None:
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _end(path: Path, process: asyncio.subprocess.Process) -> None:
+async def _end(path: Path, process: subprocess.Popen[bytes]) -> None:
     await _stop(path)
     try:
-        await asyncio.wait_for(process.wait(), STOP_SECONDS)
-    except TimeoutError:
+        await asyncio.to_thread(process.wait, STOP_SECONDS)
+    except subprocess.TimeoutExpired:
         process.kill()
-        await process.wait()
+        await asyncio.to_thread(process.wait)
