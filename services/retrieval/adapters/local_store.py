@@ -143,7 +143,8 @@ class LocalStore:
     def unlink(self, namespace: str, document_id: str) -> None:
         space = self._space(namespace)
         with self._transaction():
-            removed = self._remove_unlinked(self._remove_links(namespace, document_id))
+            had = self._remove_links(namespace, document_id)
+            removed = self._remove_unlinked(had if document_id else self._remove_staged(namespace))
         space.matrix.unlink(document_id)
         space.rows.release(removed)
         if space.rows.empty:
