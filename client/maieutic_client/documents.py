@@ -13,6 +13,9 @@ from maieutic_client.errors import lifted
 from maieutic_client.retry import Patience, link_broke, passes_by_itself
 
 ADD_TIMEOUT_SECONDS = 120.0
+PART_BYTES = 256 * 1024
+ADD_BYTES = 2 * 1024 * 1024
+"""Content that `add` takes; more goes by `upload`."""
 FORMATS = {
     ".md": pb.DOCUMENT_FORMAT_MARKDOWN,
     ".markdown": pb.DOCUMENT_FORMAT_MARKDOWN,
@@ -57,6 +60,37 @@ class Documents:
             accept_only=not wait,
         )
         return await self._connection.call(self._stub.AddDocument, request, timeout=timeout)
+
+    async def upload(
+        self,
+        name: str,
+        content: bytes,
+        *,
+        format: pb.DocumentFormat.ValueType | None = None,  # noqa: A002 - the field's name
+        document_id: str = "",
+        request_id: str | None = None,
+    ) -> AsyncIterator[pb.Document]:
+        """Send a document of any size in parts; yields it once it is safe, and as it is indexed.
+
+        With a *document_id* it replaces that document's content. Raises InvalidArgument if it
+        cannot be read. It is not tried again: the same *request_id* takes it up.
+        """
+        header = pb.UploadHeader(
+            request_id=request_id or new_request_id(),
+            name="" if document_id else name,
+            document_id=document_id,
+            format=format_of(name) if format is None else format,
+        )
+        call = self._stub.UploadDocument(
+            _parts(header, content), metadata=self._connection.metadata
+        )
+        try:
+            async for response in call:
+                yield response.document
+        except grpc.aio.AioRpcError as failed:
+            raise lifted(failed) from failed
+        finally:
+            call.cancel()
 
     async def replace(
         self,
@@ -229,6 +263,14 @@ class Documents:
             filter=filter,
         )
         return (await self._connection.call(self._stub.SearchDocuments, request)).passages
+
+
+async def _parts(
+    header: pb.UploadHeader, content: bytes
+) -> AsyncIterator[pb.UploadDocumentRequest]:
+    yield pb.UploadDocumentRequest(header=header)
+    for start in range(0, len(content), PART_BYTES):
+        yield pb.UploadDocumentRequest(content=content[start : start + PART_BYTES])
 
 
 def format_of(name: str) -> pb.DocumentFormat.ValueType:

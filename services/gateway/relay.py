@@ -1,5 +1,6 @@
 """What the services behind the gateway answer, on its way to the caller."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -7,13 +8,14 @@ import grpc
 
 from maieutic.v1.document_service_pb2 import GetDocumentRequest
 from services.gateway.errors import PeerAway, UnknownDocuments
-from services.runtime.errors import Cancelled, Unavailable, from_rpc
+from services.runtime.errors import Cancelled, ServiceError, Unavailable, from_rpc
 from services.runtime.interceptors import Answer, Around, Call
 
 if TYPE_CHECKING:
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
 
 M = TypeVar("M")
+R = TypeVar("R")
 
 
 def explaining_absence(peers: Mapping[str, str]) -> Around:
@@ -43,6 +45,38 @@ async def relayed(call: "grpc.aio.UnaryStreamCall[Any, M]") -> AsyncIterator[M]:
             yield message
     finally:
         call.cancel()
+
+
+async def exchanged(
+    call: "grpc.aio.StreamStreamCall[R, M]", requests: AsyncIterator[R]
+) -> AsyncIterator[M]:
+    """Pass both streams on; a request that is refused here ends the call with that refusal."""
+    sending = asyncio.create_task(_sent(call, requests))
+    try:
+        async for message in call:
+            yield message
+    except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+        refusal = sending.exception() if sending.done() and not sending.cancelled() else None
+        if isinstance(refusal, ServiceError):
+            raise refusal from error
+        raise
+    finally:
+        call.cancel()
+        sending.cancel()
+        await asyncio.wait([sending])
+
+
+async def _sent(call: "grpc.aio.StreamStreamCall[R, M]", requests: AsyncIterator[R]) -> None:
+    try:
+        async for request in requests:
+            await call.write(request)
+        await call.done_writing()
+    except ServiceError:
+        call.cancel()
+        raise
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        # The peer has answered before all was sent; its answer tells why.
+        return
 
 
 async def require_documents(

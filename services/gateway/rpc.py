@@ -19,7 +19,7 @@ from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
-from services.gateway.relay import relayed, require_documents
+from services.gateway.relay import exchanged, relayed, require_documents
 
 if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
@@ -239,6 +239,13 @@ class Documents(DocumentServiceServicer):
     ) -> documents.AddDocumentResponse:
         """Pass on, with the time that embedding a large document takes."""
         return await self._service.AddDocument(request, timeout=self._ingest_timeout)
+
+    async def UploadDocument(
+        self, request_iterator: AsyncIterator[documents.UploadDocumentRequest], context: Context
+    ) -> AsyncIterator[documents.UploadDocumentResponse]:
+        """Pass on, part by part and frame by frame."""
+        async for response in exchanged(self._service.UploadDocument(), request_iterator):
+            yield response
 
     async def ReplaceDocument(
         self, request: documents.ReplaceDocumentRequest, context: Context

@@ -4,7 +4,15 @@ The generated code that callers install leaves the rules out, so the server read
 descriptor image and checks requests as messages of a pool of its own.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from functools import cached_property
 from importlib import resources
 from itertools import islice
@@ -125,6 +133,8 @@ class CheckedRequests(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not self._rules.covers(method):
             return handler
+        if handler.request_streaming:
+            return self._streamed(method, handler)
         parse: Any = handler.request_deserializer
         behavior: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
 
@@ -138,6 +148,21 @@ class CheckedRequests(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(checked, None, handler.response_serializer)
         return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
+
+    def _streamed(self, method: str, handler: Handler) -> Handler:
+        """Check each message before the handler receives it."""
+        parse: Any = handler.request_deserializer
+        behavior: Any = handler.stream_stream
+
+        async def each_checked(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+            async for raw in requests:
+                self._rules.check(method, raw)
+                yield parse(raw)
+
+        def checked(requests: AsyncIterator[bytes], context: Any) -> Any:
+            return behavior(each_checked(requests), context)
+
+        return grpc.stream_stream_rpc_method_handler(checked, None, handler.response_serializer)
 
 
 def _problems(violations: Collection[protovalidate.Violation]) -> dict[str, str]:

@@ -45,7 +45,7 @@ class PersistenceSettings:
     """Where the archive listens, where it keeps what it hears, and from whom it hears."""
 
     server: ServerOptions = field(
-        default=ServerOptions(listen="127.0.0.1:50054", max_message_bytes=32 * MEBIBYTE)
+        default=ServerOptions(listen="127.0.0.1:50054", max_message_bytes=40 * MEBIBYTE)
     )
     """The internal listener. Documents come with their bytes, sessions with their messages."""
 

@@ -13,6 +13,9 @@ from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
 from maieutic.v1.document_service_pb2 import Document, DocumentState, IngestProgress
 from services.runtime.errors import from_rpc
 
+CONTENT_SECONDS = 30.0
+"""For a call that brings a whole file."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -64,7 +67,7 @@ class Claims:
             most_attempts=self._most_attempts,
         )
         with archive_errors():
-            answer = await self._archive.ClaimDocument(request)
+            answer = await self._archive.ClaimDocument(request, timeout=CONTENT_SECONDS)
         if answer.work not in {pb.DOCUMENT_WORK_INDEX, pb.DOCUMENT_WORK_REMOVE}:
             return None
         return Task(

@@ -25,6 +25,7 @@ from services.retrieval.registry import Registry
 from services.retrieval.rpc import DocumentServicer
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.upkeep import Upkeep, Uses
+from services.retrieval.uploading import Uploads
 from services.retrieval.watching import Watchers
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
@@ -133,7 +134,11 @@ def _parts(
     )
     upkeep = Upkeep(channel, jobs, settings.expiry)
     return _Parts(
-        servicer=DocumentServicer(library=library, registry=registry),
+        servicer=DocumentServicer(
+            library=library,
+            registry=registry,
+            uploads=Uploads(most_bytes=settings.parsing.file_bytes),
+        ),
         admin=DocumentAdminServicer(
             Checker(inventory=Inventory(channel), index=tools.index, jobs=jobs), upkeep
         ),

@@ -24,6 +24,8 @@ OWNED_SECONDS = 10.0
 """How long a search trusts that a document is still its owner's. Within it a reference given up at
 another replica may still be searched by its former owner, never by anybody else."""
 REMEMBERED = 10_000
+CONTENT_SECONDS = 30.0
+"""For a call that brings a whole file."""
 LISTED_AT_A_TIME = 1000
 
 
@@ -95,7 +97,9 @@ class Registry:
 
         Returns the stored one, whose name and format may be of an earlier registration.
         """
-        response = await self._archive.RegisterDocument(_request(registration, self._limits))
+        response = await self._archive.RegisterDocument(
+            _request(registration, self._limits), timeout=CONTENT_SECONDS
+        )
         return Registered(
             document=response.document, indexes=response.indexes, revision=response.revision
         )
@@ -106,7 +110,9 @@ class Registry:
             registration=_request(registration, self._limits)
         )
         with _absence(registration.document.document_id):
-            response = await self._archive.ReplaceRegisteredDocument(request)
+            response = await self._archive.ReplaceRegisteredDocument(
+                request, timeout=CONTENT_SECONDS
+            )
         return Registered(
             document=response.document, indexes=response.indexes, revision=response.revision
         )

@@ -21,6 +21,7 @@ from services.retrieval.model import (
 from services.retrieval.paging import page_size, page_token, parse_page_token
 from services.retrieval.ranking import Wanted
 from services.retrieval.registry import Operation, Registry, place_of
+from services.retrieval.uploading import Uploads
 from services.runtime.errors import InvalidArgument
 from services.runtime.identity import current_identity
 
@@ -44,7 +45,8 @@ MOST_FETCHED = 200
 class DocumentServicer(DocumentServiceServicer):
     """The documents of the tenant and user whom the caller's token names."""
 
-    def __init__(self, *, library: Library, registry: Registry) -> None:
+    def __init__(self, *, library: Library, registry: Registry, uploads: Uploads) -> None:
+        self._uploads = uploads
         self._library = library
         self._registry = registry
 
@@ -77,6 +79,23 @@ class DocumentServicer(DocumentServiceServicer):
             chunks_reused=reused,
             version_token=version_token(added.revision),
         )
+
+    async def UploadDocument(
+        self, request_iterator: AsyncIterator[pb.UploadDocumentRequest], context: Context
+    ) -> AsyncIterator[pb.UploadDocumentResponse]:
+        """Store a document that comes in parts, and tell how far its indexing is."""
+        owner = _caller()
+        async with self._uploads.receiving(owner, request_iterator) as (header, upload):
+            if header.document_id:
+                added = await self._library.replace(upload, header.document_id)
+            else:
+                added = await self._library.accept(upload)
+        token = version_token(added.revision)
+        yield pb.UploadDocumentResponse(document=added.document, version_token=token)
+        async for document in self._library.changes(owner, added.document.document_id):
+            if document.state == pb.DOCUMENT_STATE_FAILED:
+                raise BadDocument("content", document.failure)
+            yield pb.UploadDocumentResponse(document=document, version_token=token)
 
     async def _settled(
         self, upload: Upload, added: Added, *, wait: bool

@@ -169,7 +169,7 @@ class RetrievalSettings:
     archive_address: str = "127.0.0.1:50054"
     """The persistence service, which keeps the documents: host:port or dns:///name:port."""
 
-    channel: ChannelOptions = field(default=ChannelOptions())
+    channel: ChannelOptions = field(default=ChannelOptions(max_message_bytes=40 * 2**20))
     """How the archive is called."""
 
     bus_url: str = field(default="amqp://guest:guest@127.0.0.1:5672/", repr=False)

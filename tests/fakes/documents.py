@@ -65,6 +65,15 @@ class FakeDocuments(DocumentServiceServicer):
             document=document, chunks_embedded=int(new), chunks_reused=int(not new)
         )
 
+    async def UploadDocument(
+        self, request_iterator: AsyncIterator[pb.UploadDocumentRequest], context: Context
+    ) -> AsyncIterator[pb.UploadDocumentResponse]:
+        header = (await anext(request_iterator)).header
+        content = b"".join([part.content async for part in request_iterator])
+        request = pb.AddDocumentRequest(name=header.name, format=header.format, content=content)
+        added = await self.AddDocument(request, context)
+        yield pb.UploadDocumentResponse(document=added.document)
+
     async def ReplaceDocument(
         self, request: pb.ReplaceDocumentRequest, context: Context
     ) -> pb.ReplaceDocumentResponse:

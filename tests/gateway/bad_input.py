@@ -32,6 +32,7 @@ METHODS: Mapping[str, MethodDescriptor] = {
     for file in FILES
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
+    if not method.client_streaming  # of a stream each message is checked alike
 }
 STREAMING = frozenset(
     f"/maieutic.v1.TurnService/{name}" for name in ("StreamTurn", "NextQuestion", "WatchTurn")

@@ -6,6 +6,7 @@ import pytest
 
 from maieutic.v1 import document_service_pb2, session_service_pb2
 from maieutic_client import (
+    InvalidArgument,
     Maieutic,
     MaieuticError,
     NotFound,
@@ -202,3 +203,14 @@ async def test_the_gateway_drains_its_streams_when_it_stops(tmp_path: Path) -> N
         await stream.result()
     assert raised.value.reason in {"REPLICA_STOPPING", ""}
     await client.close()
+
+
+async def test_a_file_in_parts_is_passed_on_and_each_part_is_checked(stack: Stack) -> None:
+    async with Maieutic.connect(stack.address, api_key=stack.key) as client:
+        content = b"Storks nest on chimneys. " * 40_000
+        uploaded = [one async for one in client.documents.upload("a.txt", content)]
+        assert uploaded[-1].size == len(content)
+        with pytest.raises(InvalidArgument) as refused:
+            async for _ in client.documents.upload("a.txt", b"text", request_id="not good"):
+                pass
+    assert [violation.field for violation in refused.value.violations] == ["header.request_id"]

@@ -116,6 +116,18 @@ class User:
             request = admin_pb.CheckDocumentsRequest(repair=repair)
             return await self._admin.CheckDocuments(request, timeout=CALL_SECONDS)
 
+    async def upload(self, *requests: pb.UploadDocumentRequest) -> list[pb.UploadDocumentResponse]:
+        """Return all that is answered to these messages."""
+        return await self.stream_upload(iter(requests))
+
+    async def stream_upload(
+        self, requests: Iterator[pb.UploadDocumentRequest]
+    ) -> list[pb.UploadDocumentResponse]:
+        """Return all that is answered to these messages, which are sent as they are asked for."""
+        with self._acting():
+            call = self._stub.UploadDocument(requests, timeout=CALL_SECONDS)
+            return [response async for response in call]
+
     async def watch(self, document_id: str) -> list[pb.Document]:
         """Return all that is told until the document is settled."""
         with self._acting():

@@ -12,7 +12,7 @@ from maieutic_client.cli.running import Exit, explained, run
 from maieutic_client.cli.screen import Screen, size, when
 from maieutic_client.cli.target import Target, connected, target_options
 from maieutic_client.client import Maieutic
-from maieutic_client.documents import FORMATS, format_of
+from maieutic_client.documents import ADD_BYTES, FORMATS, format_of
 from maieutic_client.errors import InvalidArgument
 
 SUFFIXES = frozenset({*FORMATS, ".txt", ".rst", ".text"})
@@ -38,7 +38,7 @@ docs.add_command(evaluate)
 )
 @target_options
 def add(*, target: Target, paths: tuple[Path, ...]) -> None:
-    """Store and index files of text, Markdown, HTML, PDF or Word, at most 2 MiB each.
+    """Store and index files of text, Markdown, HTML, PDF or Word.
 
     Of a folder every .md, .txt, .rst, .html, .pdf and .docx file is taken. A text that is stored
     already is not embedded again.
@@ -219,7 +219,10 @@ async def _add(target: Target, paths: Sequence[Path]) -> int:
 async def _added(client: Maieutic, screen: Screen, name: str, path: Path) -> bool:
     """Add one file; what is wrong with it is told, and does not stop the others."""
     try:
-        answer = await client.documents.add(name, await asyncio.to_thread(path.read_bytes))
+        content = await asyncio.to_thread(path.read_bytes)
+        if len(content) > ADD_BYTES:
+            return await _uploaded(client, screen, name, content)
+        answer = await client.documents.add(name, content)
     except (OSError, InvalidArgument) as error:
         told = explained(error) if isinstance(error, InvalidArgument) else f"error: {error}"
         screen.problem(f"{path}: {told.removeprefix('error: ')}")
@@ -231,6 +234,13 @@ async def _added(client: Maieutic, screen: Screen, name: str, path: Path) -> boo
         screen.problem(f"{path}: {state}: {document.failure}  {document.document_id}")
         return document.state != pb.DOCUMENT_STATE_FAILED
     screen.line(f"added {document.name}: {new} new chunks, {reused} known  {document.document_id}")
+    return True
+
+
+async def _uploaded(client: Maieutic, screen: Screen, name: str, content: bytes) -> bool:
+    """Send a file in parts; it is ready when all is told."""
+    *_, ready = [document async for document in client.documents.upload(name, content)]
+    screen.line(f"added {ready.name}: {ready.chunk_count} chunks  {ready.document_id}")
     return True
 
 

@@ -43,6 +43,11 @@ class DocumentServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentResponse.FromString,
                 _registered_method=True)
+        self.UploadDocument = channel.stream_stream(
+                '/maieutic.v1.DocumentService/UploadDocument',
+                request_serializer=maieutic_dot_v1_dot_document__service__pb2.UploadDocumentRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_document__service__pb2.UploadDocumentResponse.FromString,
+                _registered_method=True)
         self.ReplaceDocument = channel.unary_unary(
                 '/maieutic.v1.DocumentService/ReplaceDocument',
                 request_serializer=maieutic_dot_v1_dot_document__service__pb2.ReplaceDocumentRequest.SerializeToString,
@@ -105,6 +110,17 @@ class DocumentServiceServicer(object):
         INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
         of the tenant consists of now, under any request_id, refers to that
         document and embeds nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadDocument(self, request_iterator, context):
+        """UploadDocument does what AddDocument and ReplaceDocument do, for content of
+        any size that the settings allow: the first message says what comes, the
+        others bring it, and the end of the messages ends it. The first answer means
+        that the content is safe; the others tell how far its indexing is, until it
+        is READY. What FAILED ends as INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,6 +210,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     request_deserializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_document__service__pb2.AddDocumentResponse.SerializeToString,
             ),
+            'UploadDocument': grpc.stream_stream_rpc_method_handler(
+                    servicer.UploadDocument,
+                    request_deserializer=maieutic_dot_v1_dot_document__service__pb2.UploadDocumentRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_document__service__pb2.UploadDocumentResponse.SerializeToString,
+            ),
             'ReplaceDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.ReplaceDocument,
                     request_deserializer=maieutic_dot_v1_dot_document__service__pb2.ReplaceDocumentRequest.FromString,
@@ -271,6 +292,33 @@ class DocumentService(object):
             '/maieutic.v1.DocumentService/AddDocument',
             maieutic_dot_v1_dot_document__service__pb2.AddDocumentRequest.SerializeToString,
             maieutic_dot_v1_dot_document__service__pb2.AddDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadDocument(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/maieutic.v1.DocumentService/UploadDocument',
+            maieutic_dot_v1_dot_document__service__pb2.UploadDocumentRequest.SerializeToString,
+            maieutic_dot_v1_dot_document__service__pb2.UploadDocumentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,13 @@ class DocumentServiceStub:
     of the tenant consists of now, under any request_id, refers to that
     document and embeds nothing.
     """
+    UploadDocument: _grpc.StreamStreamMultiCallable[_document_service_pb2.UploadDocumentRequest, _document_service_pb2.UploadDocumentResponse]
+    """UploadDocument does what AddDocument and ReplaceDocument do, for content of
+    any size that the settings allow: the first message says what comes, the
+    others bring it, and the end of the messages ends it. The first answer means
+    that the content is safe; the others tell how far its indexing is, until it
+    is READY. What FAILED ends as INVALID_ARGUMENT.
+    """
     ReplaceDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.ReplaceDocumentRequest, _document_service_pb2.ReplaceDocumentResponse]
     """ReplaceDocument gives one of the caller's documents other content. Its id
     stays, and so does whoever refers to it: all of them see the new content,
@@ -102,6 +109,13 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
     of the tenant consists of now, under any request_id, refers to that
     document and embeds nothing.
+    """
+    UploadDocument: _aio.StreamStreamMultiCallable[_document_service_pb2.UploadDocumentRequest, _document_service_pb2.UploadDocumentResponse]  # type: ignore[assignment]
+    """UploadDocument does what AddDocument and ReplaceDocument do, for content of
+    any size that the settings allow: the first message says what comes, the
+    others bring it, and the end of the messages ends it. The first answer means
+    that the content is safe; the others tell how far its indexing is, until it
+    is READY. What FAILED ends as INVALID_ARGUMENT.
     """
     ReplaceDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.ReplaceDocumentRequest, _document_service_pb2.ReplaceDocumentResponse]  # type: ignore[assignment]
     """ReplaceDocument gives one of the caller's documents other content. Its id
@@ -162,6 +176,19 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT, and is kept until it is deleted. Adding what a document
         of the tenant consists of now, under any request_id, refers to that
         document and embeds nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadDocument(
+        self,
+        request_iterator: _MaybeAsyncIterator[_document_service_pb2.UploadDocumentRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_document_service_pb2.UploadDocumentResponse], _abc.AsyncIterator[_document_service_pb2.UploadDocumentResponse]]:
+        """UploadDocument does what AddDocument and ReplaceDocument do, for content of
+        any size that the settings allow: the first message says what comes, the
+        others bring it, and the end of the messages ends it. The first answer means
+        that the content is safe; the others tell how far its indexing is, until it
+        is READY. What FAILED ends as INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod
