@@ -14,7 +14,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.retrieval import local, quality
+from bench.retrieval import local, quality, storage
 from bench.retrieval.cost import CALLERS, Cost, costs, memory
 from bench.retrieval.field import PACED_SECONDS, Trial, trials
 from bench.retrieval.site import running_site
@@ -49,6 +49,12 @@ async def recall() -> float:
     """Return the recall@5 of the service's default."""
     rows = await quality.measure(quality.Collection(), [RetrievalSettings().embedder])
     return round(rows[-1].quality.recall(5), 4)
+
+
+async def storage_ratio(users: int) -> float:
+    """Return what many users with many chats store, against a copy for each chat."""
+    alone, all_ = await storage.measure(users)
+    return all_.bytes / (alone.bytes * users * storage.CHATS)
 
 
 def _ratios(measured: Mapping[tuple[str, int], Cost]) -> dict[str, float]:
@@ -94,6 +100,7 @@ def main() -> int:
     with collecting_rarely(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         figures = runner.run(measure(console, quick=quick))
     figures |= asyncio.run(local.measured())
+    figures["storage_ratio"] = asyncio.run(storage_ratio(storage.USERS // (10 if quick else 1)))
     figures["recall_at_5"] = asyncio.run(recall())
     for name, value in figures.items():
         console.print(f"{name}: {value}")

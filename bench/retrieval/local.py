@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -26,13 +28,9 @@ async def measured() -> Mapping[str, float]:
     """Build an index of 100,000 chunks in one namespace, and return what searching it costs."""
     with scratch_folder("vectors") as folder:
         await _build(folder)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "bench.retrieval.local", folder),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        answer, _ = await process.communicate()
-        figures: Mapping[str, float] = json.loads(answer)
+        command = [sys.executable, "-m", "bench.retrieval.local", str(folder)]
+        run = partial(subprocess.run, command, check=True, stdout=subprocess.PIPE)
+        figures: Mapping[str, float] = json.loads((await asyncio.to_thread(run)).stdout)
         return figures
 
 
