@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
-from maieutic.v1 import turn_service_pb2 as pb
+from maieutic.v1 import document_admin_service_pb2 as admin_pb, turn_service_pb2 as pb
 from maieutic_client import Maieutic
 from maieutic_client.cli import main
 from tests.fakes.conversations import echo
@@ -57,6 +57,17 @@ class Cli:
         out, err = await asyncio.wait_for(process.communicate(typed.encode()), 60)
         assert process.returncode is not None
         return Ended(status=process.returncode, out=out.decode(), err=err.decode())
+
+    async def quick(self, *arguments: str, key: str = "") -> Ended:
+        """Run a command in a thread of this process, which needs no second to start."""
+        environ = {
+            "MAIEUTIC_HOME": str(self.folder / "home"),
+            "MAIEUTIC_ADDRESS": self.stack.address,
+            "MAIEUTIC_API_KEY": key or self.stack.key,
+        }
+        runner = CliRunner(env=environ)
+        ended = await asyncio.to_thread(runner.invoke, main, list(arguments))
+        return Ended(status=ended.exit_code, out=ended.stdout, err=ended.stderr)
 
 
 @pytest_asyncio.fixture
@@ -219,6 +230,43 @@ async def test_answers_are_drawn_from_all_documents_unless_told_otherwise(cli: C
     await cli.run("chat", "two", "--no-documents")
     counts = [len(s.document_ids) for _, s in cli.stack.conversations.sessions.values()]
     assert counts == [3, 0]
+
+
+async def test_documents_are_replaced_and_put_into_collections(cli: Cli, tmp_path: Path) -> None:
+    async with Maieutic.connect(cli.stack.address, api_key=cli.stack.key) as client:
+        one = (await client.documents.add("1.txt", "storks")).document.document_id
+        await client.documents.add("2.txt", "owls")
+    file = tmp_path / "new.txt"
+    file.write_text("swans")
+    replaced = await cli.quick("docs", "replace", one, str(file))
+    assert replaced.out.startswith("version 1: 1 new chunks")
+    assert (await cli.quick("docs", "attach", "brand-x", one)).out == "attached to brand-x: 1\n"
+    (row,) = (await cli.quick("docs", "list", "--collection", "brand-x")).out.splitlines()
+    assert row.split("\t")[0] == one
+    assert (await cli.quick("docs", "detach", "brand-x", one)).status == 0
+    assert cli.stack.library.collections == {"brand-x": set()}
+
+
+async def test_an_admin_checks_cleans_up_and_counts_documents(cli: Cli) -> None:
+    key = cli.stack.admin_key
+    fault = admin_pb.DocumentFault(
+        tenant="acme", document_id="d" * 24, kind=admin_pb.DOCUMENT_FAULT_KIND_MISSING
+    )
+    cli.stack.library.faults.append(fault)
+    cli.stack.library.expired.append(
+        admin_pb.ExpiredDocument(tenant="acme", user_id="ann", document_id="e" * 24)
+    )
+    found = await cli.quick("docs", "check", key=key)
+    assert (found.status, "missing" in found.out, "1 faults" in found.out) == (1, True, True)
+    assert (await cli.quick("docs", "check", "--repair", key=key)).status == 0
+    assert not cli.stack.library.faults
+    told = await cli.quick("docs", "cleanup", "--dry-run", key=key)
+    assert "e" * 24 in told.out
+    assert "1 references would be given up" in told.out
+    assert "1 references given up" in (await cli.quick("docs", "cleanup", key=key)).out
+    assert not cli.stack.library.expired
+    assert "documents\t0\n" in (await cli.quick("docs", "stats", key=key)).out
+    assert (await cli.quick("docs", "stats")).status == 3
 
 
 async def test_an_answer_that_starts_again_is_shown_again(cli: Cli) -> None:

@@ -25,6 +25,11 @@ class Library:
 
     owner: Callable[[], Owner] = caller
     texts: dict[tuple[Owner, str], tuple[pb.Document, str]] = field(default_factory=dict)
+    collections: dict[str, set[str]] = field(default_factory=dict)
+    faults: list[admin_pb.DocumentFault] = field(default_factory=list)
+    """That a check finds."""
+    expired: list[admin_pb.ExpiredDocument] = field(default_factory=list)
+    """That a cleanup finds."""
 
     def own(self) -> list[tuple[pb.Document, str]]:
         return [entry for (owner, _), entry in self.texts.items() if owner == self.owner()]
@@ -96,7 +101,12 @@ class FakeDocuments(DocumentServiceServicer):
     async def ListDocuments(
         self, request: pb.ListDocumentsRequest, context: Context
     ) -> pb.ListDocumentsResponse:
-        own = [document for document, _ in self._library.own()][::-1]
+        held = self._library.collections.get(request.collection, set())
+        own = [
+            document
+            for document, _ in self._library.own()
+            if not request.collection or document.document_id in held
+        ][::-1]
         page, token = page_of(own, request.page_size, request.page_token)
         return pb.ListDocumentsResponse(documents=page, next_page_token=token)
 
@@ -118,11 +128,14 @@ class FakeDocuments(DocumentServiceServicer):
     ) -> pb.AttachDocumentsResponse:
         for document_id in request.document_ids:
             self._library.get(document_id)
+        self._library.collections.setdefault(request.collection, set()).update(request.document_ids)
         return pb.AttachDocumentsResponse(version_token="d1")
 
     async def DetachDocuments(
         self, request: pb.DetachDocumentsRequest, context: Context
     ) -> pb.DetachDocumentsResponse:
+        held = self._library.collections.get(request.collection, set())
+        held.difference_update(request.document_ids)
         return pb.DetachDocumentsResponse(version_token="d1")
 
     async def SearchDocuments(
@@ -146,7 +159,7 @@ class FakeDocuments(DocumentServiceServicer):
 
 
 class FakeDocumentAdmin(DocumentAdminServiceServicer):
-    """Counts what there is; nothing is ever wrong with it."""
+    """Counts what there is, and finds what it is told to find."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -154,12 +167,20 @@ class FakeDocumentAdmin(DocumentAdminServiceServicer):
     async def CheckDocuments(
         self, request: admin_pb.CheckDocumentsRequest, context: Context
     ) -> admin_pb.CheckDocumentsResponse:
-        return admin_pb.CheckDocumentsResponse(documents=len(self._library.texts))
+        faults = list(self._library.faults)
+        if request.repair:
+            self._library.faults.clear()
+        return admin_pb.CheckDocumentsResponse(
+            documents=len(self._library.texts), faults=faults, fault_count=len(faults)
+        )
 
     async def CleanUpDocuments(
         self, request: admin_pb.CleanUpDocumentsRequest, context: Context
     ) -> admin_pb.CleanUpDocumentsResponse:
-        return admin_pb.CleanUpDocumentsResponse()
+        expired = list(self._library.expired)
+        if not request.dry_run:
+            self._library.expired.clear()
+        return admin_pb.CleanUpDocumentsResponse(expired=expired, reference_count=len(expired))
 
     async def GetDocumentTotals(
         self, request: admin_pb.GetDocumentTotalsRequest, context: Context
