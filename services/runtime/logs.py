@@ -29,6 +29,7 @@ class LogOptions:
     """json for collectors, console for people."""
 
 
+_LEAST = {"aiormq": logging.ERROR, "httpx": logging.WARNING, "pinecone": logging.WARNING}
 _service: ContextVar[str] = ContextVar("maieutic_log_service", default="")
 
 
@@ -66,8 +67,8 @@ def _installed(options: LogOptions) -> Iterator[None]:
 
 
 def _not_told_twice(record: logging.LogRecord) -> bool:
-    """Leave out the AMQP library's traceback of each lost link: the bus says it in a line."""
-    return not record.name.startswith("aiormq") or record.levelno >= logging.ERROR
+    """Leave out what libraries say of each request and lost link: ours tell it, too."""
+    return record.levelno >= _LEAST.get(record.name.partition(".")[0], logging.NOTSET)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

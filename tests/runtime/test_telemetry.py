@@ -340,6 +340,17 @@ async def test_a_lost_link_is_told_by_the_bus_alone(capsys: pytest.CaptureFixtur
     assert json.loads(line)["level"] == "error"
 
 
+@pytest.mark.parametrize("library", ["httpx", "pinecone.async_client.async_index"])
+async def test_a_request_is_told_by_its_span_alone(
+    library: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with telemetry("retrieval", TelemetryOptions()):
+        for level in (logging.INFO, logging.WARNING):
+            logging.getLogger(library).log(level, "a request")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["level"] == "warning"
+
+
 async def test_console_lines_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     async with telemetry("session", TelemetryOptions(log=LogOptions(form="console"))):
         logging.getLogger("a").warning("late", extra={"turn": "t1"})
