@@ -220,7 +220,7 @@ class _Wiring:
             pinecone=self._pinecone(),
             ingest=IngestOptions(lease=self._settings.lease),
             # On one's own machine nothing goes by itself.
-            expiry=ExpiryOptions(interval=0),
+            expiry=ExpiryOptions(user=0, document_set=0),
         )
         return retrieval_service(
             settings,

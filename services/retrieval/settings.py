@@ -153,7 +153,8 @@ class ExpiryOptions:
     """The same for a collection."""
 
     interval: float = 3600.0
-    """Seconds between two cleanups; 0: only when an admin asks for one."""
+    """Seconds between two cleanups, in which requests of over a day ago are forgotten, too; 0: only
+    when an admin asks for one."""
 
     figures_interval: float = 60.0
     """Seconds between two counts of all documents, for metrics."""

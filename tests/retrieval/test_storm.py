@@ -12,7 +12,7 @@ async def test_counts_are_exact_and_no_vector_is_orphaned_or_missing_after_kills
 ) -> None:
     async with deployed(rabbit_node) as deployment:
         account = await rage(deployment, Storm(operations=120, kills=3))
-        await wait_until(lambda: settled(deployment), timeout=30.0, every=0.05)
+        await wait_until(lambda: settled(deployment), timeout=60.0, every=0.05)
         assert account.done == 120
         assert account.repeated
         async with deployment.user() as user:

@@ -1,12 +1,15 @@
 """Limits of a tenant, documents that nobody uses, and counts of all."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from google.rpc.error_details_pb2 import QuotaFailure
 
 from maieutic.v1 import document_service_pb2 as pb
 from services.retrieval.settings import ExpiryOptions, LimitOptions
+from services.runtime import names
 from services.runtime.errors import ResourceExhausted
+from tests.recorded import Recorded, recording, span_id
 from tests.retrieval.running import CountingEmbedder, Retrieval, refusal_of, running_retrieval
 from tests.waiting import wait_until
 
@@ -105,3 +108,32 @@ async def test_users_who_share_documents_cost_their_storage_once(
     assert totals.bytes == len(STORKS) + len(OWLS)
     assert (totals.bytes_saved, totals.embeddings_saved) == (4 * totals.bytes, 8)
     assert len(embedder.texts) == totals.chunks == 2
+
+
+async def test_an_upload_is_one_trace_to_the_index_and_documents_are_gauged(
+    tmp_path: Path, embedder: CountingEmbedder
+) -> None:
+    expiry = ExpiryOptions(figures_interval=0.05)
+    async with (
+        recording() as recorded,
+        running_retrieval(tmp_path, embedder=embedder, expiry=expiry) as retrieval,
+    ):
+        for user in ("ana", "ben"):
+            await retrieval.user(user).add(STORKS)
+        await wait_until(lambda: bool(recorded.points(names.BYTES_SAVED)))
+        await wait_until(lambda: gauged(recorded, names.BYTES_SAVED) == len(STORKS))
+        assert gauged(recorded, names.DOCUMENTS_STORED) == 1
+        assert gauged(recorded, names.DOCUMENT_SIZE) == len(STORKS)
+        assert gauged(recorded, names.EMBEDDINGS_SAVED) == 1
+        spans = recorded.spans()
+        chain = ["PRODUCER publish jobs", "CONSUMER ingest document", "INTERNAL embed texts"]
+        for earlier, later in pairwise(chain):
+            parent = spans[later].parent
+            assert parent is not None
+            assert parent.span_id == span_id(spans[earlier])
+
+
+def gauged(recorded: Recorded, metric: names.Metric) -> float:
+    (point,) = recorded.points(metric).values()
+    value: float = point.value
+    return value
