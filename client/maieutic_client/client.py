@@ -7,6 +7,7 @@ import grpc
 
 from maieutic_client.connection import Connection
 from maieutic_client.documents import Documents
+from maieutic_client.indexes import Indexes
 from maieutic_client.notes import Bookmarks, Notes
 from maieutic_client.quarantine import Quarantine
 from maieutic_client.retry import RetryPolicy
@@ -31,6 +32,7 @@ class Maieutic:
         self.specifications = Specifications(connection)
         self.documents = Documents(connection)
         self.quarantine = Quarantine(connection)
+        self.indexes = Indexes(connection)
 
     @classmethod
     def connect(

@@ -10,7 +10,10 @@ from services.runtime.interceptors import Answer, Around, Call
 
 ADMIN_SERVICE = "maieutic.v1.AdminService"
 DOCUMENT_ADMIN_SERVICE = "maieutic.v1.DocumentAdminService"
-FOR_ADMINS = (f"/{ADMIN_SERVICE}/", f"/{DOCUMENT_ADMIN_SERVICE}/")
+INDEX_ADMIN_SERVICE = "maieutic.v1.IndexAdminService"
+FOR_ADMINS = tuple(
+    f"/{service}/" for service in (ADMIN_SERVICE, DOCUMENT_ADMIN_SERVICE, INDEX_ADMIN_SERVICE)
+)
 
 
 def admitted(keys: KeyStore, shares: TenantShares) -> Around:

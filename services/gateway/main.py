@@ -19,6 +19,10 @@ from maieutic.v1.document_service_pb2_grpc import (
     DocumentServiceStub,
     add_DocumentServiceServicer_to_server,
 )
+from maieutic.v1.index_admin_service_pb2_grpc import (
+    IndexAdminServiceStub,
+    add_IndexAdminServiceServicer_to_server,
+)
 from maieutic.v1.session_service_pb2_grpc import (
     SessionServiceStub,
     add_SessionServiceServicer_to_server,
@@ -29,11 +33,24 @@ from maieutic.v1.specification_service_pb2_grpc import (
 )
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub, add_TurnServiceServicer_to_server
 from services.gateway.adapters.key_file import KeyFile, ensure_key
-from services.gateway.admission import ADMIN_SERVICE, DOCUMENT_ADMIN_SERVICE, admitted
+from services.gateway.admission import (
+    ADMIN_SERVICE,
+    DOCUMENT_ADMIN_SERVICE,
+    INDEX_ADMIN_SERVICE,
+    admitted,
+)
 from services.gateway.model import KeyHolder, TenantShares
 from services.gateway.ports import KeyStore
 from services.gateway.relay import explaining_absence
-from services.gateway.rpc import Admin, DocumentAdmin, Documents, Sessions, Specifications, Turns
+from services.gateway.rpc import (
+    Admin,
+    DocumentAdmin,
+    Documents,
+    IndexAdmin,
+    Sessions,
+    Specifications,
+    Turns,
+)
 from services.gateway.settings import GatewaySettings
 from services.gateway.validation import CheckedRequests, RequestRules
 from services.runtime.channel import open_channel
@@ -51,6 +68,7 @@ PEERS = {
     "maieutic.v1.DocumentService": "retrieval",
     ADMIN_SERVICE: "session",
     DOCUMENT_ADMIN_SERVICE: "retrieval",
+    INDEX_ADMIN_SERVICE: "retrieval",
 }
 """The service behind each public one."""
 ADMIN = KeyHolder(tenant="default", user="admin", may_act_for_users=True, admin=True)
@@ -97,6 +115,8 @@ def _registering(
         add_SpecificationServiceServicer_to_server(found, server)
         admin = DocumentAdmin(DocumentAdminServiceStub(retrieval), timeout=ingest)
         add_DocumentAdminServiceServicer_to_server(admin, server)
+        indexes = IndexAdmin(IndexAdminServiceStub(retrieval), timeout=ingest)
+        add_IndexAdminServiceServicer_to_server(indexes, server)
         add_DocumentServiceServicer_to_server(Documents(documents, ingest_timeout=ingest), server)
         return list(PEERS)
 

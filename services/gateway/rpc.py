@@ -9,6 +9,7 @@ from maieutic.v1 import (
     admin_service_pb2 as admin,
     document_admin_service_pb2 as document_admin,
     document_service_pb2 as documents,
+    index_admin_service_pb2 as indexes,
     session_service_pb2 as sessions,
     specification_service_pb2 as specifications,
     turn_service_pb2 as turns,
@@ -16,6 +17,7 @@ from maieutic.v1 import (
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
 from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceServicer
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
+from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
     from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceAsyncStub
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
+    from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceAsyncStub
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
@@ -352,3 +355,42 @@ class DocumentAdmin(DocumentAdminServiceServicer):
     ) -> document_admin.GetDocumentTotalsResponse:
         """Pass on."""
         return await self._service.GetDocumentTotals(request)
+
+
+class IndexAdmin(IndexAdminServiceServicer):
+    """Index versions, at the retrieval service."""
+
+    def __init__(self, service: "IndexAdminServiceAsyncStub", *, timeout: float) -> None:
+        self._service = service
+        self._timeout = timeout
+
+    async def ListIndexVersions(
+        self, request: indexes.ListIndexVersionsRequest, context: Context
+    ) -> indexes.ListIndexVersionsResponse:
+        """Pass on."""
+        return await self._service.ListIndexVersions(request)
+
+    async def BuildIndexVersion(
+        self, request: indexes.BuildIndexVersionRequest, context: Context
+    ) -> AsyncIterator[indexes.BuildIndexVersionResponse]:
+        """Pass on frame by frame."""
+        async for response in relayed(self._service.BuildIndexVersion(request)):
+            yield response
+
+    async def SwitchIndexVersion(
+        self, request: indexes.SwitchIndexVersionRequest, context: Context
+    ) -> indexes.SwitchIndexVersionResponse:
+        """Pass on."""
+        return await self._service.SwitchIndexVersion(request)
+
+    async def RollbackIndexVersion(
+        self, request: indexes.RollbackIndexVersionRequest, context: Context
+    ) -> indexes.RollbackIndexVersionResponse:
+        """Pass on."""
+        return await self._service.RollbackIndexVersion(request)
+
+    async def DropIndexVersion(
+        self, request: indexes.DropIndexVersionRequest, context: Context
+    ) -> indexes.DropIndexVersionResponse:
+        """Pass on, with the time that it takes to remove everything."""
+        return await self._service.DropIndexVersion(request, timeout=self._timeout)

@@ -89,6 +89,8 @@ class Claimed:
     work: Work
     document: Document | None = None
     content: bytes = b""
+    index_versions: Sequence[str] = ()
+    """Under which to do it, the one that is searched first; none before there are any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,16 @@ class Claim:
     tenant: str
     document_id: str
     id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedUnder:
+    """What an index version has of a document."""
+
+    index_version: str
+    chunk_count: int
+    chunks_embedded: int
+    chunks_hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +124,8 @@ class Indexed:
     """Of the ids of the chunks that are in the index."""
     failure: str = ""
     """Set: it cannot be indexed, for this reason."""
+    indexes: Sequence[IndexedUnder] = ()
+    """Under each index version; empty from who knows of none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

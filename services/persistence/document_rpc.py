@@ -18,6 +18,7 @@ from services.persistence.document_ports import (
     ExpiredReference,
     Expiry,
     Indexed,
+    IndexedUnder,
     Operation,
     Owner,
     Registration,
@@ -162,7 +163,10 @@ class DocumentCalls(ArchiveServiceServicer):
             most_attempts=limited("most_attempts", request.most_attempts),
         )
         return pb.ClaimDocumentResponse(
-            work=WORK[claimed.work], document=claimed.document, content=claimed.content
+            work=WORK[claimed.work],
+            document=claimed.document,
+            content=claimed.content,
+            index_versions=claimed.index_versions,
         )
 
     async def RenewDocumentClaim(
@@ -199,6 +203,7 @@ class DocumentCalls(ArchiveServiceServicer):
             chunks_embedded=request.chunks_embedded,
             failure=request.failure,
             chunks_hash=request.chunks_hash,
+            indexes=[_indexed_under(one) for one in request.indexes],
         )
         document = await self._documents.finish_document(_claim(request), indexed)
         return pb.FinishDocumentResponse(document=document, held=document is not None)
@@ -322,6 +327,15 @@ def _operation(request: OperationRequest) -> Operation:
         user_id=request.user_id,
         request_id=request.request_id,
         request_hash=request.request_hash,
+    )
+
+
+def _indexed_under(indexed: pb.IndexedUnder) -> IndexedUnder:
+    return IndexedUnder(
+        index_version=indexed.index_version,
+        chunk_count=indexed.chunk_count,
+        chunks_embedded=indexed.chunks_embedded,
+        chunks_hash=indexed.chunks_hash,
     )
 
 

@@ -4,6 +4,7 @@ from google.rpc.error_details_pb2 import QuotaFailure
 
 from services.runtime.errors import (
     AlreadyExists,
+    FailedPrecondition,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
@@ -88,3 +89,22 @@ class DocumentIdTaken(AlreadyExists):
 
     def __init__(self, document_id: str) -> None:
         super().__init__(f"document_id {document_id!r} belongs to other content")
+
+
+class VersionNotFound(NotFound):
+    """There is no such index version."""
+
+    def __init__(self, version_id: str) -> None:
+        super().__init__("index version", version_id or "before the current one")
+
+
+class VersionIncomplete(FailedPrecondition):
+    """The index version lacks documents that the current one has."""
+
+    default_reason = "INDEX_VERSION_INCOMPLETE"
+
+
+class VersionBusy(FailedPrecondition):
+    """The index version is searched, or is being dropped."""
+
+    default_reason = "INDEX_VERSION_BUSY"

@@ -7,9 +7,13 @@ from contextlib import asynccontextmanager
 import grpc
 
 from maieutic.archive.v1.archive_service_pb2_grpc import add_ArchiveServiceServicer_to_server
+from maieutic.archive.v1.index_registry_service_pb2_grpc import (
+    add_IndexRegistryServiceServicer_to_server,
+)
 from services.persistence.adapters.archive import open_archive
 from services.persistence.confirming import Confirmations
 from services.persistence.consumer import Consumer
+from services.persistence.index_rpc import IndexCalls
 from services.persistence.ports import Archive
 from services.persistence.rpc import ArchiveServicer
 from services.persistence.settings import PersistenceSettings
@@ -41,7 +45,8 @@ async def persistence_service(
     def register(server: grpc.aio.Server) -> Sequence[str]:
         servicer = ArchiveServicer(archive)
         add_ArchiveServiceServicer_to_server(servicer, server)
-        return ["maieutic.archive.v1.ArchiveService"]
+        add_IndexRegistryServiceServicer_to_server(IndexCalls(archive), server)
+        return ["maieutic.archive.v1.ArchiveService", "maieutic.archive.v1.IndexRegistryService"]
 
     async with (
         open_channel(

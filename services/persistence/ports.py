@@ -15,6 +15,7 @@ from maieutic.v1.session_service_pb2 import (
 )
 from maieutic.v1.turn_service_pb2 import Findings
 from services.persistence.document_ports import DocumentRegistry, DocumentUpkeep, DocumentWork
+from services.persistence.index_ports import IndexRegistry
 from services.persistence.model import Applied, Fact, Place
 
 Item = TypeVar("Item")
@@ -160,7 +161,9 @@ class Branches(Protocol):
         ...
 
 
-class Archive(Facts, Reads, Branches, DocumentRegistry, DocumentWork, DocumentUpkeep, Protocol):
+class Archive(
+    Facts, Reads, Branches, DocumentRegistry, DocumentWork, DocumentUpkeep, IndexRegistry, Protocol
+):
     """The whole database."""
 
     async def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Comparing the registry with the index: nothing orphaned, nothing missing."""
+"""Comparing the registry with the index that is searched: nothing orphaned, nothing missing."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceStub
 from services.retrieval.claims import archive_errors
 from services.retrieval.jobs import Jobs
 from services.retrieval.model import chunks_hash
-from services.retrieval.ports import VectorIndex
+from services.retrieval.versions import Versions
 
 LISTED_AT_A_TIME = 1000
 NO_DOCUMENT = ""
@@ -91,9 +91,9 @@ class Inventory:
 class Checker:
     """Finds differences, and puts them right. Raises what the archive and the index raise."""
 
-    def __init__(self, *, inventory: Inventory, index: VectorIndex, jobs: Jobs) -> None:
+    def __init__(self, *, inventory: Inventory, versions: Versions, jobs: Jobs) -> None:
         self._inventory = inventory
-        self._index = index
+        self._versions = versions
         self._jobs = jobs
 
     async def all(self) -> AsyncIterator[tuple[str, Findings]]:
@@ -104,7 +104,8 @@ class Checker:
     async def tenant(self, tenant: str) -> Findings:
         """Compare a tenant's documents; the registry is read before the index and after it."""
         before = await self._inventory.documents(tenant)
-        held = await self._index.contents(tenant)
+        async with self._versions.current() as opened:
+            held = await opened.index.contents(tenant)
         after = await self._inventory.documents(tenant)
         steady = {
             id_: one for id_, one in after.items() if not one.changing and one == before.get(id_)
@@ -131,7 +132,8 @@ class Checker:
             await self._inventory.reindex(fault.tenant, fault.document_id)
             await self._jobs.publish(fault.tenant, fault.document_id)
         else:
-            await self._index.unlink(fault.tenant, fault.document_id)
+            async with self._versions.current() as opened:
+                await opened.index.unlink(fault.tenant, fault.document_id)
 
 
 def _fault(

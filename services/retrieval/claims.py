@@ -1,8 +1,8 @@
 """The work on documents, as the archive hands it out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from uuid import uuid4
 
 import grpc
@@ -27,6 +27,8 @@ class Task:
     content: bytes
     """As it is stored; empty if it is to be removed."""
     removes: bool
+    index_versions: Sequence[str]
+    """Under which it is to be indexed, or from which it is to be removed."""
 
     @property
     def document_id(self) -> str:
@@ -36,7 +38,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indexed:
-    """What it took to index a version."""
+    """What it took to index a document under an index version."""
 
     index_version: str
     chunk_count: int
@@ -76,6 +78,7 @@ class Claims:
             document=answer.document,
             content=answer.content,
             removes=answer.work == pb.DOCUMENT_WORK_REMOVE,
+            index_versions=answer.index_versions,
         )
 
     async def renew(self, task: Task, progress: IngestProgress | None = None) -> bool:
@@ -105,15 +108,10 @@ class Claims:
         with archive_errors():
             await self._archive.ReleaseDocumentClaim(request)
 
-    async def finish(self, task: Task, indexed: Indexed) -> bool:
-        """Say that the version is in the index; returns whether nothing is left to do."""
-        request = pb.FinishDocumentRequest(
-            index_version=indexed.index_version,
-            chunk_count=indexed.chunk_count,
-            chunks_embedded=indexed.chunks_embedded,
-            chunks_hash=indexed.chunks_hash,
-        )
-        return await self._finished(task, request)
+    async def finish(self, task: Task, indexed: Sequence[Indexed]) -> bool:
+        """Say under which versions it is indexed; returns whether nothing is left to do."""
+        indexes = [pb.IndexedUnder(**asdict(one)) for one in indexed]
+        return await self._finished(task, pb.FinishDocumentRequest(indexes=indexes))
 
     async def fail(self, task: Task, reason: str) -> bool:
         """Say why the version cannot be indexed; returns whether nothing is left to do."""

@@ -108,3 +108,21 @@ class BadEmbedderUrl(Exception):
 
 class IndexMismatch(Exception):
     """The index of that name holds other vectors: says which it has and which are needed."""
+
+
+class VersionGone(Aborted):
+    """The index version is dropped."""
+
+    default_reason = "INDEX_VERSION_GONE"
+
+    def __init__(self, version_id: str) -> None:
+        super().__init__(f"index version {version_id} is dropped: try again")
+
+
+class VersionUnusable(Unavailable):
+    """This process cannot open the index version: it lacks its model or its index."""
+
+    default_reason = "INDEX_VERSION_UNUSABLE"
+
+    def __init__(self, version_id: str, problem: str) -> None:
+        super().__init__(f"index version {version_id}: {problem}", retry_after=5.0)

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager, suppress
 from maieutic.v1.document_service_pb2 import IngestProgress, IngestStage
 from services.retrieval.claims import Claims, Indexed, Task
 from services.retrieval.errors import BadDocument, DocumentChanging, VectorsLeft
-from services.retrieval.model import Chunk, Splitter, checked_form, chunks_hash
+from services.retrieval.model import Chunk, Content, checked_form, chunks_hash
 from services.retrieval.parsing.parser import Parser
-from services.retrieval.ports import Embedder, VectorIndex, Vectors
+from services.retrieval.ports import Vectors
 from services.retrieval.settings import IngestOptions
+from services.retrieval.versions import Opened, Versions
 from services.retrieval.watching import Watchers
 from services.runtime.errors import Aborted, DeadlineExceeded, ServiceError, Unavailable
 from services.runtime.names import CHUNK_SOURCE, CHUNKS_INDEXED, EMBED_TEXTS, TEXTS
@@ -41,18 +42,14 @@ class Ingester:
         self,
         *,
         claims: Claims,
-        index: VectorIndex,
-        embedder: Embedder,
+        versions: Versions,
         parser: Parser,
-        splitter: Splitter,
         watchers: Watchers,
         options: IngestOptions,
     ) -> None:
         self._claims = claims
-        self._index = index
-        self._embedder = embedder
+        self._versions = versions
         self._parser = parser
-        self._splitter = splitter
         self._watchers = watchers
         self._options = options
 
@@ -62,6 +59,7 @@ class Ingester:
         Raises what the archive raises; what goes wrong with the document itself is noted there.
         """
         try:
+            await self._versions.current_id()  # the archive hands out work for versions
             while task := await self._claims.claim(tenant, document_id):
                 if await self._done(task):
                     return
@@ -127,9 +125,11 @@ class Ingester:
         releasing.cancel()
 
     async def _remove(self, task: Task) -> bool:
-        await self._index.unlink(task.tenant, task.document_id)
-        if left := await self._index.count(task.tenant, task.document_id):
-            raise VectorsLeft(task.document_id, left)
+        for version_id in task.index_versions:
+            async with self._versions.using(version_id) as opened:
+                await opened.index.unlink(task.tenant, task.document_id)
+                if left := await opened.index.count(task.tenant, task.document_id):
+                    raise VectorsLeft(task.document_id, left)
         return await self._claims.drop(task)
 
     async def _index_version(self, task: Task) -> bool:
@@ -137,49 +137,68 @@ class Ingester:
         form, name = checked_form(task.document.format), task.document.name
         content = (await self._parser.parse(task.content, form=form, name=name)).content
         await progress.note(IngestStage.INGEST_STAGE_PARSED)
-        chunks = await asyncio.to_thread(self._splitter.chunks, content, task.document.format)
-        await progress.note(IngestStage.INGEST_STAGE_CHUNKED, total=len(chunks))
-        embedded = await self._stored(task, chunks, progress)
-        indexed = Indexed(
-            index_version=self._splitter.version,
+        indexed: list[Indexed] = []
+        for version_id in task.index_versions:
+            try:
+                indexed.append(await self._index_under(version_id, task, content, progress))
+            # A version that cannot take the document must not keep it out of the one before it,
+            # which is searched: what it lacks is tried again.
+            except Exception as error:
+                if not indexed:
+                    raise
+                LOG.warning(
+                    "document %s: not under %s yet: %s", task.document_id, version_id, error
+                )
+        done = await self._claims.finish(task, indexed)
+        for one in indexed:
+            _count_chunks(one)
+        return done
+
+    async def _index_under(
+        self, version_id: str, task: Task, content: Content, progress: "_Progress"
+    ) -> Indexed:
+        async with self._versions.using(version_id) as opened:
+            split = opened.splitter.chunks
+            chunks = await asyncio.to_thread(split, content, task.document.format)
+            await progress.note(IngestStage.INGEST_STAGE_CHUNKED, total=len(chunks))
+            embedded = await self._stored(opened, task, chunks, progress)
+        return Indexed(
+            index_version=version_id,
             chunk_count=len(chunks),
             chunks_embedded=embedded,
             chunks_hash=chunks_hash(chunk.id for chunk in chunks),
         )
-        done = await self._claims.finish(task, indexed)
-        _count_chunks(indexed)
-        return done
 
-    async def _stored(self, task: Task, chunks: Sequence[Chunk], progress: "_Progress") -> int:
+    async def _stored(
+        self, opened: Opened, task: Task, chunks: Sequence[Chunk], progress: "_Progress"
+    ) -> int:
         """Store what is new and link the document; returns how many chunks were embedded."""
         by_id = {chunk.id: chunk for chunk in chunks}
         embedded: set[str] = set()
         for _ in range(LINK_ATTEMPTS):
-            missing = await self._index.missing(task.tenant, by_id.keys())
+            missing = await opened.index.missing(task.tenant, by_id.keys())
             new = [chunk for id_, chunk in by_id.items() if id_ in missing]
-            await self._embed(task, new, progress)
+            await self._embed(opened, task, new, progress)
             embedded |= missing
             await progress.note(IngestStage.INGEST_STAGE_EMBEDDED, done=len(chunks))
             # A chunk may go with another document's removal between the two calls.
             ids = [chunk.id for chunk in chunks]
-            if await self._index.link(task.tenant, task.document_id, ids):
+            if await opened.index.link(task.tenant, task.document_id, ids):
                 return len(embedded)
         raise DocumentChanging(
             f"chunks of document {task.document_id!r} keep being removed: try again",
             retry_after=1.0,
         )
 
-    async def _embed(self, task: Task, chunks: Sequence[Chunk], progress: "_Progress") -> None:
+    async def _embed(
+        self, opened: Opened, task: Task, chunks: Sequence[Chunk], progress: "_Progress"
+    ) -> None:
         done = progress.total - len(chunks)
         for some in batches(chunks, self._options.batch_bytes):
-            vectors = await self._vectors([chunk.text for chunk in some])
-            await self._index.upsert(task.tenant, task.document_id, some, vectors)
+            vectors = await _vectors(opened, [chunk.text for chunk in some])
+            await opened.index.upsert(task.tenant, task.document_id, some, vectors)
             done += len(some)
             await progress.note(IngestStage.INGEST_STAGE_CHUNKED, done=done)
-
-    async def _vectors(self, texts: Sequence[str]) -> Vectors:
-        with span(EMBED_TEXTS, attributes={TEXTS: len(texts)}):
-            return await self._embedder.embed(texts)
 
 
 class _Progress:
@@ -190,11 +209,15 @@ class _Progress:
         self._watchers = watchers
         self._task = task
         self._told = asyncio.get_running_loop().time()
+        self._stage = IngestStage.INGEST_STAGE_ACCEPTED
         self.total = 0
         """Chunks of the document."""
 
     async def note(self, stage: IngestStage.ValueType, *, done: int = 0, total: int = 0) -> None:
         self.total = total or self.total
+        if stage < self._stage:
+            return  # of another index version: it has been so far already
+        self._stage = stage
         progress = IngestProgress(stage=stage, chunks_done=done, chunks_total=self.total)
         self._watchers.tell(self._task.tenant, self._task.document_id, progress)
         now = asyncio.get_running_loop().time()
@@ -203,6 +226,11 @@ class _Progress:
             # Nobody misses a note: the next one says more.
             with suppress(ServiceError):
                 await self._claims.renew(self._task, progress)
+
+
+async def _vectors(opened: Opened, texts: Sequence[str]) -> Vectors:
+    with span(EMBED_TEXTS, attributes={TEXTS: len(texts)}):
+        return await opened.embedder.embed(texts)
 
 
 def batches(chunks: Sequence[Chunk], most_bytes: int) -> Iterator[list[Chunk]]:

@@ -13,13 +13,12 @@ from services.retrieval.jobs import Jobs
 from services.retrieval.model import (
     Owner,
     Shared,
-    Splitter,
     checked_form,
     checked_name,
     new_document_id,
 )
 from services.retrieval.parsing.parser import Parser
-from services.retrieval.ports import Embedder, Hit, VectorIndex, Vectors
+from services.retrieval.ports import Hit, Vectors
 from services.retrieval.ranking import Wanted, diverse, fused
 from services.retrieval.registry import (
     Operation,
@@ -30,6 +29,7 @@ from services.retrieval.registry import (
     is_searchable,
 )
 from services.retrieval.upkeep import Uses
+from services.retrieval.versions import Opened, Versions
 from services.retrieval.watching import Watchers, changes
 from services.runtime.names import DOCUMENTS_SEARCHED, EMBED_TEXTS, SEARCH_VECTORS, TEXTS
 from services.runtime.telemetry import span
@@ -100,19 +100,15 @@ class Library:
         uses: Uses,
         jobs: Jobs,
         watchers: Watchers,
-        index: VectorIndex,
-        embedder: Embedder,
+        versions: Versions,
         parser: Parser,
-        splitter: Splitter,
     ) -> None:
         self._registry = registry
         self._uses = uses
         self._jobs = jobs
         self._watchers = watchers
-        self._index = index
-        self._embedder = embedder
+        self._versions = versions
         self._parser = parser
-        self._splitter = splitter
 
     async def accept(self, upload: Upload) -> Added:
         """Store a document, and have it indexed; raises BadDocument."""
@@ -138,7 +134,7 @@ class Library:
             operation=upload.operation,
             document=document,
             content=content,
-            index_version=self._splitter.version,
+            index_version=await self._versions.current_id(),
         )
 
     async def _told(self, upload: Upload, stored: Registered) -> Added:
@@ -193,17 +189,18 @@ class Library:
             if is_searchable(one) and admits(wanted.filter, one)
         }
         query = unicodedata.normalize("NFC", wanted.query)
-        (vector,) = await self._vectors([query], query=True)
-        with span(SEARCH_VECTORS, attributes={DOCUMENTS_SEARCHED: len(names)}):
-            near = await self._index.search(
-                owner.tenant,
-                vector,
-                document_ids=names,
-                limit=max(wanted.limit, wanted.fetch),
-            )
-        hits = fused(query, [hit for hit in near if hit.score >= wanted.minimum_score])
-        if wanted.mmr_lambda < 1:
-            hits = await self._diverse(hits, wanted)
+        async with self._versions.current() as opened:
+            (vector,) = await _vectors(opened, [query], query=True)
+            with span(SEARCH_VECTORS, attributes={DOCUMENTS_SEARCHED: len(names)}):
+                near = await opened.index.search(
+                    owner.tenant,
+                    vector,
+                    document_ids=names,
+                    limit=max(wanted.limit, wanted.fetch),
+                )
+            hits = fused(query, [hit for hit in near if hit.score >= wanted.minimum_score])
+            if wanted.mmr_lambda < 1:
+                hits = await _diverse(opened, hits, wanted)
         found = [
             Found(hit=hit, document_name=names[hit.document_id]) for hit in hits[: wanted.limit]
         ]
@@ -224,14 +221,16 @@ class Library:
                 return documents, stale
             await asyncio.sleep(FRESH_LOOK_SECONDS)
 
-    async def _diverse(self, hits: Sequence[Hit], wanted: Wanted) -> list[Hit]:
-        vectors = await self._vectors([hit.chunk.text for hit in hits])
-        chosen = diverse(vectors, mmr_lambda=wanted.mmr_lambda, limit=wanted.limit)
-        return [hits[place] for place in chosen]
 
-    async def _vectors(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
-        with span(EMBED_TEXTS, attributes={TEXTS: len(texts)}):
-            return await self._embedder.embed(texts, query=query)
+async def _diverse(opened: Opened, hits: Sequence[Hit], wanted: Wanted) -> list[Hit]:
+    vectors = await _vectors(opened, [hit.chunk.text for hit in hits])
+    chosen = diverse(vectors, mmr_lambda=wanted.mmr_lambda, limit=wanted.limit)
+    return [hits[place] for place in chosen]
+
+
+async def _vectors(opened: Opened, texts: Sequence[str], *, query: bool = False) -> Vectors:
+    with span(EMBED_TEXTS, attributes={TEXTS: len(texts)}):
+        return await opened.embedder.embed(texts, query=query)
 
 
 def _is_behind(document: Document, revision: int | None) -> bool:

@@ -1,8 +1,14 @@
 """The retrieval service's composition root."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 
@@ -10,15 +16,18 @@ from maieutic.v1.document_admin_service_pb2_grpc import (
     add_DocumentAdminServiceServicer_to_server,
 )
 from maieutic.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
+from maieutic.v1.index_admin_service_pb2_grpc import add_IndexAdminServiceServicer_to_server
 from services.retrieval.adapters.embedder import open_embedder
-from services.retrieval.adapters.index import open_index
+from services.retrieval.adapters.index import checked_url, erase_index, open_index
 from services.retrieval.admin_rpc import DocumentAdminServicer
+from services.retrieval.catalog import Catalog
 from services.retrieval.checking import Checker, Inventory
 from services.retrieval.claims import Claims
+from services.retrieval.index_rpc import IndexAdminServicer
 from services.retrieval.ingesting import Ingester
 from services.retrieval.jobs import Jobs, Worker
+from services.retrieval.keeping import Keeper
 from services.retrieval.library import Library
-from services.retrieval.model import Splitter
 from services.retrieval.parsing.parser import Parser
 from services.retrieval.ports import Embedder, VectorIndex
 from services.retrieval.registry import Registry
@@ -26,6 +35,7 @@ from services.retrieval.rpc import DocumentServicer
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.upkeep import Upkeep, Uses
 from services.retrieval.uploading import Uploads
+from services.retrieval.versions import Openers, Versions
 from services.retrieval.watching import Watchers
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
@@ -38,6 +48,11 @@ from services.runtime.telemetry import telemetry
 from services.runtime.topology import maieutic_topology
 
 SERVICE = "retrieval"
+SERVED = (
+    "maieutic.v1.DocumentService",
+    "maieutic.v1.DocumentAdminService",
+    "maieutic.v1.IndexAdminService",
+)
 
 
 @asynccontextmanager
@@ -51,15 +66,9 @@ async def retrieval_service(
     embedder: Embedder | None = None,
 ) -> AsyncIterator[RunningServer]:
     """Serve and index during the block, with the settings' index and embedder unless given."""
+    checked_url(settings.index_url, settings.pinecone)
+    openers = _openers(settings, index, embedder)
     async with AsyncExitStack() as stack:
-        if embedder is None:
-            opening = open_embedder(
-                settings.embedder, settings.pinecone, cache_bytes=settings.query_cache
-            )
-            embedder = await stack.enter_async_context(opening)
-        if index is None:
-            opened = open_index(settings.index_url, embedder, settings.pinecone)
-            index = await stack.enter_async_context(opened)
         channel = await stack.enter_async_context(
             open_channel(
                 settings.archive_address,
@@ -68,15 +77,18 @@ async def retrieval_service(
                 options=settings.channel,
             )
         )
+        opening = Versions.open(Catalog(channel), openers, settings)
+        versions = await stack.enter_async_context(opening)
         parser = await stack.enter_async_context(Parser.open(settings.parsing))
-        parts = _parts(settings, channel, bus, _Tools(index, embedder, parser))
+        parts = _parts(settings, channel, bus, _Tools(versions, parser))
         await stack.enter_async_context(parts.worker.working())
         await stack.enter_async_context(parts.upkeep.running())
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
             add_DocumentServiceServicer_to_server(parts.servicer, server)
             add_DocumentAdminServiceServicer_to_server(parts.admin, server)
-            return ["maieutic.v1.DocumentService", "maieutic.v1.DocumentAdminService"]
+            add_IndexAdminServiceServicer_to_server(parts.indexes, server)
+            return list(SERVED)
 
         async with serving(settings.server, register, verifier=verifier) as running:
             yield running
@@ -86,9 +98,28 @@ async def retrieval_service(
 class _Tools:
     """What documents are brought into."""
 
-    index: VectorIndex
-    embedder: Embedder
+    versions: Versions
     parser: Parser
+
+
+def _openers(
+    settings: RetrievalSettings, index: VectorIndex | None, embedder: Embedder | None
+) -> Openers:
+    """Return how versions are opened; what is given stands for what the settings name."""
+
+    def open_model(url: str) -> AbstractAsyncContextManager[Embedder]:
+        if embedder is not None and url == settings.embedder:
+            return nullcontext(embedder)
+        return open_embedder(url, settings.pinecone, cache_bytes=settings.query_cache)
+
+    def open_space(space: str, model: Embedder) -> AbstractAsyncContextManager[VectorIndex]:
+        if index is not None and space == model.name:
+            return nullcontext(index)
+        return open_index(settings.index_url, model, settings.pinecone, space=space)
+
+    return Openers(
+        embedder=open_model, index=open_space, erase=partial(erase_index, settings.index_url)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +128,7 @@ class _Parts:
 
     servicer: DocumentServicer
     admin: DocumentAdminServicer
+    indexes: IndexAdminServicer
     worker: Worker
     upkeep: Upkeep
 
@@ -109,16 +141,11 @@ def _parts(
 ) -> _Parts:
     ingest, watchers, jobs = settings.ingest, Watchers(), Jobs(bus)
     registry = Registry(channel, settings.limits)
-    splitter = Splitter(
-        embedder=tools.embedder.name, size=settings.chunk_characters, overlap=settings.chunk_overlap
-    )
     claims = Claims(channel, lease=ingest.lease, most_attempts=ingest.attempts)
     ingester = Ingester(
         claims=claims,
-        index=tools.index,
-        embedder=tools.embedder,
+        versions=tools.versions,
         parser=tools.parser,
-        splitter=splitter,
         watchers=watchers,
         options=ingest,
     )
@@ -127,12 +154,14 @@ def _parts(
         uses=Uses(channel),
         jobs=jobs,
         watchers=watchers,
-        index=tools.index,
-        embedder=tools.embedder,
+        versions=tools.versions,
         parser=tools.parser,
-        splitter=splitter,
     )
     upkeep = Upkeep(channel, jobs, settings.expiry)
+    inventory, catalog = Inventory(channel), Catalog(channel)
+    keeper = Keeper(
+        catalog=catalog, versions=tools.versions, inventory=inventory, claims=claims, jobs=jobs
+    )
     return _Parts(
         servicer=DocumentServicer(
             library=library,
@@ -140,8 +169,9 @@ def _parts(
             uploads=Uploads(most_bytes=settings.parsing.file_bytes),
         ),
         admin=DocumentAdminServicer(
-            Checker(inventory=Inventory(channel), index=tools.index, jobs=jobs), upkeep
+            Checker(inventory=inventory, versions=tools.versions, jobs=jobs), upkeep
         ),
+        indexes=IndexAdminServicer(keeper),
         upkeep=upkeep,
         worker=Worker(bus=bus, ingester=ingester, claims=claims, jobs=jobs, options=ingest),
     )

@@ -192,8 +192,8 @@ class RetrievalSettings:
     embedder: str = "wordllama://"
     """What turns texts into vectors: wordllama:// in this process, onnx:///path a folder with a
     sentence transformer (model.onnx and tokenizer.json; needs the package onnxruntime),
-    pinecone://model a model of Pinecone's. Another one has an index of its own: documents are
-    found by the one that they were added with."""
+    pinecone://model a model of Pinecone's. It makes the first index version, and those that
+    `maieutic index build` is told no other for."""
 
     query_cache: int = 8 * 2**20
     """Bytes for the vectors of queries that were asked before."""
@@ -205,7 +205,7 @@ class RetrievalSettings:
     """What documents are taken."""
 
     chunk_characters: int = 1000
-    """Most characters of a chunk. A change embeds anew what is added from then on."""
+    """Most characters of a chunk in the first index version, and in those built without a say."""
 
     chunk_overlap: int = 200
     """Most characters that neighbouring chunks share; less than a chunk has."""

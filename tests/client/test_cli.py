@@ -408,3 +408,20 @@ async def test_records_in_quarantine_need_an_admins_key(cli: Cli) -> None:
     ended = await cli.run("admin", "quarantine", "list")
     assert ended.status == 3
     assert "not an admin's" in ended.err
+
+
+async def test_an_admin_builds_switches_rolls_back_and_drops_index_versions(cli: Cli) -> None:
+    key, first, second = {"MAIEUTIC_API_KEY": cli.stack.admin_key}, "0" * 16, "1" * 16
+    built = await cli.run("index", "build", "--chunk-characters", "500", **key)
+    assert built.out.splitlines() == [
+        *(f"{second}  {done} of 2" for done in range(3)),
+        f"built {second}",
+    ]
+    switched = await cli.run("index", "switch", second, **key)
+    assert (switched.status, switched.out) == (0, f"searched: {second}\n")
+    assert (await cli.run("index", "rollback", **key)).out == f"searched: {first}\n"
+    listed = (await cli.run("index", "list", **key)).out.splitlines()
+    assert [line.split("\t")[-1] for line in listed] == ["searched", "previous"]
+    assert (await cli.run("index", "drop", second, **key)).out == f"dropped {second}\n"
+    assert (await cli.run("index", "drop", "../x", **key)).status == 2
+    assert (await cli.run("index", "list")).status == 3

@@ -59,7 +59,9 @@ async def emptied_postgres_url(server: PostgresServer) -> str:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(TRUNCATE_SESSIONS)
-        await connection.execute("TRUNCATE document_operations")
+        await connection.execute(
+            "TRUNCATE document_operations, index_pointer, index_versions CASCADE"
+        )
         await connection.execute("TRUNCATE documents, document_tenants, document_contents CASCADE")
     finally:
         await connection.close()

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from maieutic.v1 import document_admin_service_pb2 as admin_pb, document_service_pb2 as pb
+from maieutic.v1 import (
+    document_admin_service_pb2 as admin_pb,
+    document_service_pb2 as pb,
+    index_admin_service_pb2 as index_pb,
+)
 from maieutic.v1.document_admin_service_pb2_grpc import (
     DocumentAdminServiceServicer,
     add_DocumentAdminServiceServicer_to_server,
@@ -14,6 +18,10 @@ from maieutic.v1.document_admin_service_pb2_grpc import (
 from maieutic.v1.document_service_pb2_grpc import (
     DocumentServiceServicer,
     add_DocumentServiceServicer_to_server,
+)
+from maieutic.v1.index_admin_service_pb2_grpc import (
+    IndexAdminServiceServicer,
+    add_IndexAdminServiceServicer_to_server,
 )
 from services.runtime.errors import InvalidArgument, NotFound
 from tests.fakes.conversations import Context, Owner, caller, page_of
@@ -189,12 +197,64 @@ class FakeDocumentAdmin(DocumentAdminServiceServicer):
         return admin_pb.GetDocumentTotalsResponse(totals=totals)
 
 
+class FakeIndexAdmin(IndexAdminServiceServicer):
+    """Two versions, of which one can be searched at a time."""
+
+    def __init__(self) -> None:
+        self._versions = {
+            id_: index_pb.IndexVersion(version_id=id_, embedder="words", dimension=4, documents=2)
+            for id_ in ("0" * 16, "1" * 16)
+        }
+        self._versions["0" * 16].current = True
+
+    async def ListIndexVersions(
+        self, request: index_pb.ListIndexVersionsRequest, context: Context
+    ) -> index_pb.ListIndexVersionsResponse:
+        return index_pb.ListIndexVersionsResponse(versions=self._versions.values())
+
+    async def BuildIndexVersion(
+        self, request: index_pb.BuildIndexVersionRequest, context: Context
+    ) -> AsyncIterator[index_pb.BuildIndexVersionResponse]:
+        for done in range(3):
+            version = index_pb.IndexVersion(
+                version_id="1" * 16, documents=done, documents_total=2, building=done < 2
+            )
+            yield index_pb.BuildIndexVersionResponse(version=version)
+
+    async def SwitchIndexVersion(
+        self, request: index_pb.SwitchIndexVersionRequest, context: Context
+    ) -> index_pb.SwitchIndexVersionResponse:
+        for id_, version in self._versions.items():
+            version.previous, version.current = version.current, id_ == request.version_id
+        return index_pb.SwitchIndexVersionResponse()
+
+    async def RollbackIndexVersion(
+        self, request: index_pb.RollbackIndexVersionRequest, context: Context
+    ) -> index_pb.RollbackIndexVersionResponse:
+        (before,) = (id_ for id_, version in self._versions.items() if version.previous)
+        await self.SwitchIndexVersion(
+            index_pb.SwitchIndexVersionRequest(version_id=before), context
+        )
+        return index_pb.RollbackIndexVersionResponse(version_id=before)
+
+    async def DropIndexVersion(
+        self, request: index_pb.DropIndexVersionRequest, context: Context
+    ) -> index_pb.DropIndexVersionResponse:
+        self._versions.pop(request.version_id, None)
+        return index_pb.DropIndexVersionResponse()
+
+
 def register_documents(library: Library) -> Callable[[grpc.aio.Server], list[str]]:
     """Return what `serving` calls to add the service."""
 
     def register(server: grpc.aio.Server) -> list[str]:
         add_DocumentServiceServicer_to_server(FakeDocuments(library), server)
         add_DocumentAdminServiceServicer_to_server(FakeDocumentAdmin(library), server)
-        return ["maieutic.v1.DocumentService", "maieutic.v1.DocumentAdminService"]
+        add_IndexAdminServiceServicer_to_server(FakeIndexAdmin(), server)
+        return [
+            "maieutic.v1.DocumentService",
+            "maieutic.v1.DocumentAdminService",
+            "maieutic.v1.IndexAdminService",
+        ]
 
     return register

@@ -31,6 +31,21 @@ async def test_an_admins_key_has_documents_checked(stack: Stack) -> None:
         assert (await client.documents.check()).documents == 1
 
 
+async def test_an_admins_key_keeps_index_versions(stack: Stack) -> None:
+    async with Maieutic.connect(stack.address, api_key=stack.admin_key) as client:
+        frames = [(one.documents, one.building) async for one in client.indexes.build()]
+        assert frames == [(0, True), (1, True), (2, False)]
+        first, second = [one.version_id for one in await client.indexes.list()]
+        await client.indexes.switch(second)
+        assert [one.current for one in await client.indexes.list()] == [False, True]
+        assert await client.indexes.rollback() == first
+        await client.indexes.drop(second)
+        assert [one.version_id for one in await client.indexes.list()] == [first]
+        for call in (client.indexes.switch("../x"), client.indexes.drop("")):
+            with pytest.raises(InvalidArgument, match="version_id"):
+                await call
+
+
 @pytest.mark.parametrize("holder", ["key", "backend_key", "stranger_key"])
 async def test_nobody_elses_key_does(stack: Stack, holder: str) -> None:
     stack.quarantine.put(RECORD, b"content")
@@ -40,6 +55,11 @@ async def test_nobody_elses_key_does(stack: Stack, holder: str) -> None:
             client.quarantine.get(RECORD, with_content=True),
             client.quarantine.drop(RECORD),
             client.documents.check(),
+            client.indexes.list(),
+            anext(client.indexes.build()),
+            client.indexes.switch("0" * 16, force=True),
+            client.indexes.rollback(),
+            client.indexes.drop("1" * 16),
         ):
             with pytest.raises(PermissionDenied, match="not an admin's") as raised:
                 await call

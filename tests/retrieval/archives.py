@@ -11,9 +11,13 @@ import grpc
 
 from maieutic.archive.v1 import archive_service_pb2 as pb
 from maieutic.archive.v1.archive_service_pb2_grpc import add_ArchiveServiceServicer_to_server
+from maieutic.archive.v1.index_registry_service_pb2_grpc import (
+    add_IndexRegistryServiceServicer_to_server,
+)
 from services.persistence.adapters.archive import SqlArchive
 from services.persistence.adapters.migrate import migrate
 from services.persistence.adapters.sqlite import sqlite_database
+from services.persistence.index_rpc import IndexCalls
 from services.persistence.rpc import ArchiveServicer
 from services.runtime.identity import Verifier
 from services.runtime.server import MEBIBYTE, RunningServer, ServerOptions, serving
@@ -71,12 +75,13 @@ async def held_archive(folder: Path) -> AsyncIterator[HeldArchive]:
 
 @asynccontextmanager
 async def serving_archive(
-    archive: ArchiveServicer, listen: str, *, verifier: Verifier
+    archive: HeldArchive, listen: str, *, verifier: Verifier
 ) -> AsyncIterator[RunningServer]:
     """Serve the archive as its service does."""
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         add_ArchiveServiceServicer_to_server(archive, server)
+        add_IndexRegistryServiceServicer_to_server(IndexCalls(archive.harness.archive), server)
         return ["maieutic.archive.v1.ArchiveService"]
 
     options = ServerOptions(listen=listen, max_message_bytes=16 * MEBIBYTE, grace=0.5)

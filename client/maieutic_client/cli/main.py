@@ -8,6 +8,7 @@ from maieutic_client.cli.admin import admin
 from maieutic_client.cli.chat import chat
 from maieutic_client.cli.documents import docs
 from maieutic_client.cli.emulating import emulate
+from maieutic_client.cli.indexes import index
 from maieutic_client.cli.notes import notes
 from maieutic_client.cli.serving import demo, serve
 from maieutic_client.cli.sessions import sessions
@@ -39,5 +40,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character
 
 
-for command in (serve, chat, docs, sessions, notes, admin, demo, emulate):
+for command in (serve, chat, docs, sessions, notes, index, admin, demo, emulate):
     main.add_command(command)

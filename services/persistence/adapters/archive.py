@@ -8,6 +8,7 @@ from services.persistence.adapters.document_upkeep import UpkeepLedger
 from services.persistence.adapters.document_work import WorkLedger
 from services.persistence.adapters.documents import Registry
 from services.persistence.adapters.facts import FactWriter
+from services.persistence.adapters.index_versions import IndexLedger
 from services.persistence.adapters.migrate import migrate
 from services.persistence.adapters.postgres import PoolOptions, postgres_database
 from services.persistence.adapters.reads import Reader
@@ -17,7 +18,7 @@ from services.persistence.adapters.sqlite import sqlite_database
 MIGRATE_SECONDS = 60.0
 
 
-class SqlArchive(FactWriter, Branches, Reader, Registry, WorkLedger, UpkeepLedger):
+class SqlArchive(FactWriter, Branches, Reader, Registry, WorkLedger, UpkeepLedger, IndexLedger):
     """The whole archive on one database; see `ports.Archive`."""
 
     def __init__(self, database: Database) -> None:

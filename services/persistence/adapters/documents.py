@@ -145,6 +145,11 @@ SELECT
 FROM documents WHERE tenant = $1 AND document_id = $2
 """
 
+INDEXED = """
+SELECT 1 AS one FROM document_indexes
+WHERE tenant = $1 AND document_id = $2 AND version = $3 AND version_id = $4 AND failure = ''
+"""
+
 ACCESSIBLE = """
 SELECT documents.* FROM documents
 WHERE documents.tenant = $1 AND documents.document_id = $3 AND EXISTS (
@@ -322,15 +327,23 @@ async def _revived(
 ) -> tuple[Row, bool]:
     """Have the document indexed again if it is not, and nobody is about to."""
     key = row["tenant"], row["document_id"]
-    indexed = row["indexed_version"], row["index_version"]
     if row["state"] == "PENDING":
         return row, False
-    if row["state"] != "FAILED" and indexed == (row["version"], registration.index_version):
+    if row["state"] != "FAILED" and await _is_indexed(connection, registration, row):
         (row,) = await connection.fetch(RESTORE, *key)
         return row, False
     form = enum_name(DocumentFormat.DESCRIPTOR, registration.document.format)
     (row,) = await connection.fetch(REVIVE, *key, form, revision)
     return row, True
+
+
+async def _is_indexed(connection: Connection, registration: Registration, row: Row) -> bool:
+    """Return whether the index version has the document's content."""
+    if row["indexed_version"] != row["version"]:
+        return False
+    version_id = registration.index_version
+    held = row["tenant"], row["document_id"], row["version"], version_id
+    return row["index_version"] == version_id or bool(await connection.fetch(INDEXED, *held))
 
 
 async def _replaced(

@@ -27,7 +27,7 @@ SPELLINGS = MappingProxyType(
         r"now\(\)": f"{NOW})",
         r"= ANY\(\$(\d+)\)": r"IN (SELECT value FROM json_each(?\1))",
         # A writer has the whole database for itself.
-        r" FOR UPDATE\b": "",
+        r" FOR (?:UPDATE|SHARE)\b": "",
         r"\$(\d+)": r"?\1",
     }
 )

@@ -1174,6 +1174,7 @@ class ClaimDocumentResponse(_message.Message):
     WORK_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    INDEX_VERSIONS_FIELD_NUMBER: _builtins.int
     work: Global___DocumentWork.ValueType
     content: _builtins.bytes
     """To be indexed."""
@@ -1181,16 +1182,21 @@ class ClaimDocumentResponse(_message.Message):
     def document(self) -> _document_service_pb2.Document:
         """To be indexed or removed."""
 
+    @_builtins.property
+    def index_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The index versions under which to do it, the one that is searched first."""
+
     def __init__(
         self,
         *,
         work: Global___DocumentWork.ValueType = ...,
         document: _document_service_pb2.Document | None = ...,
         content: _builtins.bytes = ...,
+        index_versions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "document", b"document", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "document", b"document", "index_versions", b"index_versions", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1319,6 +1325,7 @@ class FinishDocumentRequest(_message.Message):
     CHUNKS_EMBEDDED_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     CHUNKS_HASH_FIELD_NUMBER: _builtins.int
+    INDEXES_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     document_id: _builtins.str
     chunk_count: _builtins.int
@@ -1331,6 +1338,12 @@ class FinishDocumentRequest(_message.Message):
     """Set: it cannot be indexed, for this reason."""
     chunks_hash: _builtins.str
     """Of the ids of the chunks that are in the index; of no meaning here."""
+    @_builtins.property
+    def indexes(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexedUnder]:
+        """What it took under each index version. Without the one that is searched
+        the document is still to be indexed.
+        """
+
     def __init__(
         self,
         *,
@@ -1343,14 +1356,43 @@ class FinishDocumentRequest(_message.Message):
         chunks_embedded: _builtins.int = ...,
         failure: _builtins.str = ...,
         chunks_hash: _builtins.str = ...,
+        indexes: _abc.Iterable[Global___IndexedUnder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunks_embedded", b"chunks_embedded", "chunks_hash", b"chunks_hash", "claim_id", b"claim_id", "document_id", b"document_id", "failure", b"failure", "index_version", b"index_version", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunks_embedded", b"chunks_embedded", "chunks_hash", b"chunks_hash", "claim_id", b"claim_id", "document_id", b"document_id", "failure", b"failure", "index_version", b"index_version", "indexes", b"indexes", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FinishDocumentRequest: _TypeAlias = FinishDocumentRequest  # noqa: Y015
+
+@_typing.final
+class IndexedUnder(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    CHUNK_COUNT_FIELD_NUMBER: _builtins.int
+    CHUNKS_EMBEDDED_FIELD_NUMBER: _builtins.int
+    CHUNKS_HASH_FIELD_NUMBER: _builtins.int
+    index_version: _builtins.str
+    chunk_count: _builtins.int
+    chunks_embedded: _builtins.int
+    chunks_hash: _builtins.str
+    def __init__(
+        self,
+        *,
+        index_version: _builtins.str = ...,
+        chunk_count: _builtins.int = ...,
+        chunks_embedded: _builtins.int = ...,
+        chunks_hash: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "chunks_embedded", b"chunks_embedded", "chunks_hash", b"chunks_hash", "index_version", b"index_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexedUnder: _TypeAlias = IndexedUnder  # noqa: Y015
 
 @_typing.final
 class FinishDocumentResponse(_message.Message):

@@ -1,0 +1,132 @@
+"""`maieutic index`: the index versions that stand side by side."""
+
+import click
+
+from maieutic.v1 import index_admin_service_pb2 as pb
+from maieutic_client.cli.running import run
+from maieutic_client.cli.screen import Screen
+from maieutic_client.cli.target import Target, connected, target_options
+
+
+@click.group()
+def index() -> None:
+    """Build, switch and drop index versions; needs an admin's API key.
+
+    A version is an embedder, its dimension, the splitter and its parameters. Documents are indexed
+    under every version, and one version is searched.
+    """
+
+
+@index.command("list")
+@target_options
+def list_versions(*, target: Target) -> None:
+    """Show the versions, the oldest first."""
+    run(_list(target))
+
+
+@index.command("build")
+@click.option("--embedder", default="", help="Its URL; as the retrieval service is set.")
+@click.option("--chunk-characters", type=int, default=0, help="Most characters of a chunk.")
+@click.option("--chunk-overlap", type=int, default=None, help="Most that neighbours share.")
+@target_options
+def build(
+    *, target: Target, embedder: str, chunk_characters: int, chunk_overlap: int | None
+) -> None:
+    """Index every document under a version, beside the others.
+
+    Interrupted, the build goes on; the same command shows how far it is.
+    """
+    run(_build(target, embedder, chunk_characters, chunk_overlap))
+
+
+@index.command("switch")
+@click.argument("version_id")
+@click.option("--force", is_flag=True, help="Also to a version that lacks documents.")
+@target_options
+def switch(*, target: Target, version_id: str, force: bool) -> None:
+    """Have searches use a version."""
+    run(_switch(target, version_id, force=force))
+
+
+@index.command("rollback")
+@click.option("--force", is_flag=True, help="Also to a version that lacks documents.")
+@target_options
+def rollback(*, target: Target, force: bool) -> None:
+    """Have searches use the version that they used before."""
+    run(_rollback(target, force=force))
+
+
+@index.command("drop")
+@click.argument("version_id")
+@target_options
+def drop(*, target: Target, version_id: str) -> None:
+    """Remove a version with its vectors; never the one that is searched."""
+    run(_drop(target, version_id))
+
+
+async def _list(target: Target) -> None:
+    async with connected(target) as client:
+        rows = [_row(version) for version in await client.indexes.list()]
+    columns = ("ID", "EMBEDDER", "DIMENSION", "CHUNKS OF", "OVERLAP", "DOCUMENTS", "STATE")
+    Screen().table(columns, rows)
+
+
+def _row(version: pb.IndexVersion) -> tuple[str, ...]:
+    return (
+        version.version_id,
+        version.embedder,
+        str(version.dimension),
+        str(version.chunk_characters),
+        str(version.chunk_overlap),
+        _documents(version),
+        _state(version),
+    )
+
+
+def _documents(version: pb.IndexVersion) -> str:
+    failed = f", {version.documents_failed} failed" if version.documents_failed else ""
+    return f"{version.documents} of {version.documents_total}{failed}"
+
+
+def _state(version: pb.IndexVersion) -> str:
+    states = {
+        "searched": version.current,
+        "previous": version.previous,
+        "dropping": version.dropping,
+        "building": version.building,
+    }
+    return ", ".join(name for name, holds in states.items() if holds) or "built"
+
+
+async def _build(
+    target: Target, embedder_url: str, chunk_characters: int, chunk_overlap: int | None
+) -> None:
+    screen, last = Screen(), pb.IndexVersion()
+    async with connected(target) as client:
+        async for version in client.indexes.build(
+            embedder_url=embedder_url,
+            chunk_characters=chunk_characters,
+            chunk_overlap=chunk_overlap,
+        ):
+            if _documents(version) != _documents(last):
+                screen.line(f"{version.version_id}  {_documents(version)}")
+            last = version
+    screen.line(f"built {last.version_id}")
+
+
+async def _switch(target: Target, version_id: str, *, force: bool) -> None:
+    async with connected(target) as client:
+        await client.indexes.switch(version_id, force=force)
+    Screen().line(f"searched: {version_id}")
+
+
+async def _rollback(target: Target, *, force: bool) -> None:
+    async with connected(target) as client:
+        version_id = await client.indexes.rollback(force=force)
+    Screen().line(f"searched: {version_id}")
+
+
+async def _drop(target: Target, version_id: str) -> None:
+    async with connected(target) as client:
+        await client.indexes.drop(version_id)
+    Screen().line(f"dropped {version_id}")

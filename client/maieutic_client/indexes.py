@@ -1,0 +1,74 @@
+"""For those who run the backend: index versions side by side."""
+
+from collections.abc import AsyncIterator, Sequence
+
+import grpc
+
+from maieutic.v1 import index_admin_service_pb2 as pb
+from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceStub
+from maieutic_client.connection import Connection
+from maieutic_client.errors import lifted
+from maieutic_client.retry import Patience, link_broke, passes_by_itself
+
+DROP_TIMEOUT_SECONDS = 120.0
+
+
+class Indexes:
+    """`client.indexes`: needs an admin's API key, else PermissionDenied."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = IndexAdminServiceStub(connection.channel)
+
+    async def list(self) -> Sequence[pb.IndexVersion]:
+        """Return all versions, the oldest first."""
+        request = pb.ListIndexVersionsRequest()
+        return (await self._connection.call(self._stub.ListIndexVersions, request)).versions
+
+    async def build(
+        self, *, embedder_url: str = "", chunk_characters: int = 0, chunk_overlap: int | None = None
+    ) -> AsyncIterator[pb.IndexVersion]:
+        """Have every document indexed under a version, and yield how far that is until it is done.
+
+        What is not given is as the retrieval service is set. The build goes on without the caller;
+        building again tells again. Goes on where it was cut off.
+        """
+        request = pb.BuildIndexVersionRequest(
+            embedder_url=embedder_url,
+            chunk_characters=chunk_characters,
+            chunk_overlap=chunk_overlap,
+        )
+        patience = Patience(self._connection.retry, None)
+        while True:
+            call = self._stub.BuildIndexVersion(request, metadata=self._connection.metadata)
+            try:
+                async for response in call:
+                    patience.renew()
+                    yield response.version
+            except grpc.aio.AioRpcError as failed:
+                error = lifted(failed)
+                if not (passes_by_itself(error) or link_broke(error)):
+                    raise error from failed
+                await patience.after(error)
+            else:
+                return
+            finally:
+                call.cancel()
+
+    async def switch(self, version_id: str, *, force: bool = False) -> None:
+        """Have searches use a version; raises FailedPrecondition if it lacks documents."""
+        request = pb.SwitchIndexVersionRequest(version_id=version_id, force=force)
+        await self._connection.call(self._stub.SwitchIndexVersion, request)
+
+    async def rollback(self, *, force: bool = False) -> str:
+        """Have searches use the version that they used before; returns its id."""
+        request = pb.RollbackIndexVersionRequest(force=force)
+        answer = await self._connection.call(self._stub.RollbackIndexVersion, request)
+        return answer.version_id
+
+    async def drop(self, version_id: str) -> None:
+        """Remove a version with its vectors, never the one that is searched."""
+        request = pb.DropIndexVersionRequest(version_id=version_id)
+        await self._connection.call(
+            self._stub.DropIndexVersion, request, timeout=DROP_TIMEOUT_SECONDS
+        )
