@@ -8,7 +8,7 @@ from maieutic.v1.index_admin_service_pb2 import IndexVersion
 from services.retrieval.catalog import Catalog, Recipe
 from services.retrieval.checking import Inventory
 from services.retrieval.claims import Claims
-from services.retrieval.errors import BadEmbedderUrl
+from services.retrieval.errors import BadEmbedderUrl, VersionUnusable
 from services.retrieval.jobs import Jobs
 from services.retrieval.versions import Versions
 from services.runtime.errors import InvalidArgument, NotFound
@@ -68,13 +68,11 @@ class Keeper:
         )
 
     async def build(self, recipe: Recipe) -> AsyncGenerator[IndexVersion, None]:
-        """Have every document indexed so, and yield how far that is until it is done."""
-        await self._versions.current_id()
-        # What a late worker writes to a dropped version must not come back with the next one.
-        space = f"{recipe.embedder}@{recipe.version_id}-{secrets.token_hex(SPACE_BYTES)}"
-        await self._catalog.register(recipe, space=space)
-        async with self._versions.using(recipe.version_id):
-            pass
+        """Have every document indexed so, and yield how far that is until it is done.
+
+        Raises InvalidArgument if no such version can be opened here.
+        """
+        await self._begin(recipe)
         while True:
             for tenant, document_id in await self._claims.due(HANDED_OUT):
                 await self._jobs.publish(tenant, document_id)
@@ -83,6 +81,21 @@ class Keeper:
             if not state.building:
                 return
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _begin(self, recipe: Recipe) -> None:
+        await self._versions.current_id()
+        version_id = recipe.version_id
+        known = {one.state.version_id for one in await self._catalog.versions()}
+        # What a late worker writes to a dropped version must not come back with the next one.
+        space = f"{recipe.embedder}@{version_id}-{secrets.token_hex(SPACE_BYTES)}"
+        await self._catalog.register(recipe, space=space)
+        try:
+            async with self._versions.using(version_id):
+                pass
+        except VersionUnusable as error:
+            if version_id not in known:
+                await self._catalog.remove(version_id, gone=True)
+            raise InvalidArgument("embedder_url", error.message) from error
 
     async def switch(self, version_id: str, *, force: bool) -> str:
         """Have searches use the version, the previous one if the id is empty."""

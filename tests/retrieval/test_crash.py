@@ -5,11 +5,23 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from maieutic.v1 import document_service_pb2 as pb
+import grpc
+
+from maieutic.v1 import document_service_pb2 as pb, index_admin_service_pb2 as index_pb
+from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceStub
+from services.runtime.identity import acting_for
 from tests.backends.rabbitmq import RabbitNode
 from tests.retrieval.corpus import descriptions
 from tests.retrieval.deployment import deployed
 from tests.waiting import wait_until
+
+
+async def build(channel: grpc.aio.Channel) -> index_pb.IndexVersion:
+    """Build a version of small chunks to its end."""
+    request = index_pb.BuildIndexVersionRequest(chunk_characters=300, chunk_overlap=0)
+    with acting_for("acme", "admin"):
+        frames = IndexAdminServiceStub(channel).BuildIndexVersion(request, timeout=60)
+        return [frame.version async for frame in frames][-1]
 
 
 def stored(vectors: Path) -> tuple[int, int]:
@@ -99,3 +111,42 @@ async def test_what_was_answered_is_found_after_a_kill(rabbit_node: RabbitNode) 
         assert not list(deployment.vectors.glob("*-wal"))
     assert before
     assert not any(one.chunks_embedded for one in again)
+
+
+async def test_a_build_that_was_killed_goes_on_without_anybody_asking(
+    rabbit_node: RabbitNode,
+) -> None:
+    texts = list(descriptions(3).values())
+    async with deployed(rabbit_node) as deployment:
+        async with deployment.user() as user:
+            for text in texts:
+                await user.add(text)
+        deployment.archive.finishing.clear()
+        deployment.archive.may_finish.clear()
+        async with deployment.channel() as channel:
+            building = asyncio.create_task(build(channel))
+            await deployment.archive.finishing.wait()
+            await deployment.process.kill()
+            building.cancel()
+            await asyncio.wait([building])
+        deployment.archive.may_finish.set()
+        await deployment.start()
+        built = "SELECT version_id FROM document_indexes GROUP BY 1 HAVING count(*) = 3"
+
+        async def complete() -> bool:
+            return len(await deployment.archive.harness.rows(built)) == 2
+
+        await wait_until(complete, every=0.05)
+        async with deployment.channel() as channel, deployment.user() as user:
+            second = await build(channel)
+            with acting_for("acme", "admin"):
+                request = index_pb.SwitchIndexVersionRequest(version_id=second.version_id)
+                await IndexAdminServiceStub(channel).SwitchIndexVersion(request)
+
+            async def small() -> bool:
+                found = await user.search("what is it for", limit=50)
+                return bool(found) and max(len(one.text) for one in found) <= 300
+
+            await wait_until(small, every=0.05)
+            assert (await user.check()).fault_count == 0
+    assert (second.documents, second.building) == (3, False)

@@ -306,3 +306,19 @@ class HeldEmbedder(CountingEmbedder):
             self.asked.set()
             await self.queries.wait()
         return await super().embed(texts, query=query)
+
+
+async def test_an_embedder_that_does_not_fit_the_index_leaves_no_version(
+    tmp_path: Path, embedder: CountingEmbedder
+) -> None:
+    async with running_pinecone(tmp_path) as pinecone:
+        opened = running_retrieval(tmp_path, pinecone=pinecone.options, embedder=embedder)
+        async with opened as retrieval:
+            versioned = Versioned(
+                retrieval=retrieval, embedder=embedder, folder=tmp_path, pinecone=pinecone
+            )
+            await versioned.user.add(TEXTS[0])
+            with pytest.raises(InvalidArgument, match="dimension"):
+                await versioned.build(embedder_url="pinecone://some-model/7")
+            (only,) = await versioned.versions()
+            assert only.current
