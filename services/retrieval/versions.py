@@ -55,6 +55,7 @@ class _Held:
     opened: Opened
     closing: AsyncExitStack
     users: int = 0
+    ending: asyncio.Task[None] | None = None
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -186,9 +187,14 @@ class Versions:
     async def _close_unused(self, version_id: str) -> None:
         held = self._leaving.get(version_id)
         if held and not held.users:
-            await held.closing.aclose()
-            del self._leaving[version_id]
-            held.closed.set()
+            # Begun once, and ended whoever is cancelled meanwhile.
+            held.ending = held.ending or asyncio.create_task(self._close(version_id, held))
+            await asyncio.shield(held.ending)
+
+    async def _close(self, version_id: str, held: _Held) -> None:
+        await held.closing.aclose()
+        del self._leaving[version_id]
+        held.closed.set()
 
     async def _holding(self, version_id: str) -> _Held:
         async with self._opening:

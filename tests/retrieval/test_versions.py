@@ -95,7 +95,7 @@ class Versioned:
     def stores(self) -> int:
         """Return how many places of vectors there are."""
         if self.pinecone is None:
-            return len(list(self.folder.glob("*@*.sqlite3")))
+            return len(list(self.folder.glob("*@*")))
         index = self.pinecone.emulator.indexes["passages"]
         return sum("%40" in name and bool(index.read(name)) for name in index.namespaces)
 

@@ -134,7 +134,9 @@ NEXT_PAGE = f"{OWNED} AND (documents.create_time, documents.document_id) < ($5, 
 
 USAGE = """
 SELECT
-    index_version,
+    COALESCE((
+        SELECT label FROM index_versions JOIN index_pointer ON version_id = current
+    ), index_version) AS index_version,
     (SELECT count(*) FROM document_references AS held
         WHERE held.tenant = $1 AND held.document_id = $2) AS owner_count,
     (SELECT max(last_used_time) FROM document_references AS held

@@ -1,5 +1,6 @@
 """Which adapter an index URL names."""
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,7 +46,9 @@ def erase_index(url: str, space: str) -> None:
     """Remove what a closed, empty index leaves on this machine; nothing left is no error."""
     scheme, _, path = url.partition("://")
     if scheme == "local":
-        (_folder(path) / f"{space}.sqlite3").unlink(missing_ok=True)
+        database = _folder(path) / f"{space}.sqlite3"
+        shutil.rmtree(database.with_suffix(".vectors"), ignore_errors=True)
+        database.unlink(missing_ok=True)
 
 
 def _folder(path: str) -> Path:
