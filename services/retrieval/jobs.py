@@ -118,6 +118,9 @@ class Worker:
                     await self._jobs.publish(tenant, document_id)
             except ServiceError as error:
                 LOG.warning("documents are swept later: %s", error)
+            # A supervision loop: without it, what a crash left behind would stay there.
+            except Exception:
+                LOG.exception("documents are swept later")
 
 
 async def _reject(delivery: Delivery, reason: str) -> None:

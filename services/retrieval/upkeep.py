@@ -153,6 +153,9 @@ class Upkeep:
                 await work()
             except ServiceError as error:
                 LOG.warning("documents are looked after later: %s", error)
+            # A supervision loop: one failure must not be the last thing that is done.
+            except Exception:
+                LOG.exception("documents are looked after later")
 
 
 def _age(seconds: float) -> Duration | None:
