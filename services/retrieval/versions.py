@@ -78,6 +78,8 @@ class Versions:
         self._known = _Known()
         self._looking = asyncio.Lock()
         self._opening = asyncio.Lock()
+        self._loading = asyncio.Lock()
+        # By space: a version that was dropped and built again is another one.
         self._held: dict[str, _Held] = {}
         self._leaving: dict[str, _Held] = {}
         self._embedders: dict[str, Embedder] = {}
@@ -111,10 +113,11 @@ class Versions:
 
     async def embedder(self, url: str) -> Embedder:
         """Return the embedder of the URL, which stays open; raises BadEmbedderUrl."""
-        if url not in self._embedders:
-            opening = self._openers.embedder(url)
-            self._embedders[url] = await self._stack.enter_async_context(opening)
-        return self._embedders[url]
+        async with self._loading:
+            if url not in self._embedders:
+                opening = self._openers.embedder(url)
+                self._embedders[url] = await self._stack.enter_async_context(opening)
+            return self._embedders[url]
 
     @asynccontextmanager
     async def current(self) -> AsyncIterator[Opened]:
@@ -130,13 +133,14 @@ class Versions:
     @asynccontextmanager
     async def using(self, version_id: str) -> AsyncIterator[Opened]:
         """Hold a version open during the block; raises VersionGone and VersionUnusable."""
-        held = await self._holding(version_id)
+        listed = await self._find(version_id)
+        held = await self._holding(listed)
         held.users += 1
         try:
             yield held.opened
         finally:
             held.users -= 1
-            await self._close_unused(version_id)
+            await self._close_unused(listed.space)
 
     @asynccontextmanager
     async def emptying(self, dropped: Listed) -> AsyncIterator[VectorIndex]:
@@ -145,7 +149,7 @@ class Versions:
         Waits for what works with it here, and for other processes to see that it is dropped.
         """
         await self._versions(fresh=True)
-        if held := self._leaving.get(dropped.state.version_id):
+        if held := self._leaving.get(dropped.space):
             await held.closed.wait()
         await asyncio.sleep(2 * TRUSTED_SECONDS)
         held = await self._open(dropped)
@@ -168,7 +172,7 @@ class Versions:
                 LOG.warning("the index version is searched that was before: %s", error)
                 versions = self._known.versions
             self._known = _Known(versions, asked)
-        await self._forget_others({one.state.version_id for one in versions if _is_live(one)})
+        await self._forget_others({one.space for one in versions if _is_live(one)})
         return versions
 
     async def _registered(self) -> Sequence[Listed]:
@@ -180,28 +184,27 @@ class Versions:
         return versions
 
     async def _forget_others(self, live: set[str]) -> None:
-        for version_id in self._held.keys() - live:
-            self._leaving[version_id] = self._held.pop(version_id)
-            await self._close_unused(version_id)
+        for space in self._held.keys() - live:
+            self._leaving[space] = self._held.pop(space)
+            await self._close_unused(space)
 
-    async def _close_unused(self, version_id: str) -> None:
-        held = self._leaving.get(version_id)
+    async def _close_unused(self, space: str) -> None:
+        held = self._leaving.get(space)
         if held and not held.users:
             # Begun once, and ended whoever is cancelled meanwhile.
-            held.ending = held.ending or asyncio.create_task(self._close(version_id, held))
+            held.ending = held.ending or asyncio.create_task(self._close(space, held))
             await asyncio.shield(held.ending)
 
-    async def _close(self, version_id: str, held: _Held) -> None:
+    async def _close(self, space: str, held: _Held) -> None:
         await held.closing.aclose()
-        del self._leaving[version_id]
+        del self._leaving[space]
         held.closed.set()
 
-    async def _holding(self, version_id: str) -> _Held:
+    async def _holding(self, listed: Listed) -> _Held:
         async with self._opening:
-            if version_id not in self._held:
-                listed = await self._find(version_id)
-                self._held[version_id] = await self._open(listed)
-            return self._held[version_id]
+            if listed.space not in self._held:
+                self._held[listed.space] = await self._open(listed)
+            return self._held[listed.space]
 
     async def _find(self, version_id: str) -> Listed:
         for fresh in (False, True):
@@ -211,22 +214,19 @@ class Versions:
         raise VersionGone(version_id)
 
     async def _open(self, listed: Listed) -> _Held:
-        version_id = listed.state.version_id
+        version_id, recipe = listed.state.version_id, listed.recipe
         async with AsyncExitStack() as stack:
             try:
-                embedder = await self.embedder(listed.recipe.embedder_url)
+                embedder = await self.embedder(recipe.embedder_url)
+                if (embedder.name, embedder.dimension) != (recipe.embedder, recipe.dimension):
+                    raise VersionUnusable(version_id, f"{recipe.embedder_url} is another model")
                 opening = self._openers.index(listed.space, embedder)
                 index = await stack.enter_async_context(opening)
             except (BadEmbedderUrl, BadIndexUrl, IndexMismatch) as error:
                 raise VersionUnusable(version_id, str(error)) from error
-            if (embedder.name, embedder.dimension) != (
-                listed.recipe.embedder,
-                listed.recipe.dimension,
-            ):
-                raise VersionUnusable(version_id, f"{listed.recipe.embedder_url} is another model")
             opened = Opened(
                 version_id=version_id,
-                splitter=listed.recipe.splitter(),
+                splitter=recipe.splitter(),
                 embedder=embedder,
                 index=index,
             )
