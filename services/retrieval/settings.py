@@ -43,6 +43,10 @@ class PineconeOptions:
     connections: int = 10
     """Most connections at once; further operations wait their turn."""
 
+    spares: int = 0
+    """Connections that are made before they are needed, besides; each serves one attempt, or is
+    dropped after 5 seconds. They save a search that comes alone the handshake."""
+
     attempts: int = 3
     """How often an operation is tried while the index answers with errors or too late."""
 

@@ -40,6 +40,7 @@ from services.retrieval.adapters.pinecone_records import (
     space_of,
 )
 from services.retrieval.adapters.single_use import SingleUse
+from services.retrieval.adapters.spares import Spares
 from services.retrieval.errors import IndexUnavailable
 from services.retrieval.model import Chunk
 from services.retrieval.ports import Hit, Vectors
@@ -48,6 +49,8 @@ from services.retrieval.settings import PineconeOptions
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Transports = Callable[[str], SingleUse]
+"""Returns one for requests to a URL."""
 
 CHUNKS_ASKED_FOR = 1000
 """At a time, by their ids."""
@@ -99,21 +102,23 @@ class PineconeVectorIndex:
 
         Raises IndexMismatch if it holds other vectors, and IndexRefused.
         """
-        index = cls(
-            partial(connected, name, options, dimension=dimension),
-            space=partial(space_of, options.scope, embedder),
-            dimension=dimension,
-            settled=options.settled,
-        )
-        try:
-            await index._connected()
-        except IndexUnavailable as error:
-            log.warning("vector index: away, looked for again when needed", exc_info=error)
-        try:
-            yield index
-        finally:
-            if index._calls:
-                await index._calls.closed()
+        opening = partial(SingleUse.to, trusted=trusting(options.ca_file))
+        async with Spares(options.spares, opening, timeout=options.timeout) as spares:
+            index = cls(
+                partial(connected, name, options, spares.take, dimension=dimension),
+                space=partial(space_of, options.scope, embedder),
+                dimension=dimension,
+                settled=options.settled,
+            )
+            try:
+                await index._connected()
+            except IndexUnavailable as error:
+                log.warning("vector index: away, looked for again when needed", exc_info=error)
+            try:
+                yield index
+            finally:
+                if index._calls:
+                    await index._calls.closed()
 
     async def missing(self, namespace: str, chunk_ids: Collection[str]) -> frozenset[str]:
         """Return those of the ids that are not stored."""
@@ -243,14 +248,16 @@ class PineconeVectorIndex:
             await self._run("delete", partial(_deleted, space, some))
 
 
-async def connected(name: str, options: PineconeOptions, *, dimension: int) -> Calls[AsyncIndex]:
+async def connected(
+    name: str, options: PineconeOptions, transport: Transports, *, dimension: int
+) -> Calls[AsyncIndex]:
     """Find the index of that name, or make it, and see that it is for such vectors."""
-    trusted = trusting(options.ca_file)
     if not options.host:
-        control = Calls(options.control_host, options, partial(open_client, options, trusted))
+        opening = partial(open_client, options, trusting(options.ca_file))
+        control = Calls(options.control_host, options, opening)
         host = await ensure_index(control, name, dimension=dimension, options=options)
-        return Calls(host, options, partial(open_handle, host, options, trusted))
-    calls = Calls(options.host, options, partial(open_handle, options.host, options, trusted))
+        return Calls(host, options, partial(open_handle, host, options, transport))
+    calls = Calls(options.host, options, partial(open_handle, options.host, options, transport))
     await check_index(calls, name, dimension=dimension)
     return calls
 
@@ -263,10 +270,10 @@ def trusting(ca_file: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca_file)
 
 
-def open_handle(host: str, options: PineconeOptions, trusted: ssl.SSLContext) -> AsyncIndex:
+def open_handle(host: str, options: PineconeOptions, transport: Transports) -> AsyncIndex:
     """Return a client of the index for one attempt."""
     handle = AsyncIndex(host=host, api_key=options.api_key)
-    _connect_once(handle._http, handle.host, options, trusted)  # noqa: SLF001
+    _connect_once(handle._http, handle.host, options, transport)  # noqa: SLF001
     return handle
 
 
@@ -274,12 +281,13 @@ def open_client(options: PineconeOptions, trusted: ssl.SSLContext) -> AsyncPinec
     """Return a client of the control plane and of inference for one attempt."""
     client = AsyncPinecone(options.api_key, host=options.control_host)
     for http in (client._http, client.inference._http):  # noqa: SLF001
-        _connect_once(http, options.control_host, options, trusted)
+        transport = partial(SingleUse.to, trusted=trusted)
+        _connect_once(http, options.control_host, options, transport)
     return client
 
 
 def _connect_once(
-    http: AsyncHTTPClient, host: str, options: PineconeOptions, trusted: ssl.SSLContext
+    http: AsyncHTTPClient, host: str, options: PineconeOptions, transport: Transports
 ) -> None:
     """Give the SDK's client connections that end with it, and no retries of its own.
 
@@ -289,7 +297,7 @@ def _connect_once(
         base_url=host,
         headers=http._headers,  # noqa: SLF001
         timeout=options.timeout,
-        transport=SingleUse(trusted if host.startswith("https") else None),
+        transport=transport(host),
     )
 
 

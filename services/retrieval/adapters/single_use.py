@@ -9,7 +9,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import httpcore
 import httpx
@@ -23,18 +23,44 @@ class SingleUse(httpx.AsyncHTTPTransport):
 
     def __init__(self, trusted: ssl.SSLContext | None) -> None:
         """Connect with TLS if there is a context for it."""
+        self._backend = _Backend(trusted)
         # In place of the pool that the base class would make, which takes no backend.
         self._pool = httpcore.AsyncConnectionPool(
             max_connections=ONE_CONNECTION,
             max_keepalive_connections=KEPT,
-            network_backend=_Backend(trusted),
+            network_backend=self._backend,
             ssl_context=trusted,
         )
+
+    @classmethod
+    def to(cls, url: str, *, trusted: ssl.SSLContext) -> Self:
+        """Return a transport for requests to that URL."""
+        return cls(trusted if url.startswith("https:") else None)
+
+    async def connect(self, host: str, port: int, *, timeout: float) -> None:  # noqa: ASYNC109
+        """Make the connection of the next request now; raises httpcore's errors."""
+        self._backend.ready = await self._backend.connected(host, port, timeout)
+
+    @property
+    def connected(self) -> bool:
+        """Whether that connection is there, and not closed by the other side."""
+        return self._backend.ready is not None and self._backend.ready.open
+
+    async def aclose(self) -> None:
+        """Close the connection, also one that no request has used."""
+        await super().aclose()
+        if self._backend.ready:
+            await self._backend.ready.aclose()
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
     def __init__(self, trusted: ssl.SSLContext | None) -> None:
         self._trusted = trusted
+        self.ready: _Stream | None = None
+
+    async def connected(self, host: str, port: int, timeout: float | None) -> "_Stream":  # noqa: ASYNC109
+        async with _within(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
+            return _Stream(*await asyncio.open_connection(host, port, ssl=self._trusted))
 
     async def connect_tcp(
         self,
@@ -44,15 +70,19 @@ class _Backend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        async with _within(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
-            reader, writer = await asyncio.open_connection(host, port, ssl=self._trusted)
-        return _Stream(reader, writer)
+        ready, self.ready = self.ready, None
+        return ready or await self.connected(host, port, timeout)
 
 
 class _Stream(httpcore.AsyncNetworkStream):
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+
+    @property
+    def open(self) -> bool:
+        lost = self._reader.at_eof() or self._reader.exception() is not None
+        return not (lost or self._writer.is_closing())
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         async with _within(timeout, httpcore.ReadTimeout, httpcore.ReadError):
