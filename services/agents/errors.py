@@ -5,7 +5,9 @@ ModelError
 │  ├─ ModelOverloaded  so should everybody
 │  └─ ModelMalformed  the answer has not the form that was asked for
 ├─ ModelRefused       the model will not answer this
+├─ ModelUnending      the model asks and asks, and does not answer
 └─ ModelRejected      the request can never succeed
+ToolProblem           a tool cannot do what the model asks
 AnswerTooLarge        more was said than a turn may hold
 LogBehind             the turn's log lacks frames that were recorded
 TurnStopped
@@ -50,6 +52,19 @@ class ModelRefused(ModelError):
 
 class ModelRejected(ModelError):
     """The request is invalid for the model, or the account may not make it."""
+
+
+class ModelUnending(ModelError):
+    """The model did not come to an end of its answer."""
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__(
+            f"The model did not end its answer in {rounds} rounds of tools: ask for less at once."
+        )
+
+
+class ToolProblem(Exception):
+    """A tool cannot do what the model asks; the message is told to the model."""
 
 
 class AnswerTooLarge(Exception):

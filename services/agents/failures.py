@@ -10,6 +10,7 @@ from services.agents.errors import (
     ModelRefused,
     ModelRejected,
     ModelUnavailable,
+    ModelUnending,
 )
 from services.runtime.errors import (
     Aborted,
@@ -108,6 +109,7 @@ def _of_model(error: ModelError) -> Failure:
         ModelMalformed: "MODEL_MALFORMED",
         ModelRefused: "MODEL_REFUSED",
         ModelRejected: "MODEL_REJECTED",
+        ModelUnending: "MODEL_UNENDING",
     }
     return Failure(
         reason=reasons.get(type(error), "MODEL_UNAVAILABLE"),

@@ -22,7 +22,9 @@ from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
 from services.agents.agents import conflict, context
 from services.agents.agents.direct import DirectAgent, direct_prompts
+from services.agents.agents.loop import LoopOptions
 from services.agents.agents.socratic import SocraticAgent
+from services.agents.agents.tools import DirectTools
 from services.agents.consumer import Worker
 from services.agents.crew import Crew
 from services.agents.gated_model import GatedModel
@@ -85,7 +87,8 @@ async def agents_service(
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
     ):
         gated = GatedModel(TracedModel(model, provider=settings.model.provider))
-        crew = _crew(MeteredModel(gated, prices), DocumentServiceStub(retrieval))
+        metered = MeteredModel(gated, prices)
+        crew = _crew(metered, DocumentServiceStub(retrieval), settings.model.loop)
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
             recorder=recorder,
@@ -101,8 +104,8 @@ async def agents_service(
             yield RunningAgents(server=server, worker=worker)
 
 
-def _crew(model: Model, documents: "DocumentServiceAsyncStub") -> Crew:
-    direct = DirectAgent(model, documents, direct_prompts())
+def _crew(model: Model, documents: "DocumentServiceAsyncStub", options: LoopOptions) -> Crew:
+    direct = DirectAgent(model, DirectTools(documents), direct_prompts(), options)
     socratic = SocraticAgent(model, load_prompt("socratic", 1))
     return Crew(
         answering={

@@ -46,6 +46,57 @@ class ModelSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTool:
+    """What a model may ask for while it answers."""
+
+    name: str
+    description: str
+    """What it is for, told to the model."""
+    schema: Mapping[str, Any]
+    """JSON Schema of its input, an object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call of a tool, as a model asks for it: nothing about it has been checked."""
+
+    call_id: str
+    name: str
+    input: Mapping[str, Any] | None
+    """None if what the model gave is no JSON object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What a call has brought."""
+
+    call_id: str
+    text: str
+    """Never blank."""
+    failed: bool = False
+    """Whether the text says what went wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelWait:
+    """The model has not ended its answer: it goes on in another call, with a `ModelRound`."""
+
+    calls: tuple[ToolCall, ...]
+    """What it has to know first; empty if it only paused."""
+    carried: object = None
+    """What the model needs to have back, in its own terms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRound:
+    """An earlier call of the same answer."""
+
+    wait: ModelWait
+    results: tuple[ToolResult, ...]
+    """One for each of its calls, in their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
     """One call of a model."""
 
@@ -67,6 +118,12 @@ class ModelRequest:
     """If set, the answer is to be JSON of this JSON Schema."""
     max_tokens: int | None = None
     """Most tokens of the answer; None leaves the limit to the model's own settings."""
+    tools: tuple[ModelTool, ...] = ()
+    """What the model may call; the same for all turns of an agent, as far as can be."""
+    may_call: bool = True
+    """False: the model has to answer without another call of a tool."""
+    rounds: tuple[ModelRound, ...] = ()
+    """Earlier calls of this answer, oldest first; they come after the messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +162,7 @@ class ModelUsage:
     """Whether the answer ends where the tokens ended, before its own end."""
 
 
-ModelEvent = TextDelta | ModelUsage
+ModelEvent = TextDelta | ModelWait | ModelUsage
 
 
 class Model(Protocol):
@@ -113,7 +170,8 @@ class Model(Protocol):
 
     Entering a stream and reading from it raise ModelUnavailable, ModelRefused or ModelRejected
     and nothing of the adapter's own technology. The events are text deltas, none of them empty,
-    then exactly one ModelUsage as the last. Leaving the block early stops the call.
+    then one ModelWait if the answer is to go on, and exactly one ModelUsage as the last. Leaving
+    the block early stops the call.
     """
 
     def stream(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from services.agents.adapters.claude_options import ClaudeOptions
+from services.agents.agents.loop import LoopOptions
 from services.agents.consumer import WorkerOptions
 from services.agents.prices import KINDS
 from services.agents.recorder import RecorderOptions
@@ -59,6 +60,9 @@ class ModelSettings:
 
     prices: PriceOptions = field(default_factory=PriceOptions)
     """What the models cost."""
+
+    loop: LoopOptions = field(default=LoopOptions())
+    """How far a model may look things up before it answers."""
 
     word_delay: float = 0.02
     """Seconds before each word of the offline model, so that its streaming can be watched."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from opentelemetry.trace import Span, SpanKind
 
 from services.agents.errors import ModelError
-from services.agents.ports import Model, ModelEvent, ModelRequest, ModelUsage
+from services.agents.ports import Model, ModelEvent, ModelRequest, ModelUsage, TextDelta
 from services.runtime import names, telemetry
 
 
@@ -47,7 +47,7 @@ class _Call:
     def note(self, event: ModelEvent) -> None:
         if isinstance(event, ModelUsage):
             self._consumed(event)
-        elif not self.said:
+        elif isinstance(event, TextDelta) and not self.said:
             self.said = True
             self.record(names.MODEL_FIRST_TEXT, time.perf_counter() - self.started)
 

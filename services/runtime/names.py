@@ -124,6 +124,21 @@ MODEL_TOKENS = Metric(
     buckets=TOKENS,
 )
 
+TOOL_DURATION = Metric(
+    name="maieutic.agents.tool.duration",
+    unit="s",
+    help="Duration of tools that a model called, by tool and by whether they failed",
+    buckets=FAST_SECONDS,
+)
+TOOL_NAME = "gen_ai.tool.name"
+TOOL_OUTCOME = "maieutic.agents.tool.outcome"
+CITATIONS = Metric(
+    name="maieutic.agents.citations",
+    unit="{citation}",
+    help="Citations in answers, by whether a passage that was found supports them",
+)
+CITATION_OUTCOME = "maieutic.agents.citation.outcome"
+
 # --- turns at the session service ---------------------------------------------------------------
 TRANSACT = "session transaction"
 """Span of one change of a session, with everything that it had to start again for."""

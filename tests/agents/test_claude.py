@@ -219,7 +219,7 @@ async def test_a_cut_answer_completes_its_turn_with_a_notice(emulator: Emulator)
     ("rule", "kind", "words"),
     [
         (Rule(refusal="No such things.", text="Well,"), ModelRefused, "No such things."),
-        (Rule(text="Let me", stop_reason="pause_turn"), ModelUnavailable, "paused"),
+        (Rule(text="", stop_reason="pause_turn"), ModelUnavailable, "before it said a word"),
         (Rule(text=""), ModelUnavailable, "before it said a word"),
         (Rule(text="", stop_reason="max_tokens"), ModelRejected, "MAX_TOKENS"),
         (

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -18,11 +19,16 @@ from services.agents.ports import (
     ModelMessage,
     ModelPassage,
     ModelRequest,
+    ModelRound,
+    ModelTool,
     ModelUsage,
+    ModelWait,
     TextDelta,
+    ToolResult,
 )
 from services.agents.traced_model import TracedModel
 from tests.emulators.anthropic import anthropic_emulator
+from tests.emulators.anthropic_plan import Call, Rule
 
 
 @asynccontextmanager
@@ -42,6 +48,27 @@ MODELS: dict[str, Callable[[], AbstractAsyncContextManager[Model]]] = {
     "scripted in chunks": lambda: nullcontext(
         ScriptedModel(Script(text="äöü " * 50, chunks=7, delay=0.001))
     ),
+}
+LOOK = ModelTool(name="look", description="Looks.", schema={"type": "object"})
+
+
+@asynccontextmanager
+async def calling_claude() -> AsyncIterator[Model]:
+    async with anthropic_emulator() as emulator:
+        emulator.plan = [Rule(calls=[Call(name="look"), Call(name="look")], times=1)]
+        options = ClaudeOptions(api_key="key", base_url=emulator.url)
+        async with claude(options, connections=10) as model:
+            yield model
+
+
+def calling_script() -> ScriptedModel:
+    return ScriptedModel(Script(calls=[[{"name": "look", "input": {}}] * 2]))
+
+
+CALLING: dict[str, Callable[[], AbstractAsyncContextManager[Model]]] = {
+    "claude": calling_claude,
+    "scripted": lambda: nullcontext(calling_script()),
+    "traced": lambda: nullcontext(TracedModel(calling_script(), provider="scripted")),
 }
 PASSAGES = (
     ModelPassage(number=1, document_name="tides", text="The moon makes the tides. It is far away."),
@@ -121,6 +148,32 @@ async def test_a_call_that_is_cancelled_ends_at_once(model: Model) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 1)
+
+
+async def test_tools_that_nobody_needs_change_nothing(model: Model) -> None:
+    plain = request_for("What makes tides?", passages=PASSAGES)
+    with_tools = replace(plain, tools=(LOOK,), may_call=False)
+    assert text_of(await events_of(model, with_tools)) == text_of(await events_of(model, plain))
+
+
+@pytest.mark.parametrize("opened", CALLING.values(), ids=CALLING)
+async def test_a_model_that_waits_says_for_what_and_goes_on_with_the_results(
+    opened: Callable[[], AbstractAsyncContextManager[Model]],
+) -> None:
+    request = replace(request_for("Please look."), tools=(LOOK,))
+    async with opened() as model:
+        *_, wait, usage = await events_of(model, request)
+        assert isinstance(wait, ModelWait)
+        assert isinstance(usage, ModelUsage)
+        assert [(call.name, type(call.input)) for call in wait.calls] == [("look", dict)] * 2
+        results = tuple(ToolResult(call_id=call.call_id, text="Much.") for call in wait.calls)
+        assert len({call.call_id for call in wait.calls}) == 2
+        done = replace(request, rounds=(ModelRound(wait=wait, results=results),))
+        answer = await events_of(model, done)
+        assert text_of(answer)
+        assert not any(isinstance(event, ModelWait) for event in answer)
+        closed = await events_of(model, replace(request, may_call=False))
+        assert not any(isinstance(event, ModelWait) for event in closed)
 
 
 @pytest.mark.parametrize("fail", ["unavailable", "refused", "rejected"])

@@ -14,7 +14,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -244,10 +244,8 @@ class _Stream:
         await self._send("ping")
         if self._rule.thinking:
             await self._think()
-        await self._send("content_block_start", index=self._index, content_block=_opened(given))
         if not await self._say(given):
             return self._response
-        await self._send("content_block_stop", index=self._index)
         delta = {"stop_sequence": None, **_stop(given, self._rule)}
         await self._send("message_delta", delta=delta, usage={"output_tokens": _length(given)})
         await self._send("message_stop")
@@ -266,14 +264,20 @@ class _Stream:
 
     async def _say(self, given: Answer) -> bool:
         """Send the deltas; False if the plan broke the stream."""
-        pieces = _pieces(given, self._rule)
-        for number, piece in enumerate(pieces):
-            if self._rule.breaks and number == self._rule.after:
-                break
-            await self._pause(self._rule.delay if number else self._rule.first_delay)
-            await self._delta(piece)
-        if not self._rule.breaks:
-            return True
+        number = 0
+        for block, pieces in _content(given, self._rule):
+            await self._send("content_block_start", index=self._index, content_block=block)
+            for piece in pieces:
+                if self._rule.breaks and number == self._rule.after:
+                    return await self._broken()
+                await self._pause(self._rule.delay if number else self._rule.first_delay)
+                await self._delta(piece)
+                number += 1
+            await self._send("content_block_stop", index=self._index)
+            self._index += 1
+        return not self._rule.breaks or await self._broken()
+
+    async def _broken(self) -> bool:
         await self._break()
         self._seen.end = "broken"
         return False
@@ -308,18 +312,16 @@ class _Stream:
         await self._response.write(f"event: {kind}\ndata: {data}\n\n".encode())
 
 
-def _pieces(given: Answer, rule: Rule) -> Sequence[dict[str, str]]:
-    if not given.tool:
-        return [{"type": "text_delta", "text": text} for text in deltas(given.text, rule.words)]
-    text = json.dumps(given.tool_input)
-    halves = (text[: len(text) // 2], text[len(text) // 2 :])
-    return [{"type": "input_json_delta", "partial_json": half} for half in halves]
-
-
-def _opened(given: Answer) -> dict[str, Any]:
-    if given.tool:
-        return {"type": "tool_use", "id": _id("toolu"), "name": given.tool, "input": {}}
-    return {"type": "text", "text": ""}
+def _content(given: Answer, rule: Rule) -> Iterator[tuple[dict[str, Any], list[dict[str, str]]]]:
+    """Yield each block as it is opened, and its pieces."""
+    if given.text or not given.calls:
+        texts = deltas(given.text, rule.words)
+        yield {"type": "text", "text": ""}, [{"type": "text_delta", "text": one} for one in texts]
+    for call in given.calls:
+        text = call.json or json.dumps(call.input)
+        halves = (text[: len(text) // 2], text[len(text) // 2 :])
+        pieces = [{"type": "input_json_delta", "partial_json": half} for half in halves]
+        yield {"type": "tool_use", "id": _id("toolu"), "name": call.name, "input": {}}, pieces
 
 
 def _message(model: str, usage: dict[str, int]) -> dict[str, Any]:
@@ -336,11 +338,15 @@ def _message(model: str, usage: dict[str, int]) -> dict[str, Any]:
 
 
 def _whole(model: str, usage: dict[str, int], given: Answer, rule: Rule) -> dict[str, Any]:
-    filled = {"input": given.tool_input} if given.tool else {"text": given.text}
+    said = [{"type": "text", "text": given.text}] if given.text or not given.calls else []
+    called = [
+        {"type": "tool_use", "id": _id("toolu"), "name": call.name, "input": call.input}
+        for call in given.calls
+    ]
     thought = {"type": "thinking", "thinking": rule.thinking, "signature": SIGNATURE}
     return {
         **_message(model, {**usage, "output_tokens": _length(given)}),
-        "content": [*([thought] if rule.thinking else []), {**_opened(given), **filled}],
+        "content": [*([thought] if rule.thinking else []), *said, *called],
         **_stop(given, rule),
     }
 
@@ -353,7 +359,9 @@ def _stop(given: Answer, rule: Rule) -> dict[str, Any]:
 
 
 def _length(given: Answer) -> int:
-    return max(1, len(tokens_of(given.text or json.dumps(given.tool_input))))
+    return max(
+        1, len(tokens_of(" ".join([given.text, *(json.dumps(call.input) for call in given.calls)])))
+    )
 
 
 def _error(

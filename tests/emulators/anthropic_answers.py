@@ -4,11 +4,11 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from tests.emulators.anthropic_plan import Rule
+from tests.emulators.anthropic_plan import Call, Rule
 
 PROMPT_LIMIT = 200_000
 CACHED_FROM = 1024
@@ -25,11 +25,10 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What is said, or which tool is called."""
+    """What is said, and which tools are called."""
 
     text: str = ""
-    tool: str = ""
-    tool_input: Mapping[str, Any] | None = None
+    calls: Sequence[Call] = ()
     stop_reason: str = "end_turn"
 
 
@@ -56,8 +55,29 @@ def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
             raise BadRequest("messages: text content blocks must contain non-whitespace text")
     if messages[0]["role"] != "user":
         raise BadRequest("messages: first message must use the user role")
+    _check_calls(messages)
     if any(before["role"] == after["role"] for before, after in pairwise(messages)):
         raise BadRequest("messages: roles must alternate between user and assistant")
+
+
+def _check_calls(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise BadRequest unless each call has its result at the start of the next message."""
+    for before, after in pairwise([{"content": ""}, *messages, {"content": ""}]):
+        called = [block["id"] for block in _blocks(before, "tool_use")]
+        answered = [block["tool_use_id"] for block in _blocks(after, "tool_result")]
+        if sorted(called) != sorted(answered):
+            raise BadRequest(
+                "messages: `tool_use` ids were found without `tool_result` blocks immediately "
+                f"after, or the other way round: {called}, {answered}"
+            )
+        kinds = [block["type"] for block in after["content"] if answered]
+        if kinds[: len(answered)] != ["tool_result"] * len(answered):
+            raise BadRequest("messages: tool results come first")
+
+
+def _blocks(message: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
+    content = message["content"]
+    return [] if isinstance(content, str) else [one for one in content if one["type"] == kind]
 
 
 def texts_of(message: Mapping[str, Any]) -> list[str]:
@@ -77,11 +97,13 @@ def last_text(body: Mapping[str, Any]) -> str:
 
 def answer(body: Mapping[str, Any], rule: Rule) -> Answer:
     """Return what the model says to the request."""
-    if rule.text is not None:
+    if rule.calls:
+        given = Answer(text=rule.text or "", calls=rule.calls, stop_reason="tool_use")
+    elif rule.text is not None:
         given = Answer(text=rule.text)
     elif (tool := _called_tool(body)) is not None:
-        value = instance(tool["input_schema"])
-        return Answer(tool=tool["name"], tool_input=value, stop_reason="tool_use")
+        call = Call(name=tool["name"], input=instance(tool["input_schema"]))
+        given = Answer(calls=[call], stop_reason="tool_use")
     elif schema := ((body.get("output_config") or {}).get("format") or {}).get("schema"):
         given = Answer(text=json.dumps(instance(schema)))
     else:
@@ -94,7 +116,7 @@ def _stopped(given: Answer, max_tokens: int, rule: Rule) -> Answer:
     if rule.refusal:
         return Answer(text=given.text, stop_reason="refusal")
     if rule.stop_reason:
-        return Answer(text=given.text, stop_reason=rule.stop_reason)
+        return replace(given, stop_reason=rule.stop_reason)
     if len(words) > max_tokens:
         return Answer(text="".join(words[:max_tokens]), stop_reason="max_tokens")
     return given
@@ -113,7 +135,11 @@ def _called_tool(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the tool that must be called, or that the question names."""
     tools, choice = body.get("tools") or [], body.get("tool_choice") or {}
     content = body["messages"][-1]["content"]
-    if not tools or (not isinstance(content, str) and content[0]["type"] == "tool_result"):
+    if (
+        not tools
+        or choice.get("type") == "none"
+        or (not isinstance(content, str) and content[0]["type"] == "tool_result")
+    ):
         return None
     if choice.get("type") == "any":
         return dict(tools[0])
@@ -167,11 +193,12 @@ def system_texts(body: Mapping[str, Any]) -> list[str]:
 
 
 def cached_prefix(body: Mapping[str, Any]) -> str:
-    """Return the part of the system prompt that the request wants cached, if it is long enough."""
-    system = body.get("system") or []
-    if isinstance(system, str) or not any("cache_control" in block for block in system):
-        return ""
-    prefix = "\n".join(system_texts(body))
+    """Return the tools and instructions that the request wants cached, if they are long enough."""
+    tools, system = body.get("tools") or [], body.get("system") or []
+    parts = [json.dumps(tools)] if any("cache_control" in tool for tool in tools) else []
+    if not isinstance(system, str) and any("cache_control" in block for block in system):
+        parts = [json.dumps(tools)] * bool(tools) + system_texts(body)
+    prefix = "\n".join(parts)
     return prefix if len(prefix.split()) >= CACHED_FROM else ""
 
 

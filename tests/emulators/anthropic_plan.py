@@ -13,6 +13,18 @@ class BadPlan(Exception):
 
 
 @dataclass(kw_only=True)
+class Call:
+    """One call of a tool."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: str
+    input: Any = field(default_factory=dict)
+    json: str = ""
+    """The input as it is sent, instead of the one above: it need be no JSON."""
+
+
+@dataclass(kw_only=True)
 class Rule:
     """What is done with the requests it is for. Times in seconds."""
 
@@ -49,6 +61,8 @@ class Rule:
     """The model's thoughts, in a block before its answer."""
     text: str | None = None
     """The answer, instead of the one made from the request."""
+    calls: list[Call] = field(default_factory=list)
+    """Tools that are called at the same time, after the text if there is one."""
     words: Annotated[int, Field(ge=1)] = 1
     """So many in one delta."""
     stop_reason: str = ""

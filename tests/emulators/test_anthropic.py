@@ -122,6 +122,47 @@ async def test_no_tool_is_called_unasked(sdk: AsyncAnthropic) -> None:
     assert [block.type for block in message.content] == ["text"]
 
 
+async def test_tools_are_called_together_by_plan(
+    sdk: AsyncAnthropic, http: httpx2.AsyncClient
+) -> None:
+    calls = [{"name": "get_weather", "input": {"city": city}} for city in ("Rome", "Oslo")]
+    await http.put("/plan", json={"rules": [{"text": "I look.", "calls": calls}]})
+    whole = await sdk.messages.create(model="m", max_tokens=9, messages=HELLO, tools=[WEATHER])
+    async with sdk.messages.stream(
+        model="m", max_tokens=100, messages=HELLO, tools=[WEATHER]
+    ) as stream:
+        streamed = await stream.get_final_message()
+    for message in (whole, streamed):
+        assert message.stop_reason == "tool_use"
+        said, *called = message.content
+        assert said.type == "text"
+        assert [one.input for one in called if one.type == "tool_use"] == [
+            {"city": "Rome"},
+            {"city": "Oslo"},
+        ]
+
+
+@pytest.mark.parametrize("results", [[], ["a"], ["a", "b", "c"]])
+async def test_a_call_without_its_result_is_refused(
+    sdk: AsyncAnthropic, results: list[str]
+) -> None:
+    with pytest.raises(BadRequestError):
+        await told(sdk, results)
+    await told(sdk, ["b", "a"])
+
+
+async def told(sdk: AsyncAnthropic, results: list[str]) -> None:
+    """Go on after two calls, a and b, with these results."""
+    called = [{"type": "tool_use", "id": name, "name": "get_weather", "input": {}} for name in "ab"]
+    brought = [{"type": "tool_result", "tool_use_id": name, "content": "Sun."} for name in results]
+    messages: Any = [
+        *HELLO,
+        {"role": "assistant", "content": called},
+        {"role": "user", "content": [*brought, {"type": "text", "text": "Go on."}]},
+    ]
+    await sdk.messages.create(model="m", max_tokens=9, messages=messages, tools=[WEATHER])
+
+
 class Place(BaseModel):
     name: str
     kind: str | None

@@ -1,5 +1,6 @@
 """A small working document service: it keeps texts and searches them by shared words."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from maieutic.v1.index_admin_service_pb2_grpc import (
     IndexAdminServiceServicer,
     add_IndexAdminServiceServicer_to_server,
 )
-from services.runtime.errors import InvalidArgument, NotFound
+from services.runtime.errors import InvalidArgument, NotFound, Unavailable
 from tests.fakes.conversations import Context, Owner, caller, page_of
 
 
@@ -38,6 +39,21 @@ class Library:
     """That a check finds."""
     expired: list[admin_pb.ExpiredDocument] = field(default_factory=list)
     """That a cleanup finds."""
+    searches_left: float = float("inf")
+    """After so many, searches are refused for the moment."""
+    beyond: asyncio.Event | None = None
+    """Those are refused once this is set."""
+    held: int = 0
+    """Searches that wait for that."""
+
+    async def refuse(self) -> None:
+        self.held += 1
+        try:
+            if self.beyond is not None:
+                await self.beyond.wait()
+        finally:
+            self.held -= 1
+        raise Unavailable("the search is away")
 
     def own(self) -> list[tuple[pb.Document, str]]:
         return [entry for (owner, _), entry in self.texts.items() if owner == self.owner()]
@@ -149,6 +165,9 @@ class FakeDocuments(DocumentServiceServicer):
     async def SearchDocuments(
         self, request: pb.SearchDocumentsRequest, context: Context
     ) -> pb.SearchDocumentsResponse:
+        self._library.searches_left -= 1
+        if self._library.searches_left < 0:
+            await self._library.refuse()
         wanted = set(request.query.lower().split())
         searched = (
             [self._library.get(id_) for id_ in request.document_ids]

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import httpx2
 from anthropic import (
@@ -14,24 +13,16 @@ from anthropic import (
     DefaultAsyncHttpxClient,
     omit,
 )
-from anthropic.types import (
-    MessageDeltaUsage,
-    OutputConfigParam,
-    RawMessageStreamEvent,
-    RefusalStopDetails,
-    Usage,
-)
+from anthropic.types import OutputConfigParam, RawMessageStreamEvent
 
 from services.agents.adapters.claude_errors import FOREIGN, model_error, status_of
-from services.agents.adapters.claude_messages import conversation, system_prompt
+from services.agents.adapters.claude_messages import conversation, system_prompt, tools
 from services.agents.adapters.claude_options import ClaudeOptions
-from services.agents.errors import ModelRefused, ModelRejected, ModelUnavailable
-from services.agents.ports import ModelEvent, ModelRequest, ModelUsage, TextDelta
+from services.agents.adapters.claude_reading import Reading
+from services.agents.ports import ModelEvent, ModelRequest, TextDelta
 
 _LOG = logging.getLogger(__name__)
 
-CUT = ("max_tokens", "model_context_window_exceeded")
-"""Stop reasons of an answer that ends before its end."""
 END_SECONDS = 1.0
 """From an answer's last event to the end of the response."""
 
@@ -94,6 +85,9 @@ class ClaudeModel:
                     max_tokens=min(request.max_tokens or options.max_tokens, options.max_tokens),
                     system=system_prompt(request) or omit,
                     messages=messages,
+                    tools=tools(request) or omit,
+                    # Tools that were called have to be named even where none may be called.
+                    tool_choice=omit if request.may_call or not request.tools else {"type": "none"},
                     output_config=output or omit,
                     stream=True,
                 )
@@ -108,7 +102,7 @@ class ClaudeModel:
         first_word_by: float,
     ) -> AsyncGenerator[ModelEvent, None]:
         loop, patience = asyncio.get_running_loop(), self._options.token_timeout
-        reading, limit = _Reading(), first_word_by
+        reading, limit = Reading(), first_word_by
         # Read beyond the last event to the response's end: only then is the connection used again.
         while True:
             try:
@@ -125,78 +119,8 @@ class ClaudeModel:
                 limit = loop.time() + (END_SECONDS if reading.complete else patience)
             if text:
                 yield TextDelta(text=text)
-        yield reading.usage()
-
-
-@dataclass(slots=True, kw_only=True)
-class _Reading:
-    """What a stream has told so far."""
-
-    model: str = ""
-    fresh_tokens: int = 0
-    written_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    stop_reason: str = ""
-    refusal: RefusalStopDetails | None = field(default=None, repr=False)
-    said: bool = False
-    complete: bool = False
-
-    def take(self, event: RawMessageStreamEvent) -> str:
-        """Note the event, and return the text that it brings."""
-        text = ""
-        if event.type == "message_start":
-            self.model = event.message.model
-            self._count(event.message.usage)
-        elif event.type == "content_block_start" and event.content_block.type == "text":
-            text = event.content_block.text
-        elif event.type == "content_block_delta" and event.delta.type == "text_delta":
-            text = event.delta.text
-        elif event.type == "message_delta":
-            self._count(event.usage)
-            self.stop_reason = event.delta.stop_reason or ""
-            self.refusal = event.delta.stop_details
-        elif event.type == "message_stop":
-            self.complete = True
-        self.said = self.said or bool(text)
-        return text
-
-    def usage(self) -> ModelUsage:
-        """Return what the call consumed; raises ModelError for a call without a whole answer."""
-        if self.stop_reason == "refusal":
-            said = self.refusal.explanation if self.refusal else None
-            raise ModelRefused(said or "Claude declined to answer this.")
-        if not self.complete or not self.stop_reason:
-            raise ModelUnavailable("The answer of Claude broke off.")
-        if self.stop_reason == "pause_turn":
-            raise ModelUnavailable("Claude paused in the middle of its answer.")
-        if not self.said:
-            raise self._silence()
-        return ModelUsage(
-            model=self.model,
-            input_tokens=self.fresh_tokens + self.written_tokens + self.cached_tokens,
-            output_tokens=self.output_tokens,
-            cached_tokens=self.cached_tokens,
-            cache_write_tokens=self.written_tokens,
-            cut=self.stop_reason in CUT,
-        )
-
-    def _silence(self) -> ModelRejected | ModelUnavailable:
-        if self.stop_reason == "max_tokens":
-            return ModelRejected(
-                "Claude used up its tokens before it said a word: its operator has to raise "
-                "MAIEUTIC_MODEL_CLAUDE_MAX_TOKENS or lower MAIEUTIC_MODEL_CLAUDE_EFFORT."
-            )
-        if self.stop_reason in CUT:
-            return ModelRejected("The conversation fills what Claude can read: ask in a new one.")
-        return ModelUnavailable("Claude ended its answer before it said a word.")
-
-    def _count(self, usage: Usage | MessageDeltaUsage) -> None:
-        """Take the counts, which are totals; what an event leaves out stays."""
-        self.fresh_tokens = usage.input_tokens or self.fresh_tokens
-        self.written_tokens = usage.cache_creation_input_tokens or self.written_tokens
-        self.cached_tokens = usage.cache_read_input_tokens or self.cached_tokens
-        self.output_tokens = usage.output_tokens or self.output_tokens
+        for event in reading.ending():
+            yield event
 
 
 def _output(request: ModelRequest, options: ClaudeOptions) -> OutputConfigParam:

@@ -1,11 +1,13 @@
 """A conversation as Anthropic's API wants it. Pure."""
 
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
-from anthropic.types import MessageParam, TextBlockParam
+from anthropic.types import MessageParam, TextBlockParam, ToolParam, ToolResultBlockParam
 
 from services.agents.errors import ModelRejected
-from services.agents.ports import Author, ModelMessage, ModelRequest
+from services.agents.ports import Author, ModelMessage, ModelRequest, ModelRound, ToolResult
 
 
 def system_prompt(request: ModelRequest) -> list[TextBlockParam]:
@@ -19,10 +21,22 @@ def system_prompt(request: ModelRequest) -> list[TextBlockParam]:
     return [{"type": "text", "text": request.system, "cache_control": {"type": "ephemeral"}}]
 
 
+def tools(request: ModelRequest) -> list[ToolParam]:
+    """Return the tools, which come before the instructions and are cached with or without them."""
+    told: list[ToolParam] = [
+        {"name": one.name, "description": one.description, "input_schema": dict(one.schema)}
+        for one in request.tools
+    ]
+    if told:
+        told[-1]["cache_control"] = {"type": "ephemeral"}
+    return told
+
+
 def conversation(request: ModelRequest) -> list[MessageParam]:
     """Return the messages: the user first, then by turns, none of them blank.
 
-    What is known and the passages come before the question in its message, each as a block.
+    What is known and the passages come before the question in its message, each as a block. What
+    the model has said and called since then comes last, with the results.
     Raises ModelRejected if the last message is not the user's.
     """
     said = [message for message in request.messages if message.text.strip()]
@@ -34,7 +48,37 @@ def conversation(request: ModelRequest) -> list[MessageParam]:
         blocks.insert(0, {"type": "text", "text": request.grounding})
     if request.sections:
         blocks.insert(0, {"type": "text", "text": _known(request)})
-    return [*map(_message, earlier), {"role": "user", "content": blocks}]
+    return [*map(_message, earlier), {"role": "user", "content": blocks}, *_rounds(request.rounds)]
+
+
+def _rounds(rounds: Sequence[ModelRound]) -> list[MessageParam]:
+    """Return the model's own content as it came, and the results: each call has its own.
+
+    After a pause the model goes on with what it said: that is one message.
+    """
+    messages: list[MessageParam] = []
+    said: list[Any] = []
+    for one in rounds:
+        said += one.wait.carried if isinstance(one.wait.carried, list) else ()
+        if one.results:
+            results = [_result(result) for result in one.results]
+            messages += [
+                {"role": "assistant", "content": said},
+                {"role": "user", "content": results},
+            ]
+            said = []
+    return [*messages, {"role": "assistant", "content": said}] if said else messages
+
+
+def _result(result: ToolResult) -> ToolResultBlockParam:
+    block: ToolResultBlockParam = {
+        "type": "tool_result",
+        "tool_use_id": result.call_id,
+        "content": result.text,
+    }
+    if result.failed:
+        block["is_error"] = True
+    return block
 
 
 def _known(request: ModelRequest) -> str:

@@ -3,24 +3,36 @@
 What to do comes from the constructor, or from the user's text, which may hold a directive:
 
     {"script": {"text": "Hello", "chunks": 5, "first_latency": 0.2, "fail": "unavailable"}}
+
+It may call tools before it says its text: `"calls": [[{"name": "search_documents", "input": {}}]]`
+is one round with one call.
 """
 
 import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from services.agents.errors import ModelError, ModelRefused, ModelRejected, ModelUnavailable
-from services.agents.ports import ModelEvent, ModelRequest, ModelUsage, TextDelta
+from services.agents.ports import (
+    ModelEvent,
+    ModelRequest,
+    ModelUsage,
+    ModelWait,
+    TextDelta,
+    ToolCall,
+)
 
 MODEL_NAME = "scripted-1"
 DIRECTIVE = '{"script"'
 FAILURES = ("", "unavailable", "refused", "rejected", "hang", "crash")
+
+Rounds: TypeAlias = Sequence[Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +52,9 @@ class Script:
     """How many calls of a turn fail before one succeeds."""
     fail_after: int = 0
     """How many deltas come before the failure."""
+    calls: Rounds = ()
+    """Round by round the tools that are called, each as {"name": ..., "input": ...}, before the
+    text is said; a round without any is a pause."""
     retry_after: float | None = None
     """What an unavailable model says about the time to wait."""
 
@@ -80,7 +95,8 @@ class ScriptedModel:
     async def _events(
         self, request: ModelRequest, script: Script
     ) -> AsyncGenerator[ModelEvent, None]:
-        chunks = _chunks(script)
+        wait = _wait(request, script)
+        chunks = [] if wait else _chunks(script)
         failing = bool(script.fail) and self.calls[request.turn_id] <= script.fail_times
         done = False
         try:
@@ -90,6 +106,8 @@ class ScriptedModel:
             if failing:
                 await _fail(script)
             done = True
+            if wait is not None:
+                yield wait
             words = sum(len(message.text.split()) for message in request.messages)
             yield ModelUsage(model=MODEL_NAME, input_tokens=words, output_tokens=len(chunks))
         except ModelError:
@@ -124,7 +142,31 @@ def read_script(values: Any, default: Script = Script()) -> Script:
     script = replace(default, **values)
     if script.fail not in FAILURES:
         raise ModelRejected(f"a script cannot fail as {script.fail!r}, only as {FAILURES[1:]}")
+    if not _are_rounds(script.calls):
+        raise ModelRejected('calls are [[{"name": "...", "input": {}}]]: rounds of calls of tools')
     return script
+
+
+def _are_rounds(calls: Any) -> bool:
+    if not isinstance(calls, list | tuple):
+        return False
+    return all(isinstance(one, list | tuple) and all(map(_is_call, one)) for one in calls)
+
+
+def _is_call(call: Any) -> bool:
+    return isinstance(call, Mapping) and isinstance(call.get("name"), str)
+
+
+def _wait(request: ModelRequest, script: Script) -> ModelWait | None:
+    """Return the calls of this round; None if it is time for the text."""
+    number = len(request.rounds)
+    if number >= len(script.calls) or not request.may_call:
+        return None
+    calls = tuple(
+        ToolCall(call_id=f"call-{number}-{index}", name=call["name"], input=call.get("input"))
+        for index, call in enumerate(script.calls[number])
+    )
+    return ModelWait(calls=calls)
 
 
 def _chunks(script: Script) -> list[str]:

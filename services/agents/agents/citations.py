@@ -1,7 +1,8 @@
-"""Passages in and out of an answer: fenced for the prompt, cited by number."""
+"""Passages in and out of an answer: fenced for the prompt, cited by number, checked at the end."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from maieutic.v1.document_service_pb2 import Passage
@@ -9,16 +10,46 @@ from maieutic.v1.message_pb2 import Citation
 from services.agents.ports import ModelPassage
 
 QUOTE_CHARACTERS = 1000
+LEAST_QUOTED_WORDS = 4
+"""Of a quotation that is checked: fewer words in quotation marks may be a name, or irony."""
 
-_MARK = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
+_NUMBERS = r"\[\d{1,3}(?:\s*,\s*\d{1,3})*\]"
+_CITING = re.compile(
+    rf'(?:[“„«"](?P<quote>[^“”„«»"\n]+)[”“»"][.,;:!?]?\s*)?(?P<marks>{_NUMBERS}(?:\s?{_NUMBERS})*)'
+)
+_NUMBER = re.compile(r"\d+")
+_WORD = re.compile(r"\w+")
 
 
-def numbered(passages: Sequence[Passage]) -> tuple[ModelPassage, ...]:
-    """Give each passage the number by which the answer may cite it, from 1."""
-    return tuple(
-        ModelPassage(number=number, document_name=passage.document_name, text=passage.text)
-        for number, passage in enumerate(passages, start=1)
-    )
+class Sources:
+    """The passages that were found for one answer, each with the number that it keeps."""
+
+    def __init__(self) -> None:
+        self._passages: list[Passage] = []
+        self._numbers: dict[tuple[str, str, str], int] = {}
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """Return those found so far; the first one is number 1."""
+        return self._passages
+
+    def add(self, passages: Sequence[Passage]) -> tuple[ModelPassage, ...]:
+        """Number what was found; what was found before keeps its number."""
+        return tuple(
+            ModelPassage(
+                number=self._number(passage),
+                document_name=passage.document_name,
+                text=passage.text,
+            )
+            for passage in passages
+        )
+
+    def _number(self, passage: Passage) -> int:
+        key = (passage.document_id, passage.chunk_id, passage.text)
+        if key not in self._numbers:
+            self._passages.append(passage)
+            self._numbers[key] = len(self._passages)
+        return self._numbers[key]
 
 
 def fenced(passages: Sequence[ModelPassage]) -> str:
@@ -30,15 +61,45 @@ def fenced(passages: Sequence[ModelPassage]) -> str:
     )
 
 
-def cited(text: str, passages: Sequence[Passage]) -> tuple[Citation, ...]:
-    """Return the passages that the text really refers to, by number; other marks are dropped."""
-    marks = (mark for group in _MARK.findall(text) for mark in group.split(","))
-    numbers = sorted({int(mark) for mark in marks})
-    return tuple(
-        _citation(number, passages[number - 1])
-        for number in numbers
-        if 1 <= number <= len(passages)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cited:
+    """What an answer refers to."""
+
+    citations: tuple[Citation, ...]
+    """By number, each once."""
+    unsupported: int
+    """References that no passage supports; they are dropped."""
+
+
+def cited(text: str, passages: Sequence[Passage]) -> Cited:
+    """Return the passages that the text really refers to.
+
+    A reference is unsupported if there is no passage of its number, or if it stands behind a
+    quotation that the passage does not hold, whatever its case and punctuation.
+    """
+    references = list(_references(text))
+    supported = {number for number, quote in references if _supports(passages, number, quote)}
+    dropped = sum(not _supports(passages, number, quote) for number, quote in references)
+    return Cited(
+        citations=tuple(_citation(number, passages[number - 1]) for number in sorted(supported)),
+        unsupported=dropped,
     )
+
+
+def _references(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each number with the quotation before it, if there is one."""
+    for citing in _CITING.finditer(text):
+        for number in _NUMBER.findall(citing["marks"]):
+            yield int(number), citing["quote"] or ""
+
+
+def _supports(passages: Sequence[Passage], number: int, quote: str) -> bool:
+    if not 1 <= number <= len(passages):
+        return False
+    words = _WORD.findall(quote.casefold())
+    if len(words) < LEAST_QUOTED_WORDS:
+        return True
+    return " ".join(words) in " ".join(_WORD.findall(passages[number - 1].text.casefold()))
 
 
 def _citation(number: int, passage: Passage) -> Citation:

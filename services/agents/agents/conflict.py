@@ -99,7 +99,7 @@ class ConflictAgent:
         )
         form, usage = await filled_in(self._model, request, _Form, prompt=self._prompt.label)
         found = Findings(conflicts=[_conflict(one) for one in form.conflicts])
-        yield Answer(text="", usage=(usage,), findings=found)
+        yield Answer(text="", usage=usage, findings=found)
 
 
 def _conflict(seen: _Conflict) -> Conflict:

@@ -68,7 +68,7 @@ class ContextAgent:
             )
             for one in form.specifications
         ]
-        yield Answer(text="", usage=(usage,), findings=Findings(specifications=found))
+        yield Answer(text="", usage=usage, findings=Findings(specifications=found))
 
 
 def _conversation(context: AgentContext) -> tuple[ModelMessage, ...]:

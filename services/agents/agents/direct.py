@@ -1,36 +1,26 @@
 """The agent that answers questions, from the session's documents where there are some."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import grpc
-
-from maieutic.v1.document_service_pb2 import Passage, SearchDocumentsRequest
 from maieutic.v1.turn_service_pb2 import Usage
-from services.agents.agents.asking import streamed
-from services.agents.agents.citations import cited, fenced, numbered
+from services.agents.agents.citations import Cited, Sources, cited, fenced
+from services.agents.agents.loop import LoopOptions, ModelLoop
+from services.agents.agents.tools import SEARCHING, DirectTools
 from services.agents.ports import (
     AgentContext,
     AgentEvent,
     Answer,
     Delta,
     Model,
+    ModelPassage,
     ModelRequest,
-    Notice,
 )
 from services.agents.prompts import Prompt, load_prompt
-from services.runtime.errors import from_rpc
-from services.runtime.identity import acting_for
-
-if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
-    from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
+from services.runtime import names, telemetry
 
 STEP = "direct"
-PASSAGES = 5
-QUERY_CHARACTERS = 8192
-"""What a search accepts; a longer question is searched for by its beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,57 +34,51 @@ class DirectPrompts:
 def direct_prompts() -> DirectPrompts:
     """Read the prompts of the present version."""
     return DirectPrompts(
-        grounded=load_prompt("direct", 1), ungrounded=load_prompt("direct_without_documents", 1)
+        grounded=load_prompt("direct", 2), ungrounded=load_prompt("direct_without_documents", 2)
     )
 
 
 class DirectAgent:
-    """Searches, asks the model once, cites what the answer refers to."""
+    """Searches, asks the model, lets it look further, and cites what the answer refers to."""
 
     def __init__(
-        self, model: Model, documents: "DocumentServiceAsyncStub", prompts: DirectPrompts
+        self,
+        model: Model,
+        tools: DirectTools,
+        prompts: DirectPrompts,
+        options: LoopOptions,
     ) -> None:
-        self._model = model
-        self._documents = documents
+        self._loop = ModelLoop(model, options)
+        self._tools = tools
         self._prompts = prompts
 
     async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
         """Answer the last message."""
-        passages: Sequence[Passage] = ()
+        sources, given = Sources(), tuple[ModelPassage, ...]()
         if context.document_ids:
-            yield Notice(code="SEARCHING", text="Searching your documents")
-            passages = await self._search(context)
-        text: list[str] = []
-        request, prompt = self._request(context, passages), self._prompt(context)
-        asking = streamed(self._model, request, prompt=prompt.label)
+            yield SEARCHING
+            question = context.messages[-1].text
+            given = sources.add(await self._tools.passages(context, question))
+        text, usage = list[str](), list[Usage]()
+        request, prompt = self._request(context, given), self._prompt(context)
+        tools = self._tools.of(context, sources)
+        asking = self._loop.run(request, prompt=prompt.label, tools=tools)
         async with aclosing(asking) as events:
             async for event in events:
                 if isinstance(event, Usage):
-                    whole = "".join(text)
-                    yield Answer(text=whole, citations=cited(whole, passages), usage=(event,))
+                    usage.append(event)
                     continue
                 if isinstance(event, Delta):
                     text.append(event.text)
                 yield event
-
-    async def _search(self, context: AgentContext) -> Sequence[Passage]:
-        request = SearchDocumentsRequest(
-            query=context.messages[-1].text[:QUERY_CHARACTERS],
-            document_ids=context.document_ids,
-            limit=PASSAGES,
-        )
-        try:
-            with acting_for(context.tenant, context.user_id):
-                response = await self._documents.SearchDocuments(request)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from error
-        return response.passages
+        whole = "".join(text)
+        checked = _counted(cited(whole, sources.passages))
+        yield Answer(text=whole, citations=checked.citations, usage=tuple(usage))
 
     def _prompt(self, context: AgentContext) -> Prompt:
         return self._prompts.grounded if context.document_ids else self._prompts.ungrounded
 
-    def _request(self, context: AgentContext, passages: Sequence[Passage]) -> ModelRequest:
-        given = numbered(passages)
+    def _request(self, context: AgentContext, given: tuple[ModelPassage, ...]) -> ModelRequest:
         return ModelRequest(
             turn_id=context.turn_id,
             step=STEP,
@@ -103,3 +87,14 @@ class DirectAgent:
             passages=given,
             grounding=fenced(given),
         )
+
+
+def _counted(checked: Cited) -> Cited:
+    counter = telemetry.current().counter(names.CITATIONS)
+    for outcome, count in (
+        ("supported", len(checked.citations)),
+        ("unsupported", checked.unsupported),
+    ):
+        if count:
+            counter.add(count, {names.CITATION_OUTCOME: outcome})
+    return checked

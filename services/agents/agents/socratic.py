@@ -6,7 +6,7 @@ from contextlib import aclosing
 from maieutic.v1.specification_pb2 import Question
 from maieutic.v1.turn_service_pb2 import Findings, Usage
 from services.agents.agents import known
-from services.agents.agents.asking import streamed
+from services.agents.agents.loop import ModelLoop
 from services.agents.ports import (
     AgentContext,
     AgentEvent,
@@ -27,22 +27,23 @@ class SocraticAgent:
     """Asks one question, from what is known and what conflicts; never answers for the user."""
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
-        self._model = model
+        self._loop = ModelLoop(model)
         self._prompt = prompt
 
     async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
         """Ask the next question."""
-        text = ""
-        asking = streamed(self._model, self._request(context), prompt=self._prompt.label)
+        text, usage = "", list[Usage]()
+        asking = self._loop.run(self._request(context), prompt=self._prompt.label)
         async with aclosing(asking) as events:
             async for event in events:
                 if isinstance(event, Usage):
-                    found = Findings(questions=[Question(text=text)])
-                    yield Answer(text=text, usage=(event,), findings=found)
+                    usage.append(event)
                     continue
                 if isinstance(event, Delta):
                     text += event.text
                 yield event
+        found = Findings(questions=[Question(text=text)])
+        yield Answer(text=text, usage=tuple(usage), findings=found)
 
     def _request(self, context: AgentContext) -> ModelRequest:
         messages = context.messages

@@ -1,0 +1,107 @@
+"""The tools of the direct agent: what a model may look up while it answers."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import grpc
+from pydantic import BaseModel, ConfigDict, Field
+
+from maieutic.v1.document_service_pb2 import Passage, SearchDocumentsRequest
+from services.agents.agents import known
+from services.agents.agents.asking import schema_of
+from services.agents.agents.citations import Sources, fenced
+from services.agents.agents.loop import Tool, Tools
+from services.agents.ports import AgentContext, ModelTool, Notice
+from services.runtime.errors import from_rpc
+from services.runtime.identity import acting_for
+
+if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
+    from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
+
+PASSAGES = 5
+MOST_PASSAGES = 10
+QUERY_CHARACTERS = 8192
+"""What a search accepts; a longer question is searched for by its beginning."""
+SEARCHING = Notice(code="SEARCHING", text="Searching your documents")
+READING_SPECIFICATIONS = Notice(code="READING_SPECIFICATIONS", text="Reading what you have settled")
+
+
+class _Search(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    query: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=QUERY_CHARACTERS,
+            description="What to search for, in the words that the passages may use.",
+        ),
+    ]
+    limit: Annotated[
+        int, Field(ge=1, le=MOST_PASSAGES, description="Most passages, from 1 to 10.")
+    ] = PASSAGES
+
+
+class _Nothing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class DirectTools:
+    """Makes the tools of a turn; what a model is told of them is the same for all turns."""
+
+    def __init__(self, documents: "DocumentServiceAsyncStub") -> None:
+        self._documents = documents
+        self._search = ModelTool(
+            name="search_documents",
+            description="Searches the documents of this conversation and returns passages, each "
+            "with the number by which it is cited. Search again in other words if what you have "
+            "does not hold the answer.",
+            schema=schema_of(_Search),
+        )
+        self._specifications = ModelTool(
+            name="list_specifications",
+            description="Lists what the user has settled so far in this conversation.",
+            schema=schema_of(_Nothing),
+        )
+
+    def of(self, context: AgentContext, sources: Sources) -> Tools:
+        """Return what may be used for the turn; what a search finds is added to *sources*."""
+        return [*self._searching(context, sources), self._listing(context)]
+
+    async def passages(
+        self, context: AgentContext, query: str, limit: int = PASSAGES
+    ) -> Sequence[Passage]:
+        """Search the session's documents, and no others, for the turn's user.
+
+        Raises ServiceError.
+        """
+        request = SearchDocumentsRequest(
+            query=query[:QUERY_CHARACTERS], document_ids=context.document_ids, limit=limit
+        )
+        try:
+            with acting_for(context.tenant, context.user_id):
+                response = await self._documents.SearchDocuments(request)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
+        return response.passages
+
+    def _searching(self, context: AgentContext, sources: Sources) -> Tools:
+        async def search(given: _Search) -> str:
+            found = await self.passages(context, given.query, given.limit)
+            return fenced(sources.add(found))
+
+        # A search that names no documents would search all of the user's.
+        if not context.document_ids:
+            return ()
+        return (Tool(told=self._search, form=_Search, notice=SEARCHING, call=search),)
+
+    def _listing(self, context: AgentContext) -> Tool[_Nothing]:
+        async def settled(_: _Nothing) -> str:
+            return known.specifications(context).text
+
+        return Tool(
+            told=self._specifications,
+            form=_Nothing,
+            notice=READING_SPECIFICATIONS,
+            call=settled,
+        )
