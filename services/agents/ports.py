@@ -1,12 +1,19 @@
 """What the agents need, and what an agent is."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from maieutic.v1.message_pb2 import Citation
+from maieutic.v1.message_pb2 import Citation, Message
 from maieutic.v1.turn_service_pb2 import Findings, Usage
 
 
@@ -181,6 +188,11 @@ class Model(Protocol):
         ...
 
 
+ReadHistory: TypeAlias = Callable[[str, int], Awaitable[tuple[Sequence[Message], str]]]
+"""From a page token, empty for the newest messages, and how many: the messages, newest first, and
+the next page's token, empty after the last. Raises ToolProblem and ServiceError."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentContext:
     """What an agent is given for one turn."""
@@ -194,6 +206,8 @@ class AgentContext:
     """The documents that answers are drawn from; may be empty."""
     messages: tuple[ModelMessage, ...]
     """The window, oldest first; to answer is the last one, if it is the user's."""
+    history: ReadHistory
+    """All that was said in the session, the window included."""
     findings: Findings
     """What agents have found in the session so far."""
 

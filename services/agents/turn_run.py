@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
@@ -40,7 +41,15 @@ from services.agents.failures import (
     postponement_of,
     wait_before_retry,
 )
-from services.agents.ports import Agent, AgentContext, AgentEvent, Answer, Author, ModelMessage
+from services.agents.ports import (
+    Agent,
+    AgentContext,
+    AgentEvent,
+    Answer,
+    Author,
+    ModelMessage,
+    ReadHistory,
+)
 from services.agents.recorder import RecordedTurn, Recorder
 from services.agents.turn_work import TurnWork
 from services.runtime import telemetry
@@ -238,7 +247,8 @@ class TurnRun:
 
     async def _by_agents(self, turn: RecordedTurn, claim: TurnClaim) -> Answer | Failure:
         """Let the turn's agent answer, or the agents of its routing slip work one by one."""
-        most, context = claim.answer_bytes or MOST_ANSWER_BYTES, _context(self._job, claim)
+        most = claim.answer_bytes or MOST_ANSWER_BYTES
+        context = _context(self._job, claim, partial(self._parts.work.messages, turn.log))
         if not self._job.steps:
             agent = self._parts.crew.of(self._job, claim.session)
             return NO_AGENT if agent is None else await _said(agent, context, turn, most)
@@ -345,12 +355,13 @@ def _size(event: AgentEvent) -> int:
     return len(event.text.encode()) + sum(citation.ByteSize() for citation in cited)
 
 
-def _context(job: RunTurn, claim: TurnClaim) -> AgentContext:
+def _context(job: RunTurn, claim: TurnClaim, history: ReadHistory) -> AgentContext:
     return AgentContext(
         tenant=job.tenant,
         user_id=job.user_id,
         turn_id=job.turn_id,
         text=job.message.text,
+        history=history,
         findings=claim.findings,
         document_ids=tuple(claim.session.document_ids),
         messages=tuple(

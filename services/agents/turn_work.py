@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.turn_work_service_pb2 import (
+    WRITE_STATUS_APPLIED,
     ClaimTurnRequest,
     ClaimTurnResponse,
     CompleteStepRequest,
@@ -18,11 +19,13 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     CompleteTurnResponse,
     FailTurnRequest,
     FailTurnResponse,
+    ListTurnMessagesRequest,
     ReleaseTurnRequest,
     ReleaseTurnResponse,
 )
+from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import Usage
-from services.agents.errors import LogBehind
+from services.agents.errors import LogBehind, ToolProblem
 from services.agents.failures import TRANSIENT, Failure
 from services.agents.ports import Answer
 from services.agents.turn_log import TurnLog
@@ -70,6 +73,26 @@ class TurnWork:
             traceparent=telemetry.traceparent(),
         )
         return await _persistently(self._stub.ClaimTurn, request)
+
+    async def messages(
+        self, log: TurnLog, page_token: str, page_size: int
+    ) -> tuple[Sequence[Message], str]:
+        """See `ReadHistory`; not repeated: whoever asks goes on without an answer as well."""
+        request = ListTurnMessagesRequest(
+            turn_id=log.turn_id,
+            fence=log.fence,
+            claim_id=log.claim_id,
+            page_token=page_token,
+            page_size=page_size,
+        )
+        try:
+            response = await self._stub.ListTurnMessages(request)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
+        if response.status != WRITE_STATUS_APPLIED:
+            # The recorder hears the same, and what becomes of the turn is decided there.
+            raise ToolProblem("The conversation cannot be read for the moment.")
+        return response.messages, response.next_page_token
 
     async def complete_step(self, log: TurnLog, step: str, answer: Answer) -> CompleteStepResponse:
         """Commit what one agent of the routing slip has found."""

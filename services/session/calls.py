@@ -40,6 +40,7 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
         "WatchTurn": StoreOperation.EVENTS,
         "ClaimTurn": StoreOperation.TURN,
         "RecordTurnEvents": StoreOperation.EVENTS,
+        "ListTurnMessages": StoreOperation.LIST,
         "CompleteStep": StoreOperation.TURN,
         "CompleteTurn": StoreOperation.TURN,
         "FailTurn": StoreOperation.TURN,

@@ -56,6 +56,7 @@ from services.session.settings import SessionSettings
 from services.session.specifications import Specifications
 from services.session.statistics import Statistics
 from services.session.sweeper import Sweeper
+from services.session.turn_history import TurnHistory
 from services.session.turns import Turns
 from services.session.watching import Wakes, Watching
 from services.session.work import Work
@@ -205,13 +206,9 @@ def _sessions(shared: _Shared, annotations: Annotations) -> SessionServicer:
     """Wire what callers do with sessions."""
     store, live, archive, ids = shared.store, shared.live, shared.archive, shared.ids
     publisher, most = shared.publisher, shared.settings.most()
-    limits = SessionLimits(store, archive, most)
-    conversations = Conversations(
-        store=store, live=live, archive=archive, publisher=publisher, ids=ids, limits=limits
-    )
     return SessionServicer(
-        conversations=conversations,
-        history=History(store=store, archive=archive, conversations=conversations),
+        conversations=_conversations(shared),
+        history=_history(shared),
         session_list=SessionList(store, archive),
         notebook=Notebook(
             annotations=annotations,
@@ -221,9 +218,30 @@ def _sessions(shared: _Shared, annotations: Annotations) -> SessionServicer:
             ids=ids,
             most=most,
         ),
-        branching=Branching(store=store, live=live, archive=archive, ids=ids, limits=limits),
+        branching=Branching(
+            store=store, live=live, archive=archive, ids=ids, limits=_session_limits(shared)
+        ),
         statistics=Statistics(store=store, live=live, archive=archive),
     )
+
+
+def _session_limits(shared: _Shared) -> SessionLimits:
+    return SessionLimits(shared.store, shared.archive, shared.settings.most())
+
+
+def _conversations(shared: _Shared) -> Conversations:
+    return Conversations(
+        store=shared.store,
+        live=shared.live,
+        archive=shared.archive,
+        publisher=shared.publisher,
+        ids=shared.ids,
+        limits=_session_limits(shared),
+    )
+
+
+def _history(shared: _Shared) -> History:
+    return History(store=shared.store, archive=shared.archive, conversations=_conversations(shared))
 
 
 def _turns(shared: _Shared, sweeper: Sweeper) -> Turns:
@@ -258,7 +276,11 @@ def _work(shared: _Shared) -> TurnWorkServicer:
         timing=timing,
         answer_bytes=shared.settings.answer_bytes,
     )
-    return TurnWorkServicer(work, Archiving(store=store, publisher=publisher, timing=timing))
+    return TurnWorkServicer(
+        work,
+        Archiving(store=store, publisher=publisher, timing=timing),
+        TurnHistory(store=store, history=_history(shared)),
+    )
 
 
 async def main(settings: SessionSettings) -> None:

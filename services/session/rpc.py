@@ -29,6 +29,7 @@ from services.session.notebook import Notebook
 from services.session.quarantine import QuarantineOffice
 from services.session.specifications import Specifications
 from services.session.statistics import Statistics
+from services.session.turn_history import TurnHistory
 from services.session.turns import Turns
 from services.session.watching import Watching
 from services.session.work import Work
@@ -255,9 +256,10 @@ class TurnServicer(TurnServiceServicer):
 class TurnWorkServicer(TurnWorkServiceServicer):
     """How workers run turns and how the archive confirms them."""
 
-    def __init__(self, work: Work, archiving: Archiving) -> None:
+    def __init__(self, work: Work, archiving: Archiving, history: TurnHistory) -> None:
         self._work = work
         self._archiving = archiving
+        self._history = history
 
     async def ClaimTurn(
         self, request: work_pb.ClaimTurnRequest, context: Context
@@ -271,6 +273,12 @@ class TurnWorkServicer(TurnWorkServiceServicer):
         _only(WORKERS)
         async for request in request_iterator:
             yield await self._work.record(request)
+
+    async def ListTurnMessages(
+        self, request: work_pb.ListTurnMessagesRequest, context: Context
+    ) -> work_pb.ListTurnMessagesResponse:
+        _only(WORKERS)
+        return await self._history.page(request)
 
     async def CompleteStep(
         self, request: work_pb.CompleteStepRequest, context: Context

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
 from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TURN_STATE_FAILED, Usage
 from services.agents.adapters.scripted import Script, ScriptedModel
 from services.agents.agents.loop import LoopOptions, ModelLoop, Tool
+from services.agents.agents.tools import PAGE_MESSAGES
 from services.agents.errors import ModelUnending, ToolProblem
 from services.agents.ports import (
     Author,
@@ -324,6 +326,50 @@ async def test_a_search_that_is_away_is_told_to_the_model_and_not_the_turns_end(
         outcome = (await place.finished()).outcome
     assert outcome.text == "Well."
     assert model.told[0][0].failed
+
+
+async def test_all_that_was_said_can_be_read_page_by_page() -> None:
+    """Pages that would be too long are shorter, and nothing is left out between them."""
+    window = [
+        Message(author=(AUTHOR_USER, AUTHOR_AGENT)[n % 2], text=f"said {n} " + "<" * 300)
+        for n in range(40)
+    ]
+    model, found, page = Listening(), list[str](), ""
+    async with office(model, store=LiveStore(window=window)) as place:
+        for number in range(20):
+            call = calling({"page": page}, name="get_session_conversation_history")
+            await place.ask(scripted(f"{number}.", call))
+            await place.finished()
+            told = json.loads(model.told[0][0].text)
+            texts = [one["text"].split(" <")[0] for one in told["messages"]]
+            found += texts if page else texts[1:]  # the first one is the question
+            if not (page := told["next_page"]):
+                break
+    assert number > 40 // PAGE_MESSAGES
+    assert found == [f"said {n}" for n in reversed(range(40))]
+
+
+async def test_a_message_longer_than_a_page_is_cut_and_the_next_page_can_be_read() -> None:
+    store, model = LiveStore(window=[Message(text="x" * 50_000)] * 2), Listening()
+    async with office(model, store=store) as place:
+        await place.ask(
+            scripted("Well.", calling({"page": "1"}, name="get_session_conversation_history"))
+        )
+        await place.finished()
+    text = model.told[0][0].text
+    assert len(text) < 21_000
+    assert text.startswith('{"next_page": "2", "messages": [{"author": "user"')
+
+
+async def test_a_conversation_that_cannot_be_read_is_told_to_the_model() -> None:
+    store, model = LiveStore(unreadable=True), Listening()
+    async with office(model, store=store) as place:
+        call = calling({}, name="get_session_conversation_history")
+        await place.ask(scripted("Well.", call))
+        assert (await place.finished()).outcome.text == "Well."
+    (result,) = model.told[0]
+    assert result.failed
+    assert "cannot be read" in result.text
 
 
 async def test_a_model_that_never_ends_fails_its_turn_by_name() -> None:

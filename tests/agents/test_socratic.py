@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC, Session
 from maieutic.v1.specification_pb2 import (
     CONFLICT_SEVERITY_HIGH,
@@ -223,8 +224,13 @@ def context_with(found: Findings) -> AgentContext:
         text="",
         document_ids=(),
         messages=(),
+        history=nothing_said,
         findings=found,
     )
+
+
+async def nothing_said(page_token: str, page_size: int) -> tuple[Sequence[Message], str]:
+    return (), ""
 
 
 def test_what_was_withdrawn_or_decided_is_not_told() -> None:

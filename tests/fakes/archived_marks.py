@@ -75,6 +75,9 @@ class MarksServicer(TurnWorkServiceServicer):
     def RecordTurnEvents(self, request_iterator: Any, context: Context) -> Any:
         raise Unimplemented("not the archive's")
 
+    async def ListTurnMessages(self, request: pb.ListTurnMessagesRequest, context: Context) -> Any:
+        raise Unimplemented("not the archive's")
+
     async def CompleteStep(self, request: pb.CompleteStepRequest, context: Context) -> Any:
         raise Unimplemented("not the archive's")
 

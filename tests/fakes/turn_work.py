@@ -31,6 +31,7 @@ Hold = (
     | pb.CompleteStepRequest
     | pb.CompleteTurnRequest
     | pb.FailTurnRequest
+    | pb.ListTurnMessagesRequest
 )
 
 
@@ -107,6 +108,8 @@ class LiveStore:
     """Claims are decided, and answered once this is set."""
     batches_allowed: asyncio.Semaphore | None = None
     """Batches wait for this before they are looked at."""
+    unreadable: bool = False
+    """No claim is good for reading messages."""
     refusing: ServiceError | None = None
     """Every claim is answered with this."""
     streams: int = 0
@@ -230,6 +233,24 @@ class FakeTurnWork(TurnWorkServiceServicer):
                 else:
                     store.turns[one.turn_id].lease_end = time.monotonic() + store.lease
         return response
+
+    async def ListTurnMessages(
+        self, request: pb.ListTurnMessagesRequest, context: Context
+    ) -> pb.ListTurnMessagesResponse:
+        store = self._enter("ListTurnMessages")
+        turn = store.turns.get(request.turn_id)
+        if (status := store.verdict(request)) != pb.WRITE_STATUS_APPLIED or turn is None:
+            return pb.ListTurnMessagesResponse(status=status)
+        if store.unreadable:
+            return pb.ListTurnMessagesResponse(status=pb.WRITE_STATUS_FENCED)
+        newest_first = [turn.job.message, *store.window[::-1]]
+        start = int(request.page_token or 0)
+        end = start + request.page_size
+        return pb.ListTurnMessagesResponse(
+            status=status,
+            messages=newest_first[start:end],
+            next_page_token=str(end) if end < len(newest_first) else "",
+        )
 
     async def CompleteStep(
         self, request: pb.CompleteStepRequest, context: Context

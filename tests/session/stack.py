@@ -511,6 +511,15 @@ class Held:
     def _hold(self) -> dict[str, Any]:
         return {"turn_id": self.turn_id, "fence": self.claim.fence, "claim_id": self.claim_id}
 
+    async def messages(
+        self, page_token: str = "", page_size: int = 0, **hold: Any
+    ) -> work.ListTurnMessagesResponse:
+        request = work.ListTurnMessagesRequest(
+            **{**self._hold, **hold}, page_token=page_token, page_size=page_size
+        )
+        response: work.ListTurnMessagesResponse = await self._replica.work.ListTurnMessages(request)
+        return response
+
     async def record(
         self, texts: Sequence[str] = (), *, first_seq: int = 0, beat: bool = True
     ) -> work.RecordTurnEventsResponse:

@@ -419,6 +419,7 @@ async def test_callers_may_not_do_the_workers_and_the_archives_work(stack: Stack
         for call in (
             replica.gateway_work.ClaimTurn(work.ClaimTurnRequest(job=job)),
             replica.gateway_work.RecordTurnEvents(batches()),
+            replica.gateway_work.ListTurnMessages(work.ListTurnMessagesRequest()),
             replica.gateway_work.CompleteTurn(work.CompleteTurnRequest()),
             replica.gateway_work.FailTurn(work.FailTurnRequest()),
             replica.gateway_work.ReleaseTurn(work.ReleaseTurnRequest()),

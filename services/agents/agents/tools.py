@@ -1,14 +1,16 @@
 """The tools of the direct agent: what a model may look up while it answers."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated
 
 import grpc
 from pydantic import BaseModel, ConfigDict, Field
 
 from maieutic.v1.document_service_pb2 import Passage, SearchDocumentsRequest
+from maieutic.v1.message_pb2 import AUTHOR_AGENT, Message
 from services.agents.agents import known
-from services.agents.agents.asking import schema_of
+from services.agents.agents.asking import as_data, schema_of
 from services.agents.agents.citations import Sources, fenced
 from services.agents.agents.loop import Tool, Tools
 from services.agents.ports import AgentContext, ModelTool, Notice
@@ -22,7 +24,14 @@ PASSAGES = 5
 MOST_PASSAGES = 10
 QUERY_CHARACTERS = 8192
 """What a search accepts; a longer question is searched for by its beginning."""
+PAGE_MESSAGES = 20
+PAGE_CHARACTERS = 16_000
+"""Of messages as they are written for the model; a page has at least one."""
+TOKEN_CHARACTERS = 256
 SEARCHING = Notice(code="SEARCHING", text="Searching your documents")
+READING_CONVERSATION = Notice(
+    code="READING_CONVERSATION", text="Reading what was said in this conversation"
+)
 READING_SPECIFICATIONS = Notice(code="READING_SPECIFICATIONS", text="Reading what you have settled")
 
 
@@ -40,6 +49,18 @@ class _Search(BaseModel):
     limit: Annotated[
         int, Field(ge=1, le=MOST_PASSAGES, description="Most passages, from 1 to 10.")
     ] = PASSAGES
+
+
+class _Page(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    page: Annotated[
+        str,
+        Field(
+            max_length=TOKEN_CHARACTERS,
+            description="next_page of the page before; empty for the newest messages.",
+        ),
+    ] = ""
 
 
 class _Nothing(BaseModel):
@@ -63,10 +84,16 @@ class DirectTools:
             description="Lists what the user has settled so far in this conversation.",
             schema=schema_of(_Nothing),
         )
+        self._history = ModelTool(
+            name="get_session_conversation_history",
+            description="Returns what was said in this conversation, newest first, page by page, "
+            "from its beginning on: also what is no longer among the messages that you see.",
+            schema=schema_of(_Page),
+        )
 
     def of(self, context: AgentContext, sources: Sources) -> Tools:
         """Return what may be used for the turn; what a search finds is added to *sources*."""
-        return [*self._searching(context, sources), self._listing(context)]
+        return [*self._searching(context, sources), self._listing(context), self._reading(context)]
 
     async def passages(
         self, context: AgentContext, query: str, limit: int = PASSAGES
@@ -105,3 +132,27 @@ class DirectTools:
             notice=READING_SPECIFICATIONS,
             call=settled,
         )
+
+    def _reading(self, context: AgentContext) -> Tool[_Page]:
+        async def read(given: _Page) -> str:
+            messages, token = await context.history(given.page, PAGE_MESSAGES)
+            if (fitting := _fitting(messages)) < len(messages):
+                messages, token = await context.history(given.page, fitting)
+            # The token comes first: whatever is cut, the model can go on.
+            return as_data({"next_page": token, "messages": [_said(one) for one in messages]})
+
+        return Tool(told=self._history, form=_Page, notice=READING_CONVERSATION, call=read)
+
+
+def _fitting(messages: Sequence[Message]) -> int:
+    """Return how many of the messages fit a page, at least one."""
+    sizes = accumulate(len(as_data(_said(one))) for one in messages)
+    return max(1, sum(size <= PAGE_CHARACTERS for size in sizes))
+
+
+def _said(message: Message) -> dict[str, str]:
+    return {
+        "author": "you" if message.author == AUTHOR_AGENT else "user",
+        "time": message.create_time.ToJsonString(),
+        "text": message.text,
+    }

@@ -339,6 +339,67 @@ class RecordTurnEventsResponse(_message.Message):
 Global___RecordTurnEventsResponse: _TypeAlias = RecordTurnEventsResponse  # noqa: Y015
 
 @_typing.final
+class ListTurnMessagesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    turn_id: _builtins.str
+    fence: _builtins.int
+    claim_id: _builtins.str
+    page_size: _builtins.int
+    """0 means 50. A page may be shorter: it is bounded in bytes, too."""
+    page_token: _builtins.str
+    """From the previous answer. Anything else is INVALID_ARGUMENT."""
+    def __init__(
+        self,
+        *,
+        turn_id: _builtins.str = ...,
+        fence: _builtins.int = ...,
+        claim_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "fence", b"fence", "page_size", b"page_size", "page_token", b"page_token", "turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTurnMessagesRequest: _TypeAlias = ListTurnMessagesRequest  # noqa: Y015
+
+@_typing.final
+class ListTurnMessagesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    status: Global___WriteStatus.ValueType
+    """Other than APPLIED: the claim does not hold, and nothing is listed."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
+    def __init__(
+        self,
+        *,
+        status: Global___WriteStatus.ValueType = ...,
+        messages: _abc.Iterable[_message_pb2.Message] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "next_page_token", b"next_page_token", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTurnMessagesResponse: _TypeAlias = ListTurnMessagesResponse  # noqa: Y015
+
+@_typing.final
 class CompleteStepRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

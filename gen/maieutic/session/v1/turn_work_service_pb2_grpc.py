@@ -51,6 +51,11 @@ class TurnWorkServiceStub(object):
                 request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsRequest.SerializeToString,
                 response_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsResponse.FromString,
                 _registered_method=True)
+        self.ListTurnMessages = channel.unary_unary(
+                '/maieutic.session.v1.TurnWorkService/ListTurnMessages',
+                request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesRequest.SerializeToString,
+                response_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesResponse.FromString,
+                _registered_method=True)
         self.CompleteStep = channel.unary_unary(
                 '/maieutic.session.v1.TurnWorkService/CompleteStep',
                 request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepRequest.SerializeToString,
@@ -105,6 +110,15 @@ class TurnWorkServiceServicer(object):
         """RecordTurnEvents appends frames to event logs and renews leases, for all
         turns of a worker process on one stream. A batch sent again is applied
         once. Each request gets one response, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTurnMessages(self, request, context):
+        """ListTurnMessages lists what was said in the session of a turn, newest first,
+        all of it. The claim is the permission: it reads for the turn's user, and
+        only as long as it holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,6 +184,11 @@ def add_TurnWorkServiceServicer_to_server(servicer, server):
                     servicer.RecordTurnEvents,
                     request_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsRequest.FromString,
                     response_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsResponse.SerializeToString,
+            ),
+            'ListTurnMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTurnMessages,
+                    request_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesRequest.FromString,
+                    response_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesResponse.SerializeToString,
             ),
             'CompleteStep': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteStep,
@@ -263,6 +282,33 @@ class TurnWorkService(object):
             '/maieutic.session.v1.TurnWorkService/RecordTurnEvents',
             maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsRequest.SerializeToString,
             maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.RecordTurnEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTurnMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.session.v1.TurnWorkService/ListTurnMessages',
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesRequest.SerializeToString,
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,11 @@ class TurnWorkServiceStub:
     turns of a worker process on one stream. A batch sent again is applied
     once. Each request gets one response, in order.
     """
+    ListTurnMessages: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.ListTurnMessagesRequest, _turn_work_service_pb2.ListTurnMessagesResponse]
+    """ListTurnMessages lists what was said in the session of a turn, newest first,
+    all of it. The claim is the permission: it reads for the turn's user, and
+    only as long as it holds.
+    """
     CompleteStep: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteStepRequest, _turn_work_service_pb2.CompleteStepResponse]
     """CompleteStep commits what one agent of a turn's routing slip has found: it
     does not run again, whoever claims the turn next. The turn stays with its
@@ -93,6 +98,11 @@ class TurnWorkServiceAsyncStub(TurnWorkServiceStub):
     """RecordTurnEvents appends frames to event logs and renews leases, for all
     turns of a worker process on one stream. A batch sent again is applied
     once. Each request gets one response, in order.
+    """
+    ListTurnMessages: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.ListTurnMessagesRequest, _turn_work_service_pb2.ListTurnMessagesResponse]  # type: ignore[assignment]
+    """ListTurnMessages lists what was said in the session of a turn, newest first,
+    all of it. The claim is the permission: it reads for the turn's user, and
+    only as long as it holds.
     """
     CompleteStep: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteStepRequest, _turn_work_service_pb2.CompleteStepResponse]  # type: ignore[assignment]
     """CompleteStep commits what one agent of a turn's routing slip has found: it
@@ -147,6 +157,17 @@ class TurnWorkServiceServicer(metaclass=_abc_1.ABCMeta):
         """RecordTurnEvents appends frames to event logs and renews leases, for all
         turns of a worker process on one stream. A batch sent again is applied
         once. Each request gets one response, in order.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTurnMessages(
+        self,
+        request: _turn_work_service_pb2.ListTurnMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_turn_work_service_pb2.ListTurnMessagesResponse, _abc.Awaitable[_turn_work_service_pb2.ListTurnMessagesResponse]]:
+        """ListTurnMessages lists what was said in the session of a turn, newest first,
+        all of it. The claim is the permission: it reads for the turn's user, and
+        only as long as it holds.
         """
 
     @_abc_1.abstractmethod
