@@ -171,9 +171,21 @@ class Versions:
                 # Nobody can move the pointer where it cannot be asked for.
                 LOG.warning("the index version is searched that was before: %s", error)
                 versions = self._known.versions
+            if not self._known.versions:
+                self._tell_other(versions)
             self._known = _Known(versions, asked)
         await self._forget_others({one.space for one in versions if _is_live(one)})
         return versions
+
+    def _tell_other(self, versions: Sequence[Listed]) -> None:
+        wanted = self.settings.version_id
+        for one in versions:
+            if one.state.current and one.state.version_id != wanted:
+                LOG.warning(
+                    "the settings describe index version %s, but %s is searched: build and switch",
+                    wanted,
+                    one.state.version_id,
+                )
 
     async def _registered(self) -> Sequence[Listed]:
         versions = await self._catalog.versions()

@@ -131,3 +131,15 @@ async def test_a_version_of_another_model_than_its_embedder_is_now_is_not_search
             async with versions.current():
                 pass
     assert shelf.open == set()
+
+
+async def test_settings_that_describe_another_version_than_is_searched_are_told_of_once(
+    tmp_path: Path, embedder: CountingEmbedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    board, shelf = Board(), Shelf(tmp_path, embedder)
+    for settings in (RetrievalSettings(), RetrievalSettings(chunk_characters=500)):
+        assert "but" not in caplog.text
+        async with Versions.open(board, shelf.openers(), settings) as versions:
+            for _ in range(2):
+                assert await versions.current_id() == board.listed[0].state.version_id
+    assert caplog.text.count("is searched: build and switch") == 1
