@@ -337,7 +337,7 @@ DOCUMENTS_FAILED = Metric(
     help="Documents that cannot be indexed",
 )
 DOCUMENT_BYTES = Metric(
-    name="maieutic.retrieval.documents.bytes", unit="By", help="Size of all documents"
+    name="maieutic.retrieval.documents.size", unit="By", help="Size of all documents"
 )
 DOCUMENT_SIZE = Metric(
     name="maieutic.retrieval.documents.size", unit="By", help="Average size of a document"
