@@ -337,7 +337,7 @@ DOCUMENTS_FAILED = Metric(
     help="Documents that cannot be indexed",
 )
 DOCUMENT_BYTES = Metric(
-    name="maieutic.retrieval.documents.size", unit="By", help="Size of all documents"
+    name="maieutic.retrieval.documents.volume", unit="By", help="Size of all documents"
 )
 DOCUMENT_SIZE = Metric(
     name="maieutic.retrieval.documents.size", unit="By", help="Average size of a document"
@@ -346,7 +346,7 @@ CHUNKS_STORED = Metric(
     name="maieutic.retrieval.chunks.stored", unit="{chunk}", help="Chunks of all documents"
 )
 BYTES_SAVED = Metric(
-    name="maieutic.retrieval.saved.bytes",
+    name="maieutic.retrieval.saved.volume",
     unit="By",
     help="What would be stored besides if each owner had copies",
 )
