@@ -54,7 +54,7 @@ async def recall() -> float:
 async def storage_ratio(users: int) -> float:
     """Return what many users with many chats store, against a copy for each chat."""
     alone, all_ = await storage.measure(users)
-    return all_.bytes / (alone.bytes * users * storage.CHATS)
+    return round(all_.bytes / (alone.bytes * users * storage.CHATS), 6)
 
 
 def _ratios(measured: Mapping[tuple[str, int], Cost]) -> dict[str, float]:
