@@ -14,6 +14,13 @@ import pytest_asyncio
 from click.testing import CliRunner
 
 from maieutic.v1 import document_admin_service_pb2 as admin_pb, turn_service_pb2 as pb
+from maieutic.v1.specification_pb2 import (
+    CONFLICT_SEVERITY_HIGH,
+    Conflict,
+    Question,
+    Specification,
+)
+from maieutic.v1.turn_service_pb2 import Findings
 from maieutic_client import Maieutic
 from maieutic_client.cli import main
 from tests.fakes.conversations import echo
@@ -220,6 +227,34 @@ async def test_notes_are_added_listed_and_deleted(cli: Cli) -> None:
     ]
     assert (await cli.run("notes", "delete", session_id, note_id)).status == 0
     assert (await cli.run("notes", "list", session_id)).out == ""
+
+
+async def test_what_was_understood_is_shown_and_a_conflict_decided(cli: Cli) -> None:
+    assert (await cli.run("chat", "--mode", "socratic", "first question")).status == 0
+    (session_id,) = cli.stack.conversations.sessions
+    first, second = (
+        Specification(specification_id=value, category="storage", key="engine", value=value)
+        for value in ("SQLite", "Postgres")
+    )
+    conflict = Conflict(
+        conflict_id="c" * 48, severity=CONFLICT_SEVERITY_HIGH, first=first, second=second
+    )
+    cli.stack.conversations.findings[session_id] = Findings(
+        specifications=[first, second],
+        conflicts=[conflict],
+        questions=[Question(question_id="q", text="Which database?")],
+    )
+    listed = await cli.quick("specs", "list", session_id)
+    assert listed.out.splitlines()[0].split("\t")[:3] == ["storage", "engine", "SQLite"]
+    assert "Which database?" in (await cli.quick("specs", "questions", session_id)).out
+    conflicts = await cli.quick("specs", "conflicts", session_id)
+    assert conflicts.out.split("\t")[:4] == [conflict.conflict_id, "high", "SQLite", "Postgres"]
+    undecided = await cli.quick("specs", "resolve", session_id, conflict.conflict_id)
+    assert undecided.status == 2
+    resolve = ("specs", "resolve", session_id, conflict.conflict_id)
+    assert (await cli.quick(*resolve, "--keep", "second")).status == 0
+    decided = await cli.quick("specs", "conflicts", "--all", session_id)
+    assert decided.out.split("\t")[4].strip() == "keep second"
 
 
 async def test_answers_are_drawn_from_all_documents_unless_told_otherwise(cli: Cli) -> None:

@@ -12,6 +12,7 @@ from maieutic_client.cli.indexes import index
 from maieutic_client.cli.notes import notes
 from maieutic_client.cli.serving import demo, serve
 from maieutic_client.cli.sessions import sessions
+from maieutic_client.cli.specifications import specs
 
 
 def _version() -> str:
@@ -40,5 +41,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character
 
 
-for command in (serve, chat, docs, sessions, notes, index, admin, demo, emulate):
+for command in (serve, chat, docs, sessions, notes, specs, index, admin, demo, emulate):
     main.add_command(command)

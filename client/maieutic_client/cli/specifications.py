@@ -1,0 +1,109 @@
+"""`maieutic specs`: what agents have understood from a conversation."""
+
+import click
+
+from maieutic.v1 import specification_pb2 as pb
+from maieutic_client.cli.running import run
+from maieutic_client.cli.screen import Screen, when
+from maieutic_client.cli.target import Target, connected, target_options
+
+KEEP = {
+    "first": pb.RESOLUTION_KIND_KEEP_FIRST,
+    "second": pb.RESOLUTION_KIND_KEEP_SECOND,
+    "both": pb.RESOLUTION_KIND_KEEP_BOTH,
+}
+
+
+@click.group()
+def specs() -> None:
+    """See what agents have understood from a Socratic conversation, and decide conflicts."""
+
+
+@specs.command("list")
+@click.argument("session_id")
+@click.option("--all", "withdrawn", is_flag=True, help="Also what was withdrawn.")
+@target_options
+def list_specifications(*, target: Target, session_id: str, withdrawn: bool) -> None:
+    """Show what the user has settled."""
+    run(_list(target, session_id, withdrawn=withdrawn))
+
+
+@specs.command("conflicts")
+@click.argument("session_id")
+@click.option("--all", "closed", is_flag=True, help="Also those that are decided.")
+@target_options
+def conflicts(*, target: Target, session_id: str, closed: bool) -> None:
+    """Show what does not go together and is to be decided."""
+    run(_conflicts(target, session_id, closed=closed))
+
+
+@specs.command("questions")
+@click.argument("session_id")
+@target_options
+def questions(*, target: Target, session_id: str) -> None:
+    """Show what agents have asked, oldest first."""
+    run(_questions(target, session_id))
+
+
+@specs.command("resolve")
+@click.argument("session_id")
+@click.argument("conflict_id")
+@click.option("--keep", type=click.Choice(list(KEEP)), help="Which side holds.")
+@click.option("--replace", metavar="VALUE", default="", help="What holds instead of both.")
+@target_options
+def resolve(
+    *, target: Target, session_id: str, conflict_id: str, keep: str | None, replace: str
+) -> None:
+    """Decide a conflict, once and for all."""
+    if bool(keep) == bool(replace):
+        raise click.UsageError("say --keep first, second or both, or --replace VALUE")
+    kind = KEEP[keep] if keep else pb.RESOLUTION_KIND_REPLACE
+    run(_resolve(target, session_id, conflict_id, kind, replace))
+
+
+async def _list(target: Target, session_id: str, *, withdrawn: bool) -> None:
+    async with connected(target) as client:
+        found = client.specifications.list(session_id, include_withdrawn=withdrawn)
+        rows = [
+            (one.category, one.key, one.value, "withdrawn" if one.withdrawn else "")
+            async for one in found
+        ]
+    Screen().table(("CATEGORY", "KEY", "VALUE", "STATE"), rows)
+
+
+async def _conflicts(target: Target, session_id: str, *, closed: bool) -> None:
+    async with connected(target) as client:
+        found = client.specifications.conflicts(session_id, include_closed=closed)
+        rows = [
+            (
+                one.conflict_id,
+                _short(pb.ConflictSeverity.Name(one.severity)),
+                one.first.value,
+                one.second.value,
+                _short(pb.ResolutionKind.Name(one.resolution.kind)) if one.resolution.kind else "",
+            )
+            async for one in found
+        ]
+    Screen().table(("ID", "SEVERITY", "FIRST", "SECOND", "DECIDED"), rows)
+
+
+async def _questions(target: Target, session_id: str) -> None:
+    async with connected(target) as client:
+        found = client.specifications.questions(session_id)
+        rows = [(when(one.create_time), one.text) async for one in found]
+    Screen().table(("ASKED", "QUESTION"), rows)
+
+
+async def _resolve(
+    target: Target, session_id: str, conflict_id: str, kind: pb.ResolutionKind.ValueType, value: str
+) -> None:
+    async with connected(target) as client:
+        await client.specifications.resolve(session_id, conflict_id, kind, value=value)
+    Screen().line(f"resolved {conflict_id}")
+
+
+def _short(name: str) -> str:
+    """Return a value's name without its enum's."""
+    for prefix in ("CONFLICT_SEVERITY_", "RESOLUTION_KIND_"):
+        name = name.removeprefix(prefix)
+    return name.lower().replace("_", " ")
