@@ -157,17 +157,17 @@ def _parts(
         versions=tools.versions,
         parser=tools.parser,
     )
-    upkeep = Upkeep(channel, jobs, settings.expiry)
-    inventory, catalog = Inventory(channel), Catalog(channel)
+    upkeep, inventory = Upkeep(channel, jobs, settings.expiry), Inventory(channel)
     keeper = Keeper(
-        catalog=catalog, versions=tools.versions, inventory=inventory, claims=claims, jobs=jobs
+        catalog=Catalog(channel),
+        versions=tools.versions,
+        inventory=inventory,
+        claims=claims,
+        jobs=jobs,
     )
+    uploads = Uploads(most_bytes=settings.parsing.file_bytes)
     return _Parts(
-        servicer=DocumentServicer(
-            library=library,
-            registry=registry,
-            uploads=Uploads(most_bytes=settings.parsing.file_bytes),
-        ),
+        servicer=DocumentServicer(library=library, registry=registry, uploads=uploads),
         admin=DocumentAdminServicer(
             Checker(inventory=inventory, versions=tools.versions, jobs=jobs), upkeep
         ),

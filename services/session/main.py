@@ -1,9 +1,10 @@
 """The session service's composition root: the one place that names Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
@@ -91,19 +92,26 @@ async def session_service(
         shared = _shared(settings, store, Archive(channel), publisher)
         sweeper = _sweeper(shared)
         register = _registering(shared, wakes, sweeper)
-        async with serving(
-            settings.server, register, verifier=verifier, arounds=[observed]
-        ) as running:
-            space = RedisKeySpace(store.servers)
-            search = OrphanSearch(space=space, timing=timing, options=settings.orphans)
-            figures = Figures(store, settings.census_interval)
-            sweeping = [asyncio.create_task(one.run()) for one in (sweeper, search, figures)]
-            try:
-                yield running
-            finally:
-                for task in sweeping:
-                    task.cancel()
-                await asyncio.gather(*sweeping, return_exceptions=True)
+        space = RedisKeySpace(store.servers)
+        search = OrphanSearch(space=space, timing=timing, options=settings.orphans)
+        figures = Figures(store, settings.census_interval)
+        async with (
+            serving(settings.server, register, verifier=verifier, arounds=[observed]) as running,
+            _running(sweeper.run, search.run, figures.run),
+        ):
+            yield running
+
+
+@asynccontextmanager
+async def _running(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Do these during the block."""
+    tasks = [asyncio.create_task(work()) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager
