@@ -139,37 +139,30 @@ def _parts(
     bus: Bus,
     tools: _Tools,
 ) -> _Parts:
-    ingest, watchers, jobs = settings.ingest, Watchers(), Jobs(bus)
+    ingest, versions, parser = settings.ingest, tools.versions, tools.parser
+    watchers, jobs, catalog = Watchers(), Jobs(bus), Catalog(channel)
     registry = Registry(channel, settings.limits)
     claims = Claims(channel, lease=ingest.lease, most_attempts=ingest.attempts)
     ingester = Ingester(
-        claims=claims,
-        versions=tools.versions,
-        parser=tools.parser,
-        watchers=watchers,
-        options=ingest,
+        claims=claims, versions=versions, parser=parser, watchers=watchers, options=ingest
     )
     library = Library(
         registry=registry,
         uses=Uses(channel),
         jobs=jobs,
         watchers=watchers,
-        versions=tools.versions,
-        parser=tools.parser,
+        versions=versions,
+        parser=parser,
     )
     upkeep, inventory = Upkeep(channel, jobs, settings.expiry), Inventory(channel)
     keeper = Keeper(
-        catalog=Catalog(channel),
-        versions=tools.versions,
-        inventory=inventory,
-        claims=claims,
-        jobs=jobs,
+        catalog=catalog, versions=versions, inventory=inventory, claims=claims, jobs=jobs
     )
     uploads = Uploads(most_bytes=settings.parsing.file_bytes)
     return _Parts(
         servicer=DocumentServicer(library=library, registry=registry, uploads=uploads),
         admin=DocumentAdminServicer(
-            Checker(inventory=inventory, versions=tools.versions, jobs=jobs), upkeep
+            Checker(inventory=inventory, versions=versions, jobs=jobs), upkeep
         ),
         indexes=IndexAdminServicer(keeper),
         upkeep=upkeep,
