@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from maieutic_client.connection import Connection
+from maieutic_client.dead_letters import DeadLetters
 from maieutic_client.documents import Documents
 from maieutic_client.indexes import Indexes
 from maieutic_client.notes import Bookmarks, Notes
@@ -33,6 +34,7 @@ class Maieutic:
         self.documents = Documents(connection)
         self.quarantine = Quarantine(connection)
         self.indexes = Indexes(connection)
+        self.dead_letters = DeadLetters(connection)
 
     @classmethod
     def connect(

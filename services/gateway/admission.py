@@ -11,8 +11,15 @@ from services.runtime.interceptors import Answer, Around, Call
 ADMIN_SERVICE = "maieutic.v1.AdminService"
 DOCUMENT_ADMIN_SERVICE = "maieutic.v1.DocumentAdminService"
 INDEX_ADMIN_SERVICE = "maieutic.v1.IndexAdminService"
+DEAD_LETTER_ADMIN_SERVICE = "maieutic.v1.DeadLetterAdminService"
 FOR_ADMINS = tuple(
-    f"/{service}/" for service in (ADMIN_SERVICE, DOCUMENT_ADMIN_SERVICE, INDEX_ADMIN_SERVICE)
+    f"/{service}/"
+    for service in (
+        ADMIN_SERVICE,
+        DOCUMENT_ADMIN_SERVICE,
+        INDEX_ADMIN_SERVICE,
+        DEAD_LETTER_ADMIN_SERVICE,
+    )
 )
 
 

@@ -11,6 +11,10 @@ from maieutic.v1.admin_service_pb2_grpc import (
     AdminServiceStub,
     add_AdminServiceServicer_to_server,
 )
+from maieutic.v1.dead_letter_admin_service_pb2_grpc import (
+    DeadLetterAdminServiceStub,
+    add_DeadLetterAdminServiceServicer_to_server,
+)
 from maieutic.v1.document_admin_service_pb2_grpc import (
     DocumentAdminServiceStub,
     add_DocumentAdminServiceServicer_to_server,
@@ -35,6 +39,7 @@ from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub, add_TurnServiceSe
 from services.gateway.adapters.key_file import KeyFile, ensure_key
 from services.gateway.admission import (
     ADMIN_SERVICE,
+    DEAD_LETTER_ADMIN_SERVICE,
     DOCUMENT_ADMIN_SERVICE,
     INDEX_ADMIN_SERVICE,
     admitted,
@@ -44,6 +49,7 @@ from services.gateway.ports import KeyStore
 from services.gateway.relay import explaining_absence
 from services.gateway.rpc import (
     Admin,
+    DeadLetterAdmin,
     DocumentAdmin,
     Documents,
     IndexAdmin,
@@ -69,6 +75,7 @@ PEERS = {
     ADMIN_SERVICE: "session",
     DOCUMENT_ADMIN_SERVICE: "retrieval",
     INDEX_ADMIN_SERVICE: "retrieval",
+    DEAD_LETTER_ADMIN_SERVICE: "session",
 }
 """The service behind each public one."""
 ADMIN = KeyHolder(tenant="default", user="admin", may_act_for_users=True, admin=True)
@@ -111,6 +118,8 @@ def _registering(
         add_SessionServiceServicer_to_server(Sessions(sessions, documents), server)
         add_TurnServiceServicer_to_server(Turns(turns), server)
         add_AdminServiceServicer_to_server(Admin(AdminServiceStub(session)), server)
+        letters = DeadLetterAdmin(DeadLetterAdminServiceStub(session))
+        add_DeadLetterAdminServiceServicer_to_server(letters, server)
         found = Specifications(SpecificationServiceStub(session))
         add_SpecificationServiceServicer_to_server(found, server)
         admin = DocumentAdmin(DocumentAdminServiceStub(retrieval), timeout=ingest)

@@ -7,6 +7,7 @@ import grpc
 
 from maieutic.v1 import (
     admin_service_pb2 as admin,
+    dead_letter_admin_service_pb2 as dead_letters,
     document_admin_service_pb2 as document_admin,
     document_service_pb2 as documents,
     index_admin_service_pb2 as indexes,
@@ -15,6 +16,7 @@ from maieutic.v1 import (
     turn_service_pb2 as turns,
 )
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
+from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServiceServicer
 from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceServicer
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceServicer
@@ -25,6 +27,7 @@ from services.gateway.relay import exchanged, relayed, require_documents
 
 if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
+    from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServiceAsyncStub
     from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceAsyncStub
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
     from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceAsyncStub
@@ -329,6 +332,37 @@ class Admin(AdminServiceServicer):
     ) -> admin.DropQuarantinedResponse:
         """Pass on."""
         return await self._service.DropQuarantined(request)
+
+
+class DeadLetterAdmin(DeadLetterAdminServiceServicer):
+    """Dead letters of the archive, through the session service."""
+
+    def __init__(self, service: "DeadLetterAdminServiceAsyncStub") -> None:
+        self._service = service
+
+    async def ListDeadLetters(
+        self, request: dead_letters.ListDeadLettersRequest, context: Context
+    ) -> dead_letters.ListDeadLettersResponse:
+        """Pass on."""
+        return await self._service.ListDeadLetters(request)
+
+    async def GetDeadLetter(
+        self, request: dead_letters.GetDeadLetterRequest, context: Context
+    ) -> dead_letters.GetDeadLetterResponse:
+        """Pass on."""
+        return await self._service.GetDeadLetter(request)
+
+    async def RedriveDeadLetters(
+        self, request: dead_letters.RedriveDeadLettersRequest, context: Context
+    ) -> dead_letters.RedriveDeadLettersResponse:
+        """Pass on."""
+        return await self._service.RedriveDeadLetters(request)
+
+    async def DropDeadLetters(
+        self, request: dead_letters.DropDeadLettersRequest, context: Context
+    ) -> dead_letters.DropDeadLettersResponse:
+        """Pass on."""
+        return await self._service.DropDeadLetters(request)
 
 
 class DocumentAdmin(DocumentAdminServiceServicer):

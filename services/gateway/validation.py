@@ -38,6 +38,8 @@ FIXES: Mapping[str, str] = MappingProxyType(
         "bookmark_id": "take it from AddBookmark or ListBookmarks",
         "message_id": "take it from ListMessages",
         "record_id": "take it from ListQuarantined",
+        "letter_id": "take it from ListDeadLetters",
+        "letter_ids": "take them from ListDeadLetters",
         "document_id": "take it from AddDocument or ListDocuments",
         "document_ids": "take them from AddDocument or ListDocuments",
         "page_token": "take next_page_token of the previous answer, or leave it empty",

@@ -60,6 +60,30 @@ class DocumentNotFound(NotFound):
         super().__init__("document", document_id)
 
 
+class DeadLetterNotFound(NotFound):
+    """There is no such dead letter."""
+
+    def __init__(self, letter_id: str) -> None:
+        super().__init__("dead letter", letter_id)
+
+
+class CutDeadLetter(FailedPrecondition):
+    """The letter's content was too large to be kept whole."""
+
+    def __init__(self, letter_id: str) -> None:
+        message = f"dead letter {letter_id} was kept in part and cannot be redriven"
+        super().__init__(message, reason="DEAD_LETTER_CUT")
+
+
+class BusAway(Unavailable):
+    """The broker did not confirm. What was to be published may have been published."""
+
+    default_reason = "BUS_UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the broker does not answer", retry_after=RETRY_SECONDS)
+
+
 class RequestIdTaken(AlreadyExists):
     """The request id has been used for another request."""
 

@@ -10,11 +10,17 @@ from maieutic.archive.v1.archive_service_pb2_grpc import add_ArchiveServiceServi
 from maieutic.archive.v1.index_registry_service_pb2_grpc import (
     add_IndexRegistryServiceServicer_to_server,
 )
+from maieutic.v1.dead_letter_admin_service_pb2_grpc import (
+    add_DeadLetterAdminServiceServicer_to_server,
+)
 from services.persistence.adapters.archive import open_archive
 from services.persistence.confirming import Confirmations
 from services.persistence.consumer import Consumer
+from services.persistence.dead_letter_rpc import DeadLetterServicer
+from services.persistence.dead_letters import DeadLetterKeeper, DeadLetterSweeper
 from services.persistence.index_rpc import IndexCalls
 from services.persistence.ports import Archive
+from services.persistence.redriving import Redriving
 from services.persistence.rpc import ArchiveServicer
 from services.persistence.settings import PersistenceSettings
 from services.persistence.sweeper import Sweeper
@@ -29,6 +35,11 @@ from services.runtime.telemetry import telemetry
 from services.runtime.topology import maieutic_topology
 
 SERVICE = "persistence"
+SERVICES = (
+    "maieutic.archive.v1.ArchiveService",
+    "maieutic.archive.v1.IndexRegistryService",
+    "maieutic.v1.DeadLetterAdminService",
+)
 
 
 @asynccontextmanager
@@ -46,7 +57,9 @@ async def persistence_service(
         servicer = ArchiveServicer(archive)
         add_ArchiveServiceServicer_to_server(servicer, server)
         add_IndexRegistryServiceServicer_to_server(IndexCalls(archive), server)
-        return ["maieutic.archive.v1.ArchiveService", "maieutic.archive.v1.IndexRegistryService"]
+        letters = _dead_letter_servicer(settings, archive, bus)
+        add_DeadLetterAdminServiceServicer_to_server(letters, server)
+        return SERVICES
 
     async with (
         open_channel(
@@ -59,6 +72,18 @@ async def persistence_service(
         yield running
 
 
+def _dead_letter_servicer(
+    settings: PersistenceSettings, archive: Archive, bus: Bus
+) -> DeadLetterServicer:
+    topology = maieutic_topology()
+    return DeadLetterServicer(
+        letters=archive,
+        redriving=Redriving(letters=archive, bus=bus, topology=topology),
+        topology=topology,
+        keep=settings.dead_letters.keep,
+    )
+
+
 @asynccontextmanager
 async def _archiving(
     settings: PersistenceSettings, archive: Archive, bus: Bus, confirmations: Confirmations
@@ -68,8 +93,13 @@ async def _archiving(
         bus=bus, archive=archive, confirmations=confirmations, options=settings.batch
     )
     sweeper = Sweeper(archive=archive, confirmations=confirmations, options=settings.ensure)
+    keeper = DeadLetterKeeper(
+        bus=bus, letters=archive, topology=maieutic_topology(), options=settings.dead_letters
+    )
+    dead_sweeper = DeadLetterSweeper(archive, settings.dead_letters)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(consumer.run()), group.create_task(sweeper.run())]
+        running = (consumer, sweeper, keeper, dead_sweeper)
+        tasks = [group.create_task(each.run()) for each in running]
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from maieutic.v1.session_service_pb2 import (
     SessionStatistics,
 )
 from maieutic.v1.turn_service_pb2 import Findings
+from services.persistence.dead_letter_ports import DeadLetters
 from services.persistence.document_ports import DocumentRegistry, DocumentUpkeep, DocumentWork
 from services.persistence.index_ports import IndexRegistry
 from services.persistence.model import Applied, Fact, Place
@@ -162,7 +163,15 @@ class Branches(Protocol):
 
 
 class Archive(
-    Facts, Reads, Branches, DocumentRegistry, DocumentWork, DocumentUpkeep, IndexRegistry, Protocol
+    Facts,
+    Reads,
+    Branches,
+    DocumentRegistry,
+    DocumentWork,
+    DocumentUpkeep,
+    IndexRegistry,
+    DeadLetters,
+    Protocol,
 ):
     """The whole database."""
 

@@ -41,6 +41,20 @@ class EnsureOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterOptions:
+    """How messages are kept that could not be read."""
+
+    keep: float = 30 * 86_400.0
+    """Seconds for which a dead letter is kept."""
+
+    interval: float = 3600.0
+    """Seconds between two removals of older ones, on average."""
+
+    body_bytes: int = 4 * MEBIBYTE
+    """Bytes that are kept of a dead letter; one with more cannot be redriven."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PersistenceSettings:
     """Where the archive listens, where it keeps what it hears, and from whom it hears."""
 
@@ -66,6 +80,9 @@ class PersistenceSettings:
 
     ensure: EnsureOptions = field(default=EnsureOptions())
     """How unfinished turns are asked after."""
+
+    dead_letters: DeadLetterOptions = field(default=DeadLetterOptions())
+    """How messages are kept that could not be read."""
 
     session_address: str = "127.0.0.1:50052"
     """The session service: host:port or dns:///name:port."""

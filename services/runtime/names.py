@@ -298,6 +298,16 @@ LOST_TURNS = Metric(
     unit="{turn}",
     help="Turns that the live store had lost and the archive brought back",
 )
+DEAD_LETTERS = Metric(
+    name="maieutic.archive.dead_letters",
+    unit="{letter}",
+    help="Dead letters taken into the archive, by the queue that they were in",
+)
+REDRIVEN_DEAD_LETTERS = Metric(
+    name="maieutic.archive.dead_letters.redriven",
+    unit="{letter}",
+    help="Dead letters published again, by the queue that they were in",
+)
 
 # --- documents ----------------------------------------------------------------------------------
 INGEST_DOCUMENT = "ingest document"

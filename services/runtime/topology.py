@@ -11,6 +11,7 @@ from enum import Enum
 
 DELIVERY_LIMIT = 50
 """A backstop against a message that no consumer survives; the session service counts attempts."""
+DEAD_EXCHANGE = "dead"
 
 
 class ExchangeType(Enum):
@@ -58,6 +59,15 @@ class Topology:
     queues: tuple[Queue, ...]
     bindings: tuple[Binding, ...]
 
+    def home_of(self, routing_key: str) -> Binding:
+        """Return where a dead letter of that key came from; no two exchanges share a key."""
+        candidates = (
+            binding
+            for binding in self.bindings
+            if binding.exchange != DEAD_EXCHANGE and binding.routing_key in (routing_key, "#")
+        )
+        return min(candidates, key=lambda binding: binding.routing_key == "#")
+
     def queue(self, name: str) -> Queue:
         """Return the queue of that name; LookupError if there is none."""
         for queue in self.queues:
@@ -77,15 +87,15 @@ def maieutic_topology() -> Topology:
             Exchange(name="turns", type=ExchangeType.DIRECT),
             Exchange(name="results", type=ExchangeType.TOPIC),
             Exchange(name="jobs", type=ExchangeType.DIRECT),
-            Exchange(name="dead", type=ExchangeType.TOPIC),
+            Exchange(name=DEAD_EXCHANGE, type=ExchangeType.TOPIC),
         ),
         queues=(
-            Queue(name="turns.interactive.v1", dead_letter_exchange="dead"),
-            Queue(name="turns.analysis.v1", dead_letter_exchange="dead"),
-            Queue(name="turns.long.v1", dead_letter_exchange="dead"),
-            Queue(name="turns.suspect.v1", dead_letter_exchange="dead"),
-            Queue(name="persist.v1", dead_letter_exchange="dead"),
-            Queue(name="jobs.ingest.v1", dead_letter_exchange="dead"),
+            Queue(name="turns.interactive.v1", dead_letter_exchange=DEAD_EXCHANGE),
+            Queue(name="turns.analysis.v1", dead_letter_exchange=DEAD_EXCHANGE),
+            Queue(name="turns.long.v1", dead_letter_exchange=DEAD_EXCHANGE),
+            Queue(name="turns.suspect.v1", dead_letter_exchange=DEAD_EXCHANGE),
+            Queue(name="persist.v1", dead_letter_exchange=DEAD_EXCHANGE),
+            Queue(name="jobs.ingest.v1", dead_letter_exchange=DEAD_EXCHANGE),
             Queue(name="dead.v1", delivery_limit=None),
         ),
         bindings=(
@@ -95,6 +105,6 @@ def maieutic_topology() -> Topology:
             Binding(exchange="turns", routing_key="suspect", queue="turns.suspect.v1"),
             Binding(exchange="results", routing_key="#", queue="persist.v1"),
             Binding(exchange="jobs", routing_key="ingest", queue="jobs.ingest.v1"),
-            Binding(exchange="dead", routing_key="#", queue="dead.v1"),
+            Binding(exchange=DEAD_EXCHANGE, routing_key="#", queue="dead.v1"),
         ),
     )

@@ -25,12 +25,12 @@ class Archive:
     async def snapshot(self, session_id: str) -> pb.GetSessionSnapshotResponse:
         """Return what brings a session back; empty if the archive does not know it."""
         request = pb.GetSessionSnapshotRequest(session_id=session_id, window=WINDOW_MESSAGES)
-        return await _answer(self._stub.GetSessionSnapshot(request))
+        return await answered(self._stub.GetSessionSnapshot(request))
 
     async def turn(self, turn_id: str, session_id: str = "") -> pb.GetArchivedTurnResponse:
         """Return a turn's row; empty if the archive does not know it."""
         request = pb.GetArchivedTurnRequest(turn_id=turn_id, session_id=session_id)
-        return await _answer(self._stub.GetArchivedTurn(request))
+        return await answered(self._stub.GetArchivedTurn(request))
 
     async def sessions(
         self,
@@ -47,13 +47,13 @@ class Archive:
         if after is not None:
             request.before_create_time.CopyFrom(timestamp(after[0]))
             request.before_session_id = after[1]
-        answer = await _answer(self._stub.ListArchivedSessions(request))
+        answer = await answered(self._stub.ListArchivedSessions(request))
         return list(answer.sessions), answer.cut or len(answer.sessions) >= limit
 
     async def message(self, session_id: str, message_id: str) -> Message | None:
         """Return a message of a session; None if the archive does not know it."""
         request = pb.GetArchivedMessageRequest(session_id=session_id, message_id=message_id)
-        answer = await _answer(self._stub.GetArchivedMessage(request))
+        answer = await answered(self._stub.GetArchivedMessage(request))
         return answer.message if answer.HasField("message") else None
 
     async def create_branch(
@@ -75,7 +75,7 @@ class Archive:
             window_position=window_position,
             findings=findings,
         )
-        return (await _answer(self._stub.CreateBranch(request))).created
+        return (await answered(self._stub.CreateBranch(request))).created
 
     async def statistics(
         self, session_id: str, except_turn_ids: Iterable[str]
@@ -84,13 +84,13 @@ class Archive:
         request = pb.GetArchivedStatisticsRequest(
             session_id=session_id, except_turn_ids=except_turn_ids
         )
-        return (await _answer(self._stub.GetArchivedStatistics(request))).statistics
+        return (await answered(self._stub.GetArchivedStatistics(request))).statistics
 
     async def count_sessions(self, tenant: str, user: str) -> int:
         """Return how many sessions of a user the archive has."""
         request = pb.CountArchivedSessionsRequest(tenant=tenant, user_id=user)
         try:
-            return (await _answer(self._stub.CountArchivedSessions(request))).count
+            return (await answered(self._stub.CountArchivedSessions(request))).count
         except Unimplemented:
             # An archive of the version before, during an upgrade: a limit that is not enforced for
             # a moment does less harm than sessions that cannot be created.
@@ -111,14 +111,15 @@ class Archive:
             oldest_first=oldest_first,
             limit=limit,
         )
-        answer = await _answer(self._stub.ListArchivedMessages(request))
+        answer = await answered(self._stub.ListArchivedMessages(request))
         if answer.oldest_first != oldest_first:
             message = "the archive is of a version that lists messages newest first only: retry"
             raise Unavailable(message, retry_after=1.0)
         return list(answer.messages), answer.cut or len(answer.messages) >= limit
 
 
-async def _answer(call: Awaitable[T]) -> T:
+async def answered(call: Awaitable[T]) -> T:
+    """Return what the archive answers, its errors as domain errors."""
     try:
         return await call
     except grpc.aio.AioRpcError as error:

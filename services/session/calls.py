@@ -6,6 +6,7 @@ from typing import Any
 
 from services.runtime.errors import NotFound
 from services.runtime.interceptors import Answer, Call
+from services.session.dead_letter_rpc import SERVICE as DEAD_LETTERS
 from services.session.errors import ErrorType, InvalidId
 from services.session.observing import StoreOperation, operating, seen
 
@@ -52,12 +53,12 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
         "DropQuarantined": StoreOperation.DELETE,
     }
 )
-"""What each method asks the store for."""
+"""What each method asks the store for. Dead letters are not in it."""
 
 
 async def observed(call: Call, answer: Answer) -> Any:
     """Let the call's work in the store count as its operation, and see what it does not find."""
-    if call.infrastructure:
+    if call.infrastructure or call.method.startswith(f"/{DEAD_LETTERS}/"):
         return await answer()
     with operating(OPERATIONS[call.method.rpartition("/")[2]]):
         try:

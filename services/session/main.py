@@ -10,6 +10,9 @@ import grpc
 
 from maieutic.session.v1.turn_work_service_pb2_grpc import add_TurnWorkServiceServicer_to_server
 from maieutic.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from maieutic.v1.dead_letter_admin_service_pb2_grpc import (
+    add_DeadLetterAdminServiceServicer_to_server,
+)
 from maieutic.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from maieutic.v1.specification_service_pb2_grpc import add_SpecificationServiceServicer_to_server
 from maieutic.v1.turn_service_pb2_grpc import add_TurnServiceServicer_to_server
@@ -33,6 +36,7 @@ from services.session.archiving import Archiving
 from services.session.branching import Branching
 from services.session.calls import observed
 from services.session.conversations import Conversations
+from services.session.dead_letter_rpc import DeadLetterServicer
 from services.session.figures import Figures
 from services.session.history import History
 from services.session.ids import Ids
@@ -69,6 +73,7 @@ SERVICES = (
     "maieutic.v1.SpecificationService",
     "maieutic.session.v1.TurnWorkService",
     "maieutic.v1.AdminService",
+    "maieutic.v1.DeadLetterAdminService",
 )
 
 
@@ -91,7 +96,7 @@ async def session_service(
     ):
         shared = _shared(settings, store, Archive(channel), publisher)
         sweeper = _sweeper(shared)
-        register = _registering(shared, wakes, sweeper)
+        register = _registering(shared, wakes, sweeper, DeadLetterServicer(channel))
         space = RedisKeySpace(store.servers)
         search = OrphanSearch(space=space, timing=timing, options=settings.orphans)
         figures = Figures(store, settings.census_interval)
@@ -191,7 +196,7 @@ def _sweeper(shared: _Shared) -> Sweeper:
 
 
 def _registering(
-    shared: _Shared, wakes: Wakes, sweeper: Sweeper
+    shared: _Shared, wakes: Wakes, sweeper: Sweeper, dead_letters: DeadLetterServicer
 ) -> Callable[[grpc.aio.Server], Sequence[str]]:
     """Return what adds the services to a server."""
     annotations = Annotations(shared.store, shared.live, shared.publisher)
@@ -205,6 +210,7 @@ def _registering(
         add_SpecificationServiceServicer_to_server(found, server)
         add_TurnWorkServiceServicer_to_server(_work(shared), server)
         add_AdminServiceServicer_to_server(AdminServicer(QuarantineOffice(shared.store)), server)
+        add_DeadLetterAdminServiceServicer_to_server(dead_letters, server)
         return SERVICES
 
     return register

@@ -439,6 +439,41 @@ async def test_an_admin_lists_shows_and_drops_records_in_quarantine(cli: Cli) ->
     assert "nothing is in quarantine" in empty.err
 
 
+async def test_an_admin_lists_shows_redrives_and_drops_dead_letters(cli: Cli) -> None:
+    first, second = "a" * 24, "b" * 24
+    cli.stack.dead_letters.put(first, b"\x00\xffnot a job, what a user wrote")
+    cli.stack.dead_letters.put(second, b"", routing_key="long")
+    key = {"MAIEUTIC_API_KEY": cli.stack.admin_key}
+
+    listed = await cli.run("admin", "dead", "list", "--routing-key", "interactive", **key)
+    queue = "turns.interactive.v1"
+    assert listed.out.split("\t")[:5] == [first, queue, "interactive", "unreadable job", "30 B"]
+    assert len(listed.out.splitlines()) == 1
+    shown = await cli.run("admin", "dead", "show", first, **key)
+    assert "first bytes\t00 ff 6e 6f 74" in shown.out
+    assert "header baggage\tof the job\n" in shown.out
+    assert "user wrote" not in shown.out
+    whole = await cli.run("admin", "dead", "show", first, "--content", **key)
+    assert "|t a user wrote|" in whole.out
+    unsure = await cli.run("admin", "dead", "redrive", **key)
+    assert (unsure.status, unsure.out) == (2, "")
+    both = await cli.run("admin", "dead", "drop", first, "--all", **key)
+    assert both.status == 2
+    dry = await cli.run("admin", "dead", "redrive", "--all", "--dry-run", **key)
+    assert dry.out.splitlines()[0] == (
+        f"would publish {first} to turns interactive: message of-{first}"
+    )
+    redriven = await cli.run("admin", "dead", "redrive", first, **key)
+    assert redriven.out == f"published {first} to turns interactive: message of-{first}\n"
+    dropped = await cli.run("admin", "dead", "drop", "--reason", "unreadable", **key)
+    assert (dropped.status, dropped.out) == (0, "dropped 2\n")
+    again = await cli.run("admin", "dead", "drop", first, **key)
+    assert again.status == 4
+    empty = await cli.run("admin", "dead", "list", "--redriven", **key)
+    assert (empty.status, empty.out) == (0, "")
+    assert "no dead letters" in empty.err
+
+
 async def test_records_in_quarantine_need_an_admins_key(cli: Cli) -> None:
     ended = await cli.run("admin", "quarantine", "list")
     assert ended.status == 3

@@ -62,6 +62,7 @@ async def emptied_postgres_url(server: PostgresServer) -> str:
         await connection.execute(
             "TRUNCATE document_operations, index_pointer, index_versions CASCADE"
         )
+        await connection.execute("TRUNCATE dead_letter_operations, dead_letters")
         await connection.execute("TRUNCATE documents, document_tenants, document_contents CASCADE")
     finally:
         await connection.close()

@@ -1,9 +1,12 @@
 """What an admin sees of stored records, through every service."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 from redis.asyncio import Redis
 
-from maieutic.v1 import admin_service_pb2 as pb
+from maieutic.v1 import admin_service_pb2 as pb, dead_letter_admin_service_pb2 as dead_pb
 from maieutic_client import NotFound, PermissionDenied
 from services.session.adapters import keys, private_valkey
 from tests.conversation.backend import Backend
@@ -12,6 +15,12 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 SOON = 20.0
+PUT = """
+INSERT INTO dead_letters
+    (letter_id, message_id, routing_key, reason, headers, body, size, cut, redrives)
+VALUES (?, ?, ?, 'put here', '{}', ?, ?, 0, 0)
+"""
+UNREADABLE = b"\x00\xffwhat a user wrote"
 TITLE = "What only its user should read"
 
 
@@ -47,3 +56,38 @@ async def test_a_damaged_session_comes_back_from_the_archive_and_its_record_is_t
         await client.quarantine.drop(record.record_id)
         with pytest.raises(NotFound):
             await client.quarantine.get(record.record_id)
+
+
+@pytest.mark.parametrize(
+    ("routing_key", "queue"),
+    [("interactive", "turns.interactive.v1"), ("turn.finished", "persist.v1")],
+)
+async def test_a_dead_letter_goes_to_its_consumer_again_and_comes_back_if_it_still_cannot_be_read(
+    shared: Backend, routing_key: str, queue: str
+) -> None:
+    letter_id = routing_key[0] * 24
+    with closing(sqlite3.connect(shared.home / "archive.sqlite", timeout=SOON)) as archive:
+        row = (letter_id, f"message-{routing_key}", routing_key, UNREADABLE, len(UNREADABLE))
+        archive.execute(PUT, row)
+        archive.commit()
+    wanted = dead_pb.DeadLetterFilter(routing_key=routing_key)
+    async with shared.client(shared.stranger_key) as stranger:
+        with pytest.raises(PermissionDenied):
+            await stranger.dead_letters.redrive([letter_id])
+    async with shared.client() as client:
+        letters = client.dead_letters
+        planned = await letters.redrive([letter_id], dry_run=True)
+        assert [letter.queue for letter in planned.letters] == [queue]
+        await letters.redrive([letter_id])
+
+        async def died_again() -> bool:
+            return bool([letter async for letter in letters.list(filter=wanted)])
+
+        await wait_until(died_again, SOON)
+        (again,) = [letter async for letter in letters.list(filter=wanted)]
+        assert (again.message_id, again.redrive_count) == (f"message-{routing_key}", 1)
+        assert again.reason != "put here"
+        assert (await letters.get(again.letter_id, with_content=True)).content == UNREADABLE
+        assert await letters.drop([letter_id, again.letter_id]) == 2
+        with pytest.raises(NotFound):
+            await letters.get(again.letter_id)

@@ -14,6 +14,7 @@ from services.gateway.settings import GatewaySettings
 from services.runtime.keyring import KeyRing
 from services.runtime.server import RunningServer, ServerOptions, serving
 from tests.fakes.conversations import Conversations
+from tests.fakes.dead_letters import DeadLetters, register_dead_letters
 from tests.fakes.documents import Library, register_documents
 from tests.fakes.quarantine import Quarantine, register_quarantine
 from tests.fakes.session_service import register_conversations
@@ -36,6 +37,7 @@ class Stack:
     conversations: Conversations
     library: Library
     quarantine: Quarantine
+    dead_letters: DeadLetters
     gateway: RunningServer
     session: RunningServer
     retrieval: RunningServer
@@ -47,7 +49,12 @@ async def gateway_stack(folder: Path, **settings: object) -> AsyncIterator[Stack
     keys = KeyRing.generate(["gateway"])
     signer, verifier = keys.signer("gateway"), keys.verifier()
     conversations, library, quarantine = Conversations(), Library(), Quarantine()
-    registers = register_conversations(conversations), register_quarantine(quarantine)
+    letters = DeadLetters()
+    registers = (
+        register_conversations(conversations),
+        register_quarantine(quarantine),
+        register_dead_letters(letters),
+    )
     keys_file = folder / "api-keys.jsonl"
     key = add_key(keys_file, KeyHolder(tenant="acme", user="ann"))
     stranger = add_key(keys_file, KeyHolder(tenant="zenith", user="ann"))
@@ -79,6 +86,7 @@ async def gateway_stack(folder: Path, **settings: object) -> AsyncIterator[Stack
             conversations=conversations,
             library=library,
             quarantine=quarantine,
+            dead_letters=letters,
             gateway=gateway,
             session=session,
             retrieval=retrieval,

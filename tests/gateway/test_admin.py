@@ -5,6 +5,7 @@ import pytest
 from maieutic_client import InvalidArgument, Maieutic, NotFound, PermissionDenied
 from tests.fakes.gateway import Stack
 
+LETTER = "l" * 24
 RECORD = "7:checksum:s:" + "s" * 48 + ":rec:1795283703988"
 
 
@@ -22,6 +23,23 @@ async def test_an_admins_key_lists_looks_and_drops(stack: Stack) -> None:
         await client.quarantine.drop(listed[0])
         with pytest.raises(NotFound):
             await client.quarantine.get(listed[0])
+
+
+async def test_an_admins_key_lists_looks_at_redrives_and_drops_dead_letters(stack: Stack) -> None:
+    for name in ("a", "b", "c"):
+        stack.dead_letters.put(name * 24, b"\x00\xffcontent")
+    async with Maieutic.connect(stack.address, api_key=stack.admin_key) as client:
+        letters = client.dead_letters
+        assert [one.letter_id for one in [found async for found in letters.list()]] == list(
+            stack.dead_letters.letters
+        )
+        assert (await letters.get("a" * 24)).content == b""
+        assert (await letters.get("a" * 24, with_content=True)).content == b"\x00\xffcontent"
+        assert len((await letters.redrive(["a" * 24], dry_run=True)).letters) == 1
+        await letters.redrive(["a" * 24])
+        assert [one.letter_id[0] for one in [found async for found in letters.list()]] == ["b", "c"]
+        assert await letters.drop(["b" * 24]) == 1
+        assert len([found async for found in letters.list(with_redriven=True)]) == 2
 
 
 async def test_an_admins_key_has_documents_checked(stack: Stack) -> None:
@@ -49,6 +67,7 @@ async def test_an_admins_key_keeps_index_versions(stack: Stack) -> None:
 @pytest.mark.parametrize("holder", ["key", "backend_key", "stranger_key"])
 async def test_nobody_elses_key_does(stack: Stack, holder: str) -> None:
     stack.quarantine.put(RECORD, b"content")
+    stack.dead_letters.put(LETTER, b"content")
     async with Maieutic.connect(stack.address, api_key=getattr(stack, holder)) as client:
         for call in (
             anext(client.quarantine.list()),
@@ -60,11 +79,16 @@ async def test_nobody_elses_key_does(stack: Stack, holder: str) -> None:
             client.indexes.switch("0" * 16, force=True),
             client.indexes.rollback(),
             client.indexes.drop("1" * 16),
+            anext(client.dead_letters.list()),
+            client.dead_letters.get(LETTER, with_content=True),
+            client.dead_letters.redrive([LETTER]),
+            client.dead_letters.drop([LETTER]),
         ):
             with pytest.raises(PermissionDenied, match="not an admin's") as raised:
                 await call
             assert raised.value.reason == "NOT_AN_ADMIN"
     assert RECORD in stack.quarantine.records
+    assert not stack.dead_letters.letters[LETTER].letter.HasField("redrive_time")
 
 
 @pytest.mark.parametrize("record_id", ["", "7", "x:y", "7:é", "7:" + "a" * 401])

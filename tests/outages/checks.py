@@ -69,6 +69,7 @@ async def nothing_is_left(stack: RealStack) -> None:
     async def queues_are_empty() -> bool:
         left = await _messages(stack)
         assert left["dead.v1"] == 0
+        assert await stack.rows("SELECT reason FROM dead_letters") == []
         return not any(left.values())
 
     await wait_until(queues_are_empty, PATIENCE, every=0.1)

@@ -33,6 +33,7 @@ from maieutic.v1 import (
     turn_service_pb2 as turns,
 )
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceStub
+from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServiceStub
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceStub
@@ -55,6 +56,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:  # the generated module has one class for both kinds of channel
     from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
     from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
+    from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceAsyncStub
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
@@ -143,6 +145,8 @@ class Replica:
     archive: "TurnWorkServiceAsyncStub"
     admin: "AdminServiceAsyncStub"
     worker_admin: "AdminServiceAsyncStub"
+    dead_letters: "DeadLetterAdminServiceAsyncStub"
+    worker_dead_letters: "DeadLetterAdminServiceAsyncStub"
 
 
 @dataclass(kw_only=True)
@@ -716,6 +720,8 @@ async def _replica(settings: SessionSettings, bus: Bus) -> AsyncIterator[Replica
             archive=TurnWorkServiceStub(persistence),
             admin=AdminServiceStub(gateway),
             worker_admin=AdminServiceStub(agents),
+            dead_letters=DeadLetterAdminServiceStub(gateway),
+            worker_dead_letters=DeadLetterAdminServiceStub(agents),
         )
 
 

@@ -1,12 +1,13 @@
 """`maieutic admin`: what those who run the backend need."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import click
 
 from maieutic.v1 import admin_service_pb2 as pb
+from maieutic_client.cli.dead_letters import dead
 from maieutic_client.cli.running import run
-from maieutic_client.cli.screen import Screen, size, when
+from maieutic_client.cli.screen import Screen, dump, size, when
 from maieutic_client.cli.target import Target, connected, target_options
 
 KINDS = {
@@ -23,13 +24,14 @@ DAMAGES = {
     pb.RECORD_DAMAGE_CHECKSUM: "checksum",
     pb.RECORD_DAMAGE_UNPARSABLE: "unparsable",
 }
-BYTES_IN_LINE = 16
-PRINTABLE = range(0x20, 0x7F)
 
 
 @click.group()
 def admin() -> None:
     """Run the backend; needs an admin's API key."""
+
+
+admin.add_command(dead)
 
 
 @admin.group()
@@ -102,16 +104,8 @@ async def _show(target: Target, record_id: str, *, content: bool) -> None:
         ("first bytes", answer.first_bytes.hex(" ")),
     ]
     screen.table(("FIELD", "VALUE"), [row for row in rows if row[1]])
-    for line in _dump(answer.content):
+    for line in dump(answer.content):
         screen.line(line)
-
-
-def _dump(content: bytes) -> Iterator[str]:
-    """Yield the bytes in lines, as `hexdump -C` does."""
-    for start in range(0, len(content), BYTES_IN_LINE):
-        part = content[start : start + BYTES_IN_LINE]
-        text = "".join(chr(byte) if byte in PRINTABLE else "." for byte in part)
-        yield f"{start:08x}  {part.hex(' '):{3 * BYTES_IN_LINE}} |{text}|"
 
 
 async def _drop(target: Target, record_ids: Sequence[str]) -> None:

@@ -10,6 +10,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+BYTES_IN_LINE = 16
+PRINTABLE = range(0x20, 0x7F)
+
 
 class Screen:
     """Standard output and standard error."""
@@ -102,3 +105,11 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} GiB"
+
+
+def dump(content: bytes) -> Iterator[str]:
+    """Yield the bytes in lines, as `hexdump -C` does."""
+    for start in range(0, len(content), BYTES_IN_LINE):
+        part = content[start : start + BYTES_IN_LINE]
+        text = "".join(chr(byte) if byte in PRINTABLE else "." for byte in part)
+        yield f"{start:08x}  {part.hex(' '):{3 * BYTES_IN_LINE}} |{text}|"

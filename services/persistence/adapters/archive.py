@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from services.persistence.adapters.branches import Branches
+from services.persistence.adapters.dead_letters import DeadLetterFile
 from services.persistence.adapters.document_upkeep import UpkeepLedger
 from services.persistence.adapters.document_work import WorkLedger
 from services.persistence.adapters.documents import Registry
@@ -18,7 +19,16 @@ from services.persistence.adapters.sqlite import sqlite_database
 MIGRATE_SECONDS = 60.0
 
 
-class SqlArchive(FactWriter, Branches, Reader, Registry, WorkLedger, UpkeepLedger, IndexLedger):
+class SqlArchive(
+    FactWriter,
+    Branches,
+    Reader,
+    Registry,
+    WorkLedger,
+    UpkeepLedger,
+    IndexLedger,
+    DeadLetterFile,
+):
     """The whole archive on one database; see `ports.Archive`."""
 
     def __init__(self, database: Database) -> None:

@@ -25,6 +25,7 @@ SPELLINGS = MappingProxyType(
         r"now\(\) - make_interval\(secs => \$(\d+)\)": rf"{NOW}, -?\1 || ' seconds')",
         r"now\(\) \+ make_interval\(secs => \$(\d+)\)": rf"{NOW}, ?\1 || ' seconds')",
         r"now\(\)": f"{NOW})",
+        r"\bstrpos\(": "instr(",
         r"= ANY\(\$(\d+)\)": r"IN (SELECT value FROM json_each(?\1))",
         # A writer has the whole database for itself.
         r" FOR (?:UPDATE|SHARE)\b": "",
