@@ -35,6 +35,7 @@ from services.agents.prompts import load_prompt
 from services.agents.recorder import Recorder
 from services.agents.settings import AgentsSettings, PriceOptions
 from services.agents.traced_model import TracedModel
+from services.agents.tuned_model import TunedModel
 from services.agents.turn_run import TurnParts, TurnRun
 from services.agents.turn_work import TurnWork
 from services.runtime.bus import Bus
@@ -87,8 +88,8 @@ async def agents_service(
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
     ):
         gated = GatedModel(TracedModel(model, provider=settings.model.provider))
-        metered = MeteredModel(gated, prices)
-        crew = _crew(metered, DocumentServiceStub(retrieval), settings.model.loop)
+        tuned = TunedModel(MeteredModel(gated, prices), settings.model.agents)
+        crew = _crew(tuned, DocumentServiceStub(retrieval), settings.model.loop)
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
             recorder=recorder,

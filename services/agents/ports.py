@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 from maieutic.v1.message_pb2 import Citation, Message
 from maieutic.v1.turn_service_pb2 import Findings, Usage
+from services.agents.effort import Effort
 
 
 class Author(StrEnum):
@@ -123,6 +124,10 @@ class ModelRequest:
     """What is known besides; a model is given it before the last message."""
     schema: Mapping[str, Any] | None = None
     """If set, the answer is to be JSON of this JSON Schema."""
+    model: str = ""
+    """Name of the model; empty leaves it to the settings."""
+    effort: Effort = ""
+    """How much it thinks; empty leaves it to the settings."""
     max_tokens: int | None = None
     """Most tokens of the answer; None leaves the limit to the model's own settings."""
     tools: tuple[ModelTool, ...] = ()

@@ -9,6 +9,7 @@ from services.agents.agents.loop import LoopOptions
 from services.agents.consumer import WorkerOptions
 from services.agents.prices import KINDS
 from services.agents.recorder import RecorderOptions
+from services.agents.tuned_model import Tuning
 from services.runtime.channel import ChannelOptions
 from services.runtime.server import ServerOptions
 from services.runtime.telemetry import TelemetryOptions
@@ -60,6 +61,9 @@ class ModelSettings:
 
     prices: PriceOptions = field(default_factory=PriceOptions)
     """What the models cost."""
+
+    agents: Tuning = field(default=Tuning())
+    """How each agent asks the model, where it differs from the others."""
 
     loop: LoopOptions = field(default=LoopOptions())
     """How far a model may look things up before it answers."""

@@ -20,6 +20,7 @@ from services.agents.main import RunningAgents, agents_service
 from services.agents.ports import Model
 from services.agents.recorder import RecorderOptions
 from services.agents.settings import AgentsSettings, ModelSettings, PriceOptions
+from services.agents.tuned_model import Tuning
 from services.runtime.bus import OutgoingMessage
 from services.runtime.identity import Signer, Verifier
 from services.runtime.memory import MemoryBus
@@ -121,6 +122,7 @@ async def office(
     bus: MemoryBus | None = None,
     recorder: RecorderOptions = BRISK,
     prices: PriceOptions = PriceOptions(),  # noqa: B008 - frozen
+    tuning: Tuning = Tuning(),  # noqa: B008 - frozen
     **settings: Any,
 ) -> AsyncIterator[Office]:
     """Run workers during the block; further arguments are `AgentsSettings`."""
@@ -143,7 +145,7 @@ async def office(
             session_address=session.address,
             retrieval_address=retrieval.address,
             recorder=recorder,
-            model=ModelSettings(prices=prices),
+            model=ModelSettings(prices=prices, agents=tuning),
             **settings,
         )
         signer = Signer("agents", private)

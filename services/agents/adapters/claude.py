@@ -81,7 +81,7 @@ class ClaudeModel:
         try:
             async with asyncio.timeout_at(first_word_by):
                 return await self._client.messages.create(
-                    model=options.model,
+                    model=request.model or options.model,
                     max_tokens=min(request.max_tokens or options.max_tokens, options.max_tokens),
                     system=system_prompt(request) or omit,
                     messages=messages,
@@ -125,8 +125,8 @@ class ClaudeModel:
 
 def _output(request: ModelRequest, options: ClaudeOptions) -> OutputConfigParam:
     output: OutputConfigParam = {}
-    if options.effort:
-        output["effort"] = options.effort
+    if effort := request.effort or options.effort:
+        output["effort"] = effort
     if request.schema is not None:
         output["format"] = {"type": "json_schema", "schema": dict(request.schema)}
     return output

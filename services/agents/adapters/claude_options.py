@@ -1,7 +1,8 @@
 """How Claude is called; apart from its adapter, because the SDK takes a second to import."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+
+from services.agents.effort import Effort
 
 BASE_URL = "https://api.anthropic.com"
 
@@ -19,7 +20,7 @@ class ClaudeOptions:
     model: str = "claude-sonnet-5-5"
     """Name of the model."""
 
-    effort: Literal["", "low", "medium", "high", "xhigh", "max"] = ""
+    effort: Effort = ""
     """How much the model thinks; empty leaves it to the model."""
 
     max_tokens: int = 8192
