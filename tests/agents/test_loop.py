@@ -166,7 +166,7 @@ async def test_what_fails_is_told_to_the_model_and_its_neighbour_is_not_disturbe
 
 async def test_a_result_is_bounded_and_an_empty_one_says_so() -> None:
     async def of_length(given: _Form) -> str:
-        return "x" * int(given.word)
+        return "x" * int(given.word) or "  "
 
     model = Listening(calls=[calling({"word": "100"}, {"word": "101"}, {"word": "0"})])
     await answered(model, tool(of_length), result_characters=100)
@@ -261,7 +261,7 @@ async def test_what_a_later_search_finds_is_cited_by_the_number_that_it_was_show
             place.add_document("tides", "The moon makes the tides twice a day."),
             place.add_document("bread", "Yeast makes bread rise in an oven."),
         ]
-        place.add_document("private", "yeast yeast of another session")
+        place.add_document("private", "yeast oven moon twice of another session")
         one, two = (
             calling({"query": query, "limit": limit}, name="search_documents")
             for query, limit in (("yeast oven", 1), ("moon twice yeast", 2))

@@ -1,6 +1,7 @@
 """Workers beside the real session service on a real store."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from services.runtime.memory import MemoryBus
 from services.runtime.server import ServerOptions
 from services.runtime.topology import maieutic_topology
 from services.session.adapters import keys
+from services.session.model import WINDOW_MESSAGES
 from tests.backends.redis import RedisServer
 from tests.fakes.workers import BRISK
 from tests.session.stack import Stack, User, session_stack, signer
@@ -40,9 +42,12 @@ class HeldModel(ScriptedModel):
         super().__init__(script)
         self.going = asyncio.Event()
         self.going.set()
+        self.told = ""
+        """What tools have brought, as the last call was told."""
 
     @asynccontextmanager
     async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
+        self.told = "".join(one.text for done in request.rounds for one in done.results)
         async with super().stream(request) as events:
             yield self._held(events)
 
@@ -237,3 +242,24 @@ async def test_a_turn_that_is_interrupted_leaves_its_model_call(
     assert shown(frames) == frames[-1].outcome.text
     assert [frame.HasField("outcome") for frame in frames].count(True) == 1
     assert model.calls[turn_id] == 1
+
+
+async def test_the_model_reads_the_conversation_beyond_its_window(
+    conversation: Conversation, model: HeldModel
+) -> None:
+    turns = WINDOW_MESSAGES // 2 + 1
+    for number in range(turns):
+        model.default = Script(text=f"Answer {number}.")
+        turn_id = await conversation.ask()
+        await conversation.stack.archived(turn_id)
+    said: list[str] = []
+    page = ""
+    while page or not said:
+        call = {"name": "get_session_conversation_history", "input": {"page": page}}
+        model.default = Script(text="Well.", calls=[[call]])
+        turn = await conversation.user.ended(await conversation.ask())
+        assert turn.outcome.text == "Well."
+        told = json.loads(model.told)
+        said += [one["text"] for one in told["messages"] if one["author"] == "you"]
+        page = told["next_page"]
+    assert said == [f"Answer {number}." for number in reversed(range(turns))]

@@ -85,17 +85,18 @@ class ModelLoop:
         """
         request = replace(request, tools=tuple(tool.told for tool in tools))
         answer = _Answer(self._model, request, prompt)
-        for number in range(self._options.rounds + 1):
-            answer.may_call = number < self._options.rounds
+        for left in range(self._options.rounds, -1, -1):
+            answer.may_call = left > 0
             async with aclosing(answer.go_on()) as events:
                 async for event in events:
                     yield event
             if answer.wait is None:
                 return
+            if not left:
+                raise ModelUnending(self._options.rounds)
             for notice in _notices(answer.wait, tools):
                 yield notice
             answer.take(await self._results(answer.wait, {tool.told.name: tool for tool in tools}))
-        raise ModelUnending(self._options.rounds)
 
     async def _results(
         self, wait: ModelWait, tools: Mapping[str, Tool[Any]]
@@ -133,10 +134,12 @@ class ModelLoop:
             return _failed(call, f"This took longer than {seconds:g} s and was given up.")
         except (ToolProblem, ServiceError) as error:
             return _failed(call, str(error) or "This cannot be done for the moment.")
-        return ToolResult(call_id=call.call_id, text=self._bounded(text) or "Nothing was found.")
+        return ToolResult(call_id=call.call_id, text=self._bounded(text))
 
     def _bounded(self, text: str) -> str:
         most = self._options.result_characters
+        if not text.strip():
+            return "Nothing was found."
         return text if len(text) <= most else text[:most] + SHORTENED
 
 
