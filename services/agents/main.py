@@ -17,6 +17,7 @@ from maieutic.v1.session_service_pb2 import (
     SESSION_MODE_SOCRATIC,
     SESSION_MODE_UNSPECIFIED,
 )
+from services.agents.accounts import Accounts
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
@@ -88,13 +89,16 @@ async def agents_service(
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
     ):
         gated = GatedModel(TracedModel(model, provider=settings.model.provider))
-        tuned = TunedModel(MeteredModel(gated, prices), settings.model.agents)
+        accounts = Accounts()
+        metered = MeteredModel(gated, prices=prices, accounts=accounts)
+        tuned = TunedModel(metered, settings.model.agents)
         crew = _crew(tuned, DocumentServiceStub(retrieval), settings.model.loop)
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
             recorder=recorder,
             bus=bus,
             crew=crew,
+            accounts=accounts,
         )
 
         def start(job: RunTurn, claim_id: str) -> TurnRun:

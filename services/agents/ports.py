@@ -170,6 +170,8 @@ class ModelUsage:
     cache_write_tokens: int = 0
     cost: Cost | None = None
     """None if it is unknown; a model itself does not know it."""
+    usage_id: str = ""
+    """Of the call, in its turn's account; a model itself does not know it."""
     cut: bool = False
     """Whether the answer ends where the tokens ended, before its own end."""
 
@@ -182,8 +184,9 @@ class Model(Protocol):
 
     Entering a stream and reading from it raise ModelUnavailable, ModelRefused or ModelRejected
     and nothing of the adapter's own technology. The events are text deltas, none of them empty,
-    then one ModelWait if the answer is to go on, and exactly one ModelUsage as the last. Leaving
-    the block early stops the call.
+    then one ModelWait if the answer is to go on. ModelUsages may come at any time and tell what
+    the call has consumed so far, which is what counts if it is stopped; one for the whole call
+    is the last event. Leaving the block early stops the call.
     """
 
     def stream(

@@ -40,18 +40,26 @@ class _Call:
     """Of all its metrics."""
     started: float = field(default_factory=time.perf_counter)
     said: bool = False
+    consumed: ModelUsage | None = None
+    """As the model last told."""
 
     def record(self, metric: names.Metric, value: float, **more: str) -> None:
         telemetry.current().histogram(metric).record(value, {**self.attributes, **more})
 
     def note(self, event: ModelEvent) -> None:
         if isinstance(event, ModelUsage):
-            self._consumed(event)
+            self.consumed = event
         elif isinstance(event, TextDelta) and not self.said:
             self.said = True
             self.record(names.MODEL_FIRST_TEXT, time.perf_counter() - self.started)
 
-    def _consumed(self, usage: ModelUsage) -> None:
+    def end(self) -> None:
+        """Record the call, whole or not."""
+        if self.consumed is not None:
+            self._tell(self.consumed)
+        self.record(names.MODEL_DURATION, time.perf_counter() - self.started)
+
+    def _tell(self, usage: ModelUsage) -> None:
         self.attributes[names.MODEL_NAME] = usage.model
         self.span.update_name(names.CHAT.format(usage.model))
         self.span.set_attribute(names.MODEL_NAME, usage.model)
@@ -73,7 +81,7 @@ def _recorded(attributes: dict[str, str]) -> Iterator[_Call]:
             call.attributes[names.ERROR_TYPE] = type(error).__qualname__
             raise
         finally:
-            call.record(names.MODEL_DURATION, time.perf_counter() - call.started)
+            call.end()
 
 
 async def _observed(

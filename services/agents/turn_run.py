@@ -18,11 +18,14 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     WRITE_STATUS_MISSING,
     CompleteStepResponse,
     CompleteTurnResponse,
+    FailTurnResponse,
     TurnClaim,
     WriteStatus,
 )
 from maieutic.v1.message_pb2 import AUTHOR_AGENT
 from maieutic.v1.turn_service_pb2 import Findings
+from services.agents import publishing
+from services.agents.accounts import Account, Accounts
 from services.agents.crew import Crew
 from services.agents.errors import (
     AnswerTooLarge,
@@ -53,12 +56,11 @@ from services.agents.ports import (
 from services.agents.recorder import RecordedTurn, Recorder
 from services.agents.turn_work import TurnWork
 from services.runtime import telemetry
-from services.runtime.bus import Bus, BusUnavailable, OutgoingMessage
+from services.runtime.bus import Bus
 from services.runtime.errors import ServiceError
 
 _LOG = logging.getLogger(__name__)
 
-LONGEST_PUBLISH_PAUSE = 2.0
 MOST_ANSWER_BYTES = 512 * 1024
 """If the session service does not say how much an answer may hold; it never says more."""
 
@@ -81,6 +83,7 @@ class TurnParts:
     recorder: Recorder
     bus: Bus
     crew: Crew
+    accounts: Accounts
 
 
 class _Response(Protocol):
@@ -117,19 +120,40 @@ class TurnRun:
         self._reclaim: asyncio.Task[None] | None = None
         self._steps: list[tuple[str, Answer]] = []
         self._steps_fence = 0
+        self._account = Account(claim_id)
 
     async def run(self) -> Disposition:
         """Run the job to its end; ServiceError if the session service refuses a call."""
+        with self._parts.accounts.kept(self._job.turn_id, self._account):
+            try:
+                disposition, finished = await self._ran()
+            except ServiceError:
+                await self._tell(None)
+                raise
+        await self._tell(finished)
+        return disposition
+
+    async def _ran(self) -> tuple[Disposition, TurnFinished | None]:
+        """Run the job; returns what becomes of its deliveries, and the outcome if there is one."""
         try:
             finished = await self._outcome()
         except TurnOver as over:
             finished = over.finished
         except (SessionSilent, WorkerDraining):
-            return Disposition.REQUEUE
-        if finished is None:
-            return Disposition.LEFT
-        await self._publish(finished)
-        return Disposition.ACK
+            return Disposition.REQUEUE, None
+        return Disposition.LEFT if finished is None else Disposition.ACK, finished
+
+    async def _tell(self, finished: TurnFinished | None) -> None:
+        """Tell the archive the outcome, and first what was consumed besides it.
+
+        Nobody else knows that: of an outcome the session service reminds the archive.
+        """
+        told = finished.outcome.usage if finished is not None else ()
+        if consumed := self._account.besides(told):
+            message = publishing.used(self._job, self._claim_id, consumed)
+            await publishing.confirmed(self._parts.bus, message)
+        if finished is not None:
+            await publishing.confirmed(self._parts.bus, publishing.outcome(finished))
 
     def fenced(self) -> None:
         """See `TurnListener`. While a commit is under way its own answer tells."""
@@ -223,7 +247,7 @@ class TurnRun:
             return None
         if isinstance(answer, Answer):
             return await self._ended(turn, lambda seq: self._complete(turn, seq, answer))
-        return await self._ended(turn, lambda seq: self._parts.work.fail(turn.log, seq, answer))
+        return await self._ended(turn, lambda seq: self._fail(turn, seq, answer))
 
     async def _answered(
         self, turn: RecordedTurn, claim: TurnClaim
@@ -284,6 +308,11 @@ class TurnRun:
             await self._send_steps(turn)
         return await self._parts.work.complete(turn.log, last_seq, answer)
 
+    async def _fail(self, turn: RecordedTurn, last_seq: int, failure: Failure) -> FailTurnResponse:
+        in_steps = [usage for _, answer in self._steps for usage in answer.usage]
+        consumed = self._account.besides(in_steps)
+        return await self._parts.work.fail(turn.log, last_seq, failure, consumed)
+
     async def _ended(
         self, turn: RecordedTurn, send: Callable[[int], Awaitable[E]]
     ) -> TurnFinished | None:
@@ -310,21 +339,6 @@ class TurnRun:
             if response.status == WRITE_STATUS_FENCED and not claimed_again:
                 raise TurnOver
             await self._claim_again(turn, fence)
-
-    async def _publish(self, finished: TurnFinished) -> None:
-        """Publish the outcome until the broker confirms it; doubles are recognised by their id."""
-        message = OutgoingMessage(
-            exchange="results",
-            routing_key="turn.finished",
-            body=finished.SerializeToString(),
-            message_id=f"{finished.job.turn_id}:{finished.outcome.fence}",
-        )
-        while True:
-            try:
-                return await self._parts.bus.publish(message)
-            except BusUnavailable as error:
-                _LOG.warning("the outcome of %s is not confirmed: %s", self._job.turn_id, error)
-            await asyncio.sleep(random.uniform(0, LONGEST_PUBLISH_PAUSE))  # noqa: S311 - no secret
 
 
 def _left(claim: TurnClaim) -> float:

@@ -18,6 +18,7 @@ from maieutic.bus.v1.bus_pb2 import (
     SessionDeleted,
     TurnAccepted,
     TurnFinished,
+    TurnUsed,
 )
 from maieutic.v1 import message_pb2, session_service_pb2, turn_service_pb2
 from services.persistence.errors import Unreadable
@@ -34,6 +35,7 @@ from services.persistence.model import (
 
 TURN_ACCEPTED = "turn.accepted"
 TURN_FINISHED = "turn.finished"
+TURN_USED = "turn.used"
 SESSION_CHANGED = "session.changed"
 SESSION_DELETED = "session.deleted"
 
@@ -128,9 +130,32 @@ def _finished(body: bytes) -> Fact:
         session=session,
         turn=turn,
         messages=_message_rows([*question, *answer], turn),
-        usage=_usage_rows(outcome.usage, turn),
+        usage=_usage_rows(outcome.usage, session, turn.turn_id, turn.finish_time),
         event=_turn_event(TURN_FINISHED, turn, turn.state, turn.finish_time),
         finished=finished,
+    )
+
+
+def _used(body: bytes) -> Fact:
+    used = TurnUsed.FromString(body)
+    session = _session_row(used.tenant, used.user_id, used.session)
+    turn_id, claim_id = _id("turn_id", used.turn_id), _id("claim_id", used.claim_id)
+    if not all(step.usage_id for step in used.usage):
+        raise Unreadable("usage_id is missing")
+    when = time_of(used, "time")
+    return Fact(
+        session=session,
+        usage=_usage_rows(used.usage, session, turn_id, when),
+        event=EventRow(
+            event_key=f"{TURN_USED}:{turn_id}:{claim_id}",
+            kind=TURN_USED,
+            tenant=session.tenant,
+            user_id=session.user_id,
+            session_id=session.session_id,
+            turn_id=turn_id,
+            detail="",
+            event_time=when,
+        ),
     )
 
 
@@ -178,6 +203,7 @@ READERS: Mapping[str, Callable[[bytes], Fact]] = MappingProxyType(
     {
         TURN_ACCEPTED: _accepted,
         TURN_FINISHED: _finished,
+        TURN_USED: _used,
         SESSION_CHANGED: _changed,
         SESSION_DELETED: _deleted,
     }
@@ -282,24 +308,30 @@ def _citation(citation: message_pb2.Citation) -> dict[str, Any]:
     }
 
 
-def _usage_rows(usage: Iterable[turn_service_pb2.Usage], turn: TurnRow) -> tuple[UsageRow, ...]:
+def _usage_rows(
+    usage: Iterable[turn_service_pb2.Usage],
+    session: SessionRow,
+    turn_id: str,
+    when: datetime | None,
+) -> tuple[UsageRow, ...]:
     return tuple(
         UsageRow(
-            turn_id=turn.turn_id,
+            turn_id=turn_id,
             step_no=number,
             step=visible(step.step),
             model=visible(step.model),
-            tenant=turn.tenant,
-            user_id=turn.user_id,
-            session_id=turn.session_id,
+            tenant=session.tenant,
+            user_id=session.user_id,
+            session_id=session.session_id,
             input_tokens=step.input_tokens,
             output_tokens=step.output_tokens,
             cached_tokens=step.cached_tokens,
             duration_ms=step.duration.ToMilliseconds(),
-            finish_time=turn.finish_time,
+            finish_time=when,
             cache_write_tokens=step.cache_write_tokens,
             cost_micros=step.cost_micros if _is_priced(step) else None,
             currency=step.currency if _is_priced(step) else "",
+            usage_id=_key("usage_id", step.usage_id),
         )
         for number, step in enumerate(usage, start=1)
     )

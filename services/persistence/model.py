@@ -109,6 +109,8 @@ class UsageRow(NamedTuple):
     """In millionths of the currency's unit; None if it is unknown."""
     currency: str
     """Empty if the cost is unknown."""
+    usage_id: str
+    """What has the same one is the same; empty if a worker of the version before told it."""
 
 
 class EventRow(NamedTuple):
@@ -214,7 +216,7 @@ def plan(facts: Sequence[Fact], known: Known) -> Plan:
         withdrawn=tuple(
             (row.turn_id, row.session_id) for row in rows.values() if row.state == ROLLED_BACK
         ),
-        usage=tuple(row for fact in news for row in fact.usage),
+        usage=_usage_rows(facts, news, first),
         annotations=tuple(annotations.values()),
         events=tuple({fact.event.event_key: fact.event for fact in [*news, *deletions]}.values()),
         deleted=tuple(sorted({fact.session.session_id for fact in deletions})),
@@ -286,6 +288,21 @@ def _is_news(fact: Fact, first: Mapping[str, TurnFinished]) -> bool:
     if fact.turn is None or fact.finished is None:
         return fact.session.delete_time is None
     return first[fact.turn.turn_id] is fact.finished
+
+
+def _usage_rows(
+    facts: Iterable[Fact], news: Iterable[Fact], first: Mapping[str, TurnFinished]
+) -> tuple[UsageRow, ...]:
+    """Return what was consumed: also for an outcome that came too late, or a deleted session.
+
+    Of those, what the outcome that won tells was counted with it, maybe by a version that did not
+    keep ids.
+    """
+    told = {usage.usage_id for finished in first.values() for usage in finished.outcome.usage}
+    told.add("")
+    late = [row for fact in facts for row in fact.usage if row.usage_id not in told]
+    rows = [*(row for fact in news for row in fact.usage), *late]
+    return tuple({(row.turn_id, row.usage_id or row.step_no): row for row in rows}.values())
 
 
 def _turn_rows(rows: Iterable[TurnRow]) -> dict[str, TurnRow]:

@@ -182,6 +182,18 @@ async def test_cached_instructions_are_counted_as_input_and_as_cached(model: Cla
     assert second.output_tokens == 6
 
 
+@pytest.mark.parametrize("rule", [Rule(breaks="end", after=2), Rule(refusal="No poems.")])
+async def test_an_attempt_without_an_answer_has_consumed_what_claude_told(
+    emulator: Emulator, model: ClaudeModel, rule: Rule
+) -> None:
+    emulator.plan = [rule]
+    async with office(model) as place:
+        failure = await place.failure(await place.ask("Why do ships float?"))
+    (usage,) = failure.usage
+    assert usage.input_tokens > 0
+    assert usage.cost_micros == 2 * usage.input_tokens + 10 * usage.output_tokens
+
+
 async def test_thoughts_are_no_part_of_the_answer(emulator: Emulator, model: ClaudeModel) -> None:
     emulator.plan = [Rule(thinking="Let me see now.", text="Yes.")]
     assert await text_of(model, request_for("Hello?")) == "Yes."
@@ -201,8 +213,8 @@ async def test_an_answer_that_is_too_long_is_kept_and_marked(
     emulator: Emulator, model: ClaudeModel, reason: str
 ) -> None:
     emulator.plan = [Rule(text="as far as it", stop_reason=reason)]
-    *deltas, usage = await events_of(model, request_for("Tell me all."))
-    assert len(deltas) == 4
+    *earlier, usage = await events_of(model, request_for("Tell me all."))
+    assert len([event for event in earlier if isinstance(event, TextDelta)]) == 4
     assert isinstance(usage, ModelUsage)
     assert usage.cut
 
@@ -322,7 +334,8 @@ async def test_a_stream_that_breaks_may_be_tried_again(
     async def read() -> None:
         async with model.stream(request_for("Hello?")) as events:
             async for event in events:
-                seen.append(event)  # noqa: PERF401 - the events before the error count
+                if isinstance(event, TextDelta):
+                    seen.append(event)  # noqa: PERF401 - those before the error count
 
     with pytest.raises(ModelUnavailable):
         await read()

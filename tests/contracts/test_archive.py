@@ -1,7 +1,7 @@
 """One suite for the archive, over PostgreSQL and SQLite."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -17,16 +17,18 @@ from maieutic.v1.session_service_pb2 import (
 )
 from maieutic.v1.specification_pb2 import Conflict, Specification
 from maieutic.v1.turn_service_pb2 import Findings
+from services.persistence.adapters.sql import moment
 from services.persistence.errors import (
     MessageNotFound,
     Refused,
     SessionNotFound,
+    Unreadable,
 )
 from services.persistence.model import Applied, Place
 from services.persistence.ports import Snapshot
 from services.runtime.server import MEBIBYTE
 from tests.contracts.archives import ArchiveHarness
-from tests.persistence.stories import TENANT, USER, Story, fact
+from tests.persistence.stories import START, TENANT, USER, Story, fact
 
 # --- turns --------------------------------------------------------------------------------------
 
@@ -546,6 +548,101 @@ async def test_what_the_version_before_wrote_has_an_unknown_cost(harness: Archiv
         )
     (used,) = (await harness.archive.statistics("session", [])).usage
     assert (used.input_tokens, used.currency, used.HasField("cost_micros")) == (7, "", False)
+
+
+# --- accounts -------------------------------------------------------------------------------------
+
+
+async def _calls(harness: ArchiveHarness) -> list[str]:
+    rows = await harness.rows("SELECT usage_id FROM usage ORDER BY usage_id")
+    return [usage_id for (usage_id,) in rows]
+
+
+def _told(story: Story, *usage_ids: str, fence: int = 1) -> TurnFinished:
+    """Return an outcome that tells of these calls."""
+    finished = story.finished(fence=fence)
+    del finished.outcome.usage[:]
+    finished.outcome.usage.extend(story.call(usage_id) for usage_id in usage_ids)
+    return finished
+
+
+async def test_a_call_counts_once_whoever_tells_of_it_how_often_and_in_which_order(
+    harness: ArchiveHarness,
+) -> None:
+    story, other = Story("one"), Story("two")
+    finished, used = _told(story, "a:1", "b:1"), story.used("a:1", "a:2")
+    later = _told(other, "a:1", "b:1"), other.used("a:1", "a:2")
+    for batch in ([finished, used], [used], [finished], [later[1]], [later[0], later[1]]):
+        await harness.archive.apply([fact(message) for message in batch])
+    assert await _calls(harness) == ["a:1", "a:1", "a:2", "a:2", "b:1", "b:1"]
+    for one in (story, other):
+        (total,) = (await harness.archive.statistics(one.session_id, [])).usage
+        assert (total.call_count, total.input_tokens, total.cost_micros) == (3, 21, 9)
+
+
+async def test_what_is_used_by_a_turn_says_whose_it_was_and_when(harness: ArchiveHarness) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.used("a:1"))])
+    rows = await harness.rows(
+        "SELECT tenant, user_id, session_id, turn_id, step, finish_time FROM usage"
+    )
+    ((*owner, when),) = rows
+    assert owner == [TENANT, USER, story.session_id, story.turn_id(1), "direct"]
+    assert moment(when) == START + timedelta(seconds=1)
+    assert await harness.rows("SELECT event_key FROM events") == [
+        (f"turn.used:{story.turn_id(1)}:claim",)
+    ]
+    assert (await harness.archive.get_turn(story.turn_id(1), "")).job is None
+
+
+async def test_an_outcome_that_came_too_late_has_been_paid_for_all_the_same(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    first, second = _told(story, "a:1"), _told(story, "a:1", "b:1", fence=2)
+    await harness.archive.apply([fact(first)])
+    applied = await harness.archive.apply([fact(second)])
+    assert applied.finished == (first,)
+    assert await _calls(harness) == ["a:1", "b:1"]
+
+
+async def test_what_a_deleted_session_consumed_counts_whenever_it_is_told(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(story.used("a:1")), fact(story.deleted())])
+    assert await harness.archive.apply([fact(story.used("a:2"))]) == Applied()
+    assert await _calls(harness) == ["a:1", "a:2"]
+
+
+async def test_calls_without_ids_are_known_by_their_number_as_in_the_version_before(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    finished = story.finished()
+    for _ in range(2):
+        await harness.archive.apply([fact(finished)])
+    assert await _calls(harness) == ["", ""]
+
+
+async def test_an_outcome_that_the_version_before_has_counted_is_not_counted_again(
+    harness: ArchiveHarness,
+) -> None:
+    story = Story("one")
+    await harness.archive.apply([fact(_told(story, "a:1"))])
+    async with harness.database.writing() as connection:
+        await connection.write("UPDATE usage SET usage_id = $1", [("",)])
+    await harness.archive.apply([fact(_told(story, "a:1"))])
+    assert await _calls(harness) == [""]
+
+
+@pytest.mark.parametrize("field", ["turn_id", "claim_id", "usage_id"])
+def test_what_was_used_by_nobody_knows_whom_is_unreadable(field: str) -> None:
+    used = Story("one").used("" if field == "usage_id" else "a:1")
+    if field != "usage_id":
+        setattr(used, field, "")
+    with pytest.raises(Unreadable, match=field):
+        fact(used)
 
 
 # --- snapshots and messages -----------------------------------------------------------------------

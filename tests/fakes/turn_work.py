@@ -308,6 +308,7 @@ class FakeTurnWork(TurnWorkServiceServicer):
             state=turn_pb.TURN_STATE_FAILED,
             reason=request.reason,
             explanation=request.explanation,
+            usage=[*(usage for step in turn.steps for usage in step.usage), *request.usage],
         )
         return pb.FailTurnResponse(status=status, finished=store.end(turn, outcome))
 

@@ -10,7 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished, TurnUsed
 from maieutic.session.v1.turn_work_service_pb2 import FailTurnRequest
 from maieutic.v1.document_service_pb2 import Document
 from maieutic.v1.message_pb2 import AUTHOR_USER
@@ -45,6 +45,8 @@ class Office:
     running: RunningAgents
     retrieval: RunningServer
     stack: AsyncExitStack
+    used: list[TurnUsed] = field(default_factory=list)
+    """What runs have consumed besides the outcomes, as far as it was taken from the queue."""
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def job(self, text: str, **fields: Any) -> RunTurn:
@@ -87,11 +89,14 @@ class Office:
         return self.store.turns[turn_id].failures[0]
 
     async def finished(self, *, within: float = 10.0) -> TurnFinished:
-        """Take the next outcome from the archive's queue."""
+        """Take the next outcome from the archive's queue; what comes before is in `used`."""
         async with asyncio.timeout(within), self.bus.consume("persist.v1", prefetch=1) as results:
-            delivery = await anext(results)
-            await delivery.ack()
-            return TurnFinished.FromString(delivery.body)
+            async for delivery in results:
+                await delivery.ack()
+                if delivery.routing_key == "turn.finished":
+                    return TurnFinished.FromString(delivery.body)
+                self.used.append(TurnUsed.FromString(delivery.body))
+        raise AssertionError("the archive's queue is at its end")
 
     async def idle(self) -> None:
         """Wait until no turn runs and every delivery is answered."""

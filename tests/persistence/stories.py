@@ -10,6 +10,7 @@ from maieutic.bus.v1.bus_pb2 import (
     SessionDeleted,
     TurnAccepted,
     TurnFinished,
+    TurnUsed,
 )
 from maieutic.v1 import turn_service_pb2 as turn_pb
 from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
@@ -26,6 +27,7 @@ ROUTING_KEYS: dict[type[Protobuf], str] = {
     TurnFinished: "turn.finished",
     SessionChanged: "session.changed",
     SessionDeleted: "session.deleted",
+    TurnUsed: "turn.used",
 }
 
 
@@ -92,6 +94,29 @@ class Story:
         )
         job.create_time.FromDatetime(START + timedelta(seconds=number))
         return job
+
+    def used(self, *usage_ids: str, number: int = 1, claim: str = "claim") -> TurnUsed:
+        """Return what a run of a turn consumed: seven tokens and three millionths a call."""
+        used = TurnUsed(
+            tenant=self.tenant,
+            user_id=self.user,
+            turn_id=self.turn_id(number),
+            session=self.session(revision=10 * number),
+            claim_id=claim,
+            usage=[self.call(usage_id) for usage_id in usage_ids],
+        )
+        used.time.FromDatetime(START + timedelta(seconds=number))
+        return used
+
+    def call(self, usage_id: str) -> turn_pb.Usage:
+        return turn_pb.Usage(
+            usage_id=usage_id,
+            step="direct",
+            model="m",
+            input_tokens=7,
+            cost_micros=3,
+            currency="USD",
+        )
 
     def accepted(self, number: int = 1, *, waiting: bool = False) -> TurnAccepted:
         return TurnAccepted(job=self.job(number, waiting=waiting))

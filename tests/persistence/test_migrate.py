@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import shutil
 import time
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from services.persistence.adapters import migrate as migrating
 from services.persistence.adapters.archive import open_archive
 from services.persistence.adapters.migrate import MIGRATIONS, migrate
-from services.persistence.adapters.sqlite import sqlite_url
+from services.persistence.adapters.postgres import PoolOptions, postgres_database
+from services.persistence.adapters.sql import Database
+from services.persistence.adapters.sqlite import sqlite_database, sqlite_url
 from services.persistence.errors import ArchiveUnavailable
 from tests.backends.postgres import PostgresServer
 from tests.backends.process import free_port
@@ -73,6 +77,44 @@ def test_both_databases_have_the_same_migrations() -> None:
     sqlite = {path.name for path in (MIGRATIONS / "sqlite").glob("*.sql")}
     assert postgres == sqlite
     assert all(re.fullmatch(r"\d{14}_[a-z_]+\.sql", name) for name in postgres)
+
+
+async def test_usage_that_was_counted_before_calls_had_ids_stays_and_is_not_counted_again(
+    tmp_path: Path, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, before)
+    for path in before.glob("*/*_usage_ids.sql"):
+        path.unlink()
+    for url in (sqlite_url(tmp_path / "a.db"), await fresh_postgres_url(postgres_server)):
+        with monkeypatch.context() as patched:
+            patched.setattr(migrating, "MIGRATIONS", before)
+            await migrate(url)
+        async with _opened(url) as database, database.writing() as connection:
+            await connection.write(WITHOUT_ID, [("turn", 1, 7), ("turn", 2, 8)])
+        await migrate(url)
+        async with _opened(url) as database, database.writing() as connection:
+            await connection.write(WITHOUT_ID, [("turn", 2, 9), ("turn", 3, 9)])
+            rows = await connection.fetch(
+                "SELECT input_tokens, usage_id FROM usage ORDER BY step_no"
+            )
+        assert [tuple(row) for row in rows] == [(7, ""), (8, ""), (9, "")]  # type: ignore[arg-type]
+
+
+WITHOUT_ID = """
+INSERT INTO usage (
+    turn_id, step_no, input_tokens, step, model, tenant, user_id, session_id, output_tokens,
+    cached_tokens, duration_ms
+) VALUES ($1, $2, $3, 'direct', 'm', 'acme', 'ada', 'session', 0, 0, 1)
+ON CONFLICT DO NOTHING
+"""
+"""As the version before writes."""
+
+
+def _opened(url: str) -> AbstractAsyncContextManager[Database]:
+    if url.startswith("sqlite:"):
+        return sqlite_database(url)
+    return postgres_database(url, PoolOptions())
 
 
 async def works(url: str) -> None:

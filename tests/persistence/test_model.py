@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from maieutic.bus.v1.bus_pb2 import RunTurn, SessionDeleted
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionDeleted, TurnFinished
 from services.persistence.errors import Unreadable
 from services.persistence.facts import read_fact
 from services.persistence.model import Fact, in_acceptance_order, joined, session_rows
@@ -49,6 +49,14 @@ def test_an_id_with_a_nul_is_unreadable_because_two_ids_must_not_become_one() ->
         read_fact("session.deleted", gone.SerializeToString())
 
 
+def told(story: Story, *usage_ids: str) -> TurnFinished:
+    """Return a late outcome that tells of these calls."""
+    finished = story.finished(1, text="third", fence=3)
+    del finished.outcome.usage[:]
+    finished.outcome.usage.extend(story.call(usage_id) for usage_id in usage_ids)
+    return finished
+
+
 STORIES = [Story("one"), Story("two")]
 MESSAGES = [
     message
@@ -61,6 +69,9 @@ MESSAGES = [
         story.finished(1, text="first"),
         story.finished(1, text="second", fence=2),
         story.finished(2),
+        told(story, "a:1", "b:1"),
+        story.used("a:1", "a:2"),
+        story.used("a:1", "c:1", claim="c"),
         story.deleted(),
     )
 ]
@@ -96,7 +107,7 @@ async def _applied(folder: Path, batches: list[list[Fact]]) -> object:
                 "SELECT session_id, title, record FROM sessions",
                 "SELECT turn_id, state, finished FROM turns",
                 "SELECT message_id, position, text, record FROM messages",
-                "SELECT turn_id, step_no FROM usage",
+                "SELECT turn_id, usage_id FROM usage",
                 "SELECT event_key FROM events",
             )
         ]

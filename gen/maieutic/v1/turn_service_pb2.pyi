@@ -252,7 +252,11 @@ class TurnOutcome(_message.Message):
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Citation]: ...
     @_builtins.property
-    def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___Usage]: ...
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___Usage]:
+        """Of the attempt that ended the turn, and of its finished steps. What other
+        attempts consumed is told to the archive alone.
+        """
+
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -328,6 +332,7 @@ class Usage(_message.Message):
     COST_MICROS_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
     PRICE_DATE_FIELD_NUMBER: _builtins.int
+    USAGE_ID_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """The agent that took it."""
     model: _builtins.str
@@ -348,6 +353,10 @@ class Usage(_message.Message):
     """ISO 4217; empty if the cost is unknown."""
     price_date: _builtins.str
     """The date of the price table that the cost was worked out with: YYYY-MM-DD."""
+    usage_id: _builtins.str
+    """Unique within the turn; accounts count what has the same one once. Empty:
+    the worker is of a version before.
+    """
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -364,10 +373,11 @@ class Usage(_message.Message):
         cost_micros: _builtins.int | None = ...,
         currency: _builtins.str = ...,
         price_date: _builtins.str = ...,
+        usage_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros", "cost_micros", b"cost_micros", "duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros", "cache_write_tokens", b"cache_write_tokens", "cached_tokens", b"cached_tokens", "cost_micros", b"cost_micros", "currency", b"currency", "duration", b"duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "price_date", b"price_date", "prompt", b"prompt", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros", "cache_write_tokens", b"cache_write_tokens", "cached_tokens", b"cached_tokens", "cost_micros", b"cost_micros", "currency", b"currency", "duration", b"duration", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "price_date", b"price_date", "prompt", b"prompt", "step", b"step", "usage_id", b"usage_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_micros: _TypeAlias = _typing.Literal["cost_micros"]  # noqa: Y015
     _WhichOneofArgType__cost_micros: _TypeAlias = _typing.Literal["_cost_micros", b"_cost_micros"]  # noqa: Y015

@@ -19,7 +19,7 @@ from services.agents.adapters.claude_errors import FOREIGN, model_error, status_
 from services.agents.adapters.claude_messages import conversation, system_prompt, tools
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.claude_reading import Reading
-from services.agents.ports import ModelEvent, ModelRequest, TextDelta
+from services.agents.ports import ModelEvent, ModelRequest
 
 _LOG = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class ClaudeModel:
         while True:
             try:
                 async with asyncio.timeout_at(limit):
-                    text = reading.take(await anext(stream))
+                    news = reading.take(await anext(stream))
             except StopAsyncIteration:
                 break
             except FOREIGN as error:
@@ -117,8 +117,8 @@ class ClaudeModel:
                 raise model_error(error) from error
             if reading.said:
                 limit = loop.time() + (END_SECONDS if reading.complete else patience)
-            if text:
-                yield TextDelta(text=text)
+            for one in news:
+                yield one
         for event in reading.ending():
             yield event
 

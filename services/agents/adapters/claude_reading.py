@@ -15,7 +15,7 @@ from anthropic.types import (
 )
 
 from services.agents.errors import ModelRefused, ModelRejected, ModelUnavailable
-from services.agents.ports import ModelUsage, ModelWait, ToolCall
+from services.agents.ports import ModelUsage, ModelWait, TextDelta, ToolCall
 
 CUT = ("max_tokens", "model_context_window_exceeded")
 """Stop reasons of an answer that ends before its end."""
@@ -73,8 +73,15 @@ class Reading:
     complete: bool = False
     _blocks: dict[int, _Block] = field(default_factory=dict, repr=False)
 
-    def take(self, event: RawMessageStreamEvent) -> str:
-        """Note the event, and return the text that it brings."""
+    def take(self, event: RawMessageStreamEvent) -> Sequence[TextDelta | ModelUsage]:
+        """Note the event, and return what it brings: text, or what is consumed by now."""
+        before = self.consumed()
+        if text := self._note(event):
+            return (TextDelta(text=text),)
+        consumed = self.consumed()
+        return (consumed,) if consumed != before else ()
+
+    def _note(self, event: RawMessageStreamEvent) -> str:
         text = ""
         if event.type == "message_start":
             self.model = event.message.model
@@ -100,12 +107,12 @@ class Reading:
         if not self.complete or not self.stop_reason:
             raise ModelUnavailable("The answer of Claude broke off.")
         if self.stop_reason == "tool_use" and (calls := self._calls()):
-            return ModelWait(calls=calls, carried=self._carried()), self._usage()
+            return ModelWait(calls=calls, carried=self._carried()), self.consumed()
         if self.stop_reason == "pause_turn" and (carried := self._carried()):
-            return ModelWait(calls=(), carried=carried), self._usage()
+            return ModelWait(calls=(), carried=carried), self.consumed()
         if not self.said:
             raise self._silence()
-        return (self._usage(),)
+        return (self.consumed(),)
 
     def _open(self, event: RawContentBlockStartEvent) -> str:
         block = event.content_block
@@ -132,7 +139,8 @@ class Reading:
         blocks = [block.whole() for block in self._blocks.values()]
         return [one for one in blocks if one["type"] != "text" or one["text"].strip()]
 
-    def _usage(self) -> ModelUsage:
+    def consumed(self) -> ModelUsage:
+        """Return what the call has consumed so far."""
         return ModelUsage(
             model=self.model,
             input_tokens=self.fresh_tokens + self.written_tokens + self.cached_tokens,

@@ -52,6 +52,8 @@ class Script:
     """How many calls of a turn fail before one succeeds."""
     fail_after: int = 0
     """How many deltas come before the failure."""
+    tells_input: bool = False
+    """Whether it says before its answer what it has read, as Claude does."""
     calls: Rounds = ()
     """Round by round the tools that are called, each as {"name": ..., "input": ...}, before the
     text is said; a round without any is a pause."""
@@ -98,8 +100,11 @@ class ScriptedModel:
         wait = _wait(request, script)
         chunks = [] if wait else _chunks(script)
         failing = bool(script.fail) and self.calls[request.turn_id] <= script.fail_times
+        words = sum(len(message.text.split()) for message in request.messages)
         done = False
         try:
+            if script.tells_input:
+                yield ModelUsage(model=MODEL_NAME, input_tokens=words, output_tokens=0)
             for index, chunk in enumerate(chunks[: script.fail_after] if failing else chunks):
                 await asyncio.sleep(script.delay if index else script.first_latency)
                 yield TextDelta(text=chunk)
@@ -108,7 +113,6 @@ class ScriptedModel:
             done = True
             if wait is not None:
                 yield wait
-            words = sum(len(message.text.split()) for message in request.messages)
             yield ModelUsage(model=MODEL_NAME, input_tokens=words, output_tokens=len(chunks))
         except ModelError:
             done = True

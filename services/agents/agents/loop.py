@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from google.protobuf.duration_pb2 import Duration
 from pydantic import BaseModel, ValidationError
 
 from maieutic.v1.turn_service_pb2 import Usage
+from services.agents.accounts import usage_of
 from services.agents.errors import ModelUnending, ToolProblem
 from services.agents.ports import (
     Delta,
@@ -160,6 +160,7 @@ class _Answer:
         request, started = replace(self._request, may_call=self.may_call), monotonic()
         apart = self._said and self.wait is not None and bool(self.wait.calls)
         self.wait = None
+        consumed: ModelUsage | None = None
         async with self._model.stream(request) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
@@ -168,35 +169,18 @@ class _Answer:
                 elif isinstance(event, ModelWait):
                     self.wait = event
                 else:
-                    if event.cut:
-                        yield CUT
-                    yield usage_of(event, request.step, self._prompt, monotonic() - started)
+                    consumed = event
+        if consumed is None:
+            return
+        if consumed.cut:
+            yield CUT
+        yield usage_of(consumed, request.step, self._prompt, monotonic() - started)
 
     def take(self, results: tuple[ToolResult, ...]) -> None:
         """Note what the tools have brought for the last call."""
         if self.wait is not None:
             done = ModelRound(wait=self.wait, results=results)
             self._request = replace(self._request, rounds=(*self._request.rounds, done))
-
-
-def usage_of(consumed: ModelUsage, step: str, prompt: str, seconds: float) -> Usage:
-    """Return what a call consumed, as turns account for it."""
-    duration = Duration()
-    duration.FromMicroseconds(round(seconds * 1e6))
-    usage = Usage(
-        step=step,
-        model=consumed.model,
-        input_tokens=consumed.input_tokens,
-        output_tokens=consumed.output_tokens,
-        cached_tokens=consumed.cached_tokens,
-        cache_write_tokens=consumed.cache_write_tokens,
-        duration=duration,
-        prompt=prompt,
-    )
-    if (cost := consumed.cost) is not None:
-        usage.cost_micros, usage.currency = cost.micros, cost.currency
-        usage.price_date = cost.price_date
-    return usage
 
 
 def _notices(wait: ModelWait, tools: Tools) -> list[Notice]:

@@ -207,6 +207,58 @@ class TurnFinished(_message.Message):
 Global___TurnFinished: _TypeAlias = TurnFinished  # noqa: Y015
 
 @_typing.final
+class TurnUsed(_message.Message):
+    """TurnUsed tells the archive what a worker's run of a turn has consumed besides
+    what the turn's outcome tells: in attempts that failed, were stopped or lost
+    their turn. Of what both tell, by usage_id, one counts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    user_id: _builtins.str
+    turn_id: _builtins.str
+    claim_id: _builtins.str
+    """Of the run."""
+    @_builtins.property
+    def session(self) -> _session_service_pb2.Session:
+        """As the worker knew it; its highest revision stays."""
+
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]:
+        """All with a usage_id. Of a call that was stopped: what its model had told by
+        then, at least the input.
+        """
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        turn_id: _builtins.str = ...,
+        session: _session_service_pb2.Session | None = ...,
+        claim_id: _builtins.str = ...,
+        usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "session", b"session", "tenant", b"tenant", "time", b"time", "turn_id", b"turn_id", "usage", b"usage", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnUsed: _TypeAlias = TurnUsed  # noqa: Y015
+
+@_typing.final
 class SessionChanged(_message.Message):
     """SessionChanged carries a session to the archive, which keeps the one with
     the highest revision.
