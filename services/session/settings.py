@@ -54,7 +54,7 @@ class SessionSettings:
     archive_address: str = "127.0.0.1:50054"
     """The persistence service: host:port or dns:///name:port."""
 
-    channel: ChannelOptions = field(default=ChannelOptions(max_message_bytes=32 * MEBIBYTE))
+    channel: ChannelOptions = field(default=ChannelOptions(max_message_bytes=40 * MEBIBYTE))
     """How the archive is called. What restores a session comes with its messages."""
 
     signing_key: str = field(default="", repr=False)

@@ -9,7 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.backends.process import BackendError, Process, accepts, free_port, scratch_folder
+from tests.backends.process import (
+    BackendError,
+    Process,
+    accepts,
+    as_user,
+    free_port,
+    scratch_folder,
+)
 
 # Debian keeps the server's programs off PATH, one folder for each major version.
 _PROGRAM_FOLDERS = "/usr/lib/postgresql/*/bin"
@@ -30,11 +37,11 @@ class PostgresServer:
             shutil.chown(folder, user=user)
         subprocess.run(  # noqa: S603 - the backend's own command
             [
+                *as_user(user),
                 programs / "initdb",
                 *("--pgdata", self._data, "--username", "postgres", "--auth", "trust"),
                 *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
             ],
-            user=user,
             cwd=folder,
             check=True,
             capture_output=True,

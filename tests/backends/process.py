@@ -10,12 +10,16 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 KILL_SECONDS = 5.0
 FIXED_PORTS = range(20_000, 32_000)
+TEST_PROCESSES = 4
+"""As many may run at once, each with ports of its own."""
 
 
 class BackendError(Exception):
@@ -28,11 +32,23 @@ def free_port() -> int:
     It is below those that the system gives to whoever asks for any port: else another connection
     of this busy machine could take it before its server is up.
     """
-    while True:
-        port = FIXED_PORTS.start + secrets.randbelow(len(FIXED_PORTS))
+    for port in _candidates():
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("the candidates never end")
+
+
+@cache
+def _candidates() -> Iterator[int]:
+    """Return this process's ports, one after the other and then again.
+
+    Not at random: a server may be started long after its port was asked for.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = list(FIXED_PORTS[worker % TEST_PROCESSES :: TEST_PROCESSES])
+    secrets.SystemRandom().shuffle(ports)
+    return cycle(ports)
 
 
 def free_ports(count: int) -> list[int]:
@@ -56,6 +72,17 @@ def scratch_folder(kind: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def as_user(user: str | None) -> list[str]:
+    """Return what runs a command as somebody else.
+
+    The subprocess module would fork for that in a way that runs the handlers of gRPC in the child,
+    where they may crash it.
+    """
+    if user is None:
+        return []
+    return ["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--"]
+
+
 class Process:
     """One command in a process group of its own.
 
@@ -73,10 +100,9 @@ class Process:
         user: str | None = None,
     ) -> None:
         """Describe the command; `user` is whom to run it as, None for the caller."""
-        self._command = [str(part) for part in command]
+        self._command = [*as_user(user), *(str(part) for part in command)]
         self._log = log
         self._env = {**os.environ, **(env or {})}
-        self._user = user
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -106,7 +132,6 @@ class Process:
                 stderr=subprocess.STDOUT,
                 cwd=self._log.parent,
                 env=self._env,
-                user=self._user,
                 start_new_session=True,
             )
 
