@@ -1,6 +1,9 @@
 """For those who run the backend: index versions side by side."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
 
 import grpc
 
@@ -11,6 +14,7 @@ from maieutic_client.errors import lifted
 from maieutic_client.retry import Patience, link_broke, passes_by_itself
 
 DROP_TIMEOUT_SECONDS = 120.0
+PART_BYTES = 256 * 1024
 
 
 class Indexes:
@@ -72,3 +76,46 @@ class Indexes:
         await self._connection.call(
             self._stub.DropIndexVersion, request, timeout=DROP_TIMEOUT_SECONDS
         )
+
+    async def export(
+        self, version_id: str, path: Path
+    ) -> AsyncIterator[pb.ExportIndexVersionResponse]:
+        """Write a version to a file, and yield how far that is; the file is there once it is whole.
+
+        It is not tried again. Raises NotFound, and OSError.
+        """
+        request = pb.ExportIndexVersionRequest(version_id=version_id)
+        call = self._stub.ExportIndexVersion(request, metadata=self._connection.metadata)
+        beginning = path.with_name(f"{path.name}.part")
+        try:
+            with beginning.open("wb") as file:
+                async for response in call:
+                    await asyncio.to_thread(file.write, response.content)
+                    yield response
+            await asyncio.to_thread(beginning.replace, path)
+        except grpc.aio.AioRpcError as failed:
+            raise lifted(failed) from failed
+        finally:
+            call.cancel()
+            beginning.unlink(missing_ok=True)
+
+    async def import_(self, path: Path) -> AsyncIterator[pb.ImportIndexVersionResponse]:
+        """Make a version of an exported file, and yield how far that is; the last one has its id.
+
+        It is not tried again. Raises InvalidArgument if the file is damaged or does not fit,
+        FailedPrecondition if there is such a version, and OSError.
+        """
+        with path.open("rb") as file:
+            call = self._stub.ImportIndexVersion(_parts(file), metadata=self._connection.metadata)
+            try:
+                async for response in call:
+                    yield response
+            except grpc.aio.AioRpcError as failed:
+                raise lifted(failed) from failed
+            finally:
+                call.cancel()
+
+
+async def _parts(file: BinaryIO) -> AsyncIterator[pb.ImportIndexVersionRequest]:
+    while part := await asyncio.to_thread(file.read, PART_BYTES):
+        yield pb.ImportIndexVersionRequest(content=part)

@@ -428,3 +428,17 @@ class IndexAdmin(IndexAdminServiceServicer):
     ) -> indexes.DropIndexVersionResponse:
         """Pass on, with the time that it takes to remove everything."""
         return await self._service.DropIndexVersion(request, timeout=self._timeout)
+
+    async def ExportIndexVersion(
+        self, request: indexes.ExportIndexVersionRequest, context: Context
+    ) -> AsyncIterator[indexes.ExportIndexVersionResponse]:
+        """Pass on part by part."""
+        async for response in relayed(self._service.ExportIndexVersion(request)):
+            yield response
+
+    async def ImportIndexVersion(
+        self, request_iterator: AsyncIterator[indexes.ImportIndexVersionRequest], context: Context
+    ) -> AsyncIterator[indexes.ImportIndexVersionResponse]:
+        """Pass on, part by part and frame by frame."""
+        async for response in exchanged(self._service.ImportIndexVersion(), request_iterator):
+            yield response

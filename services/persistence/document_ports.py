@@ -138,6 +138,7 @@ class IndexedDocument:
     indexed_version: int
     chunks_hash: str
     revision: int
+    content_hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Which index versions there are, and which is searched, as the archive knows it."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,6 +14,7 @@ from services.retrieval.claims import archive_errors
 from services.retrieval.model import Splitter
 
 ID_DIGITS = 16
+SPACE_BYTES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,13 @@ class Recipe:
     def version_id(self) -> str:
         """The version's id: equal for all that make the same vectors of the same chunks."""
         return sha256(f"{self.label}\0{self.dimension}".encode()).hexdigest()[:ID_DIGITS]
+
+    def new_space(self) -> str:
+        """Return a name for the version's vectors that none had before.
+
+        What a late worker writes to a dropped version must not come back with the next one.
+        """
+        return f"{self.embedder}@{self.version_id}-{secrets.token_hex(SPACE_BYTES)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

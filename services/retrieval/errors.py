@@ -62,6 +62,15 @@ class VectorsLeft(Unavailable):
         super().__init__(f"{count} chunks of document {document_id!r} are left", retry_after=1.0)
 
 
+class BadIndexFile(InvalidArgument):
+    """The file of an index version cannot be taken: says where and why."""
+
+    default_reason = "BAD_INDEX_FILE"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("content", problem)
+
+
 class IndexUnavailable(Unavailable):
     """The vector index does not answer now. What was to be written may have been written."""
 

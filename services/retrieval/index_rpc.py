@@ -9,6 +9,7 @@ import grpc
 from maieutic.v1 import index_admin_service_pb2 as pb
 from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceServicer
 from services.retrieval.keeping import Keeper
+from services.retrieval.moving import Exporter, Importer
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -16,8 +17,10 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class IndexAdminServicer(IndexAdminServiceServicer):
     """The index versions; the gateway lets only admins in."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, exporter: Exporter, importer: Importer) -> None:
         self._keeper = keeper
+        self._exporter = exporter
+        self._importer = importer
 
     async def ListIndexVersions(
         self, request: pb.ListIndexVersionsRequest, context: Context
@@ -58,3 +61,20 @@ class IndexAdminServicer(IndexAdminServiceServicer):
         """Remove a version with its vectors."""
         await self._keeper.drop(request.version_id)
         return pb.DropIndexVersionResponse()
+
+    async def ExportIndexVersion(
+        self, request: pb.ExportIndexVersionRequest, context: Context
+    ) -> AsyncIterator[pb.ExportIndexVersionResponse]:
+        """Send a version as a file."""
+        async with aclosing(self._exporter.file(request.version_id)) as parts:
+            async for part in parts:
+                yield part
+
+    async def ImportIndexVersion(
+        self, request_iterator: AsyncIterator[pb.ImportIndexVersionRequest], context: Context
+    ) -> AsyncIterator[pb.ImportIndexVersionResponse]:
+        """Make a version of a file."""
+        parts = (request.content async for request in request_iterator)
+        async with aclosing(self._importer.version(parts)) as steps:
+            async for step in steps:
+                yield step

@@ -1,7 +1,6 @@
 """Building, switching and dropping index versions."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, Sequence
 
 from maieutic.v1.index_admin_service_pb2 import IndexVersion
@@ -16,7 +15,6 @@ from services.runtime.errors import InvalidArgument, NotFound
 LOOK_SECONDS = 0.25
 """Between two looks at a version that is being built."""
 HANDED_OUT = 100
-SPACE_BYTES = 3
 
 
 class Keeper:
@@ -86,9 +84,7 @@ class Keeper:
         await self._versions.current_id()
         version_id = recipe.version_id
         known = {one.state.version_id for one in await self._catalog.versions()}
-        # What a late worker writes to a dropped version must not come back with the next one.
-        space = f"{recipe.embedder}@{version_id}-{secrets.token_hex(SPACE_BYTES)}"
-        await self._catalog.register(recipe, space=space)
+        await self._catalog.register(recipe, space=recipe.new_space())
         try:
             async with self._versions.using(version_id):
                 pass

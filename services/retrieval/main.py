@@ -28,6 +28,7 @@ from services.retrieval.ingesting import Ingester
 from services.retrieval.jobs import Jobs, Worker
 from services.retrieval.keeping import Keeper
 from services.retrieval.library import Library
+from services.retrieval.moving import Exporter, Importer
 from services.retrieval.parsing.parser import Parser
 from services.retrieval.ports import Embedder, VectorIndex
 from services.retrieval.registry import Registry
@@ -164,7 +165,11 @@ def _parts(
         admin=DocumentAdminServicer(
             Checker(inventory=inventory, versions=versions, jobs=jobs), upkeep
         ),
-        indexes=IndexAdminServicer(keeper),
+        indexes=IndexAdminServicer(
+            keeper,
+            Exporter(catalog=catalog, versions=versions, inventory=inventory),
+            Importer(catalog=catalog, versions=versions, inventory=inventory, keeper=keeper),
+        ),
         upkeep=upkeep,
         worker=Worker(bus=bus, ingester=ingester, claims=claims, jobs=jobs, options=ingest),
     )

@@ -25,6 +25,14 @@ class Hit:
     """Cosine similarity, -1 to 1."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """A chunk with its vector, [dimension]."""
+
+    chunk: Chunk
+    vector: Vectors
+
+
 class Embedder(Protocol):
     """Turns texts into vectors whose angles tell how near the texts are in meaning.
 
@@ -99,6 +107,10 @@ class VectorIndex(Protocol):
 
         Under an empty name: those that are stored, and part of no document.
         """
+        ...
+
+    async def read(self, namespace: str, chunk_ids: Collection[str]) -> Sequence[Embedded]:
+        """Return those of the chunks that are stored, with their vectors, in any order."""
         ...
 
     async def search(

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import Self
 
+from maieutic.v1.index_admin_service_pb2 import IndexVersion
 from services.retrieval.catalog import Catalog, Listed, Recipe
 from services.retrieval.errors import (
     BadEmbedderUrl,
@@ -156,6 +157,21 @@ class Versions:
         async with held.closing:
             yield held.opened.index
         await asyncio.to_thread(self._openers.erase, dropped.space)
+
+    @asynccontextmanager
+    async def filling(self, recipe: Recipe, space: str) -> AsyncIterator[VectorIndex]:
+        """Open an index that is no version's yet; its files go if the block fails.
+
+        Raises VersionUnusable.
+        """
+        state = IndexVersion(version_id=recipe.version_id)
+        held = await self._open(Listed(recipe=recipe, space=space, state=state))
+        try:
+            async with held.closing:
+                yield held.opened.index
+        except BaseException:
+            await asyncio.to_thread(self._openers.erase, space)
+            raise
 
     async def _versions(self, *, fresh: bool = False) -> Sequence[Listed]:
         loop = asyncio.get_running_loop()

@@ -480,7 +480,9 @@ async def test_records_in_quarantine_need_an_admins_key(cli: Cli) -> None:
     assert "not an admin's" in ended.err
 
 
-async def test_an_admin_builds_switches_rolls_back_and_drops_index_versions(cli: Cli) -> None:
+async def test_an_admin_builds_switches_exports_and_drops_index_versions(
+    cli: Cli, tmp_path: Path
+) -> None:
     key, first, second = {"MAIEUTIC_API_KEY": cli.stack.admin_key}, "0" * 16, "1" * 16
     built = await cli.run("index", "build", "--chunk-characters", "500", **key)
     assert built.out.splitlines() == [
@@ -492,6 +494,14 @@ async def test_an_admin_builds_switches_rolls_back_and_drops_index_versions(cli:
     assert (await cli.run("index", "rollback", **key)).out == f"searched: {first}\n"
     listed = (await cli.run("index", "list", **key)).out.splitlines()
     assert [line.split("\t")[-1] for line in listed] == ["searched", "previous"]
+    file = str(tmp_path / "version")
+    exported = await cli.run("index", "export", first, file, **key)
+    assert exported.out == f"exported {first}: 2 documents\n"
+    imported = await cli.run("index", "import", file, **key)
+    assert imported.out == f"imported {first}: 2 documents, 1 skipped, 3 chunks\n"
+    assert "index list" in imported.err
+    assert (await cli.run("index", "export", "e" * 16, file, **key)).status == 4
+    assert (await cli.run("index", "import", file + "x", **key)).status == 2
     assert (await cli.run("index", "drop", second, **key)).out == f"dropped {second}\n"
     assert (await cli.run("index", "drop", "../x", **key)).status == 2
     assert (await cli.run("index", "list")).status == 3

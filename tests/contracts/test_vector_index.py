@@ -276,3 +276,22 @@ async def test_the_contents_are_those_of_every_document(index: VectorIndex) -> N
         "b/#": frozenset({chunk("two").id}),
     }
     assert [await index.count(TENANT, one) for one in ("a", "b/#", "c", "d")] == [2, 1, 0, 0]
+
+
+async def test_chunks_are_read_with_their_vectors(opened: OpenIndex) -> None:
+    north = direction(3, 4)
+    async with opened() as index:
+        await store(index, "d", {"one": EAST, "two": north})
+        await store(index, "e", {"two": north})
+        await store(index, "d", {"other": EAST}, namespace=OTHER)
+    async with opened() as index:
+        ids = [chunk(name).id for name in ("one", "two", "other", "unknown")]
+        read = {one.chunk.id: one for one in await index.read(TENANT, ids)}
+        assert [read[chunk(name).id].chunk for name in ("one", "two")] == [
+            chunk("one"),
+            chunk("two"),
+        ]
+        assert len(read) == 2
+        assert read[chunk("two").id].vector == pytest.approx(north, abs=1e-7)
+        assert await index.read(TENANT, []) == []
+        assert await index.read("nobody", ids) == []

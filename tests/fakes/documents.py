@@ -262,6 +262,28 @@ class FakeIndexAdmin(IndexAdminServiceServicer):
         self._versions.pop(request.version_id, None)
         return index_pb.DropIndexVersionResponse()
 
+    async def ExportIndexVersion(
+        self, request: index_pb.ExportIndexVersionRequest, context: Context
+    ) -> AsyncIterator[index_pb.ExportIndexVersionResponse]:
+        if request.version_id not in self._versions:
+            raise NotFound("index version", request.version_id)
+        for done, part in enumerate((b"a file of ", request.version_id.encode())):
+            yield index_pb.ExportIndexVersionResponse(
+                content=part, documents=done + 1, documents_total=2
+            )
+
+    async def ImportIndexVersion(
+        self, request_iterator: AsyncIterator[index_pb.ImportIndexVersionRequest], context: Context
+    ) -> AsyncIterator[index_pb.ImportIndexVersionResponse]:
+        content = b"".join([request.content async for request in request_iterator])
+        if not content.startswith(b"a file of "):
+            raise InvalidArgument("content", "is no file of an index version")
+        version_id = content.removeprefix(b"a file of ").decode()
+        yield index_pb.ImportIndexVersionResponse(documents=1)
+        yield index_pb.ImportIndexVersionResponse(
+            version_id=version_id, documents=2, documents_skipped=1, chunks=3
+        )
+
 
 def register_documents(library: Library) -> Callable[[grpc.aio.Server], list[str]]:
     """Return what `serving` calls to add the service."""

@@ -1,5 +1,7 @@
 """The AdminService: for admins' keys alone."""
 
+from pathlib import Path
+
 import pytest
 
 from maieutic_client import InvalidArgument, Maieutic, NotFound, PermissionDenied
@@ -49,7 +51,7 @@ async def test_an_admins_key_has_documents_checked(stack: Stack) -> None:
         assert (await client.documents.check()).documents == 1
 
 
-async def test_an_admins_key_keeps_index_versions(stack: Stack) -> None:
+async def test_an_admins_key_keeps_index_versions(stack: Stack, tmp_path: Path) -> None:
     async with Maieutic.connect(stack.address, api_key=stack.admin_key) as client:
         frames = [(one.documents, one.building) async for one in client.indexes.build()]
         assert frames == [(0, True), (1, True), (2, False)]
@@ -59,13 +61,24 @@ async def test_an_admins_key_keeps_index_versions(stack: Stack) -> None:
         assert await client.indexes.rollback() == first
         await client.indexes.drop(second)
         assert [one.version_id for one in await client.indexes.list()] == [first]
+        file = tmp_path / "version"
+        assert [one.documents async for one in client.indexes.export(first, file)] == [1, 2]
+        imported = [one.version_id async for one in client.indexes.import_(file)]
+        assert imported == ["", first]
+        with pytest.raises(NotFound):
+            await anext(client.indexes.export(second, tmp_path / "other"))
+        assert list(tmp_path.glob("[ov]*")) == [file]
+        file.write_bytes(b"something else")
+        with pytest.raises(InvalidArgument, match="content"):
+            await anext(client.indexes.import_(file))
         for call in (client.indexes.switch("../x"), client.indexes.drop("")):
             with pytest.raises(InvalidArgument, match="version_id"):
                 await call
 
 
 @pytest.mark.parametrize("holder", ["key", "backend_key", "stranger_key"])
-async def test_nobody_elses_key_does(stack: Stack, holder: str) -> None:
+async def test_nobody_elses_key_does(stack: Stack, holder: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a file")
     stack.quarantine.put(RECORD, b"content")
     stack.dead_letters.put(LETTER, b"content")
     async with Maieutic.connect(stack.address, api_key=getattr(stack, holder)) as client:
@@ -79,6 +92,8 @@ async def test_nobody_elses_key_does(stack: Stack, holder: str) -> None:
             client.indexes.switch("0" * 16, force=True),
             client.indexes.rollback(),
             client.indexes.drop("1" * 16),
+            anext(client.indexes.export("1" * 16, tmp_path / "exported")),
+            anext(client.indexes.import_(tmp_path / "file")),
             anext(client.dead_letters.list()),
             client.dead_letters.get(LETTER, with_content=True),
             client.dead_letters.redrive([LETTER]),

@@ -39,12 +39,26 @@ class HeldArchive(ArchiveServicer):
         self.may_finish = asyncio.Event()
         """Cleared, documents stay unfinished: their calls hang."""
         self.may_finish.set()
+        self.held_tenant = ""
+        """Whose documents cannot be listed yet: the call hangs."""
+        self.may_list = asyncio.Event()
+        """Set, it goes on."""
+        self.listing = asyncio.Event()
+        """Set once that call hangs."""
 
     async def GetRegisteredDocument(
         self, request: pb.GetRegisteredDocumentRequest, context: Context
     ) -> pb.GetRegisteredDocumentResponse:
         self.calls["get"] += 1
         return await super().GetRegisteredDocument(request, context)
+
+    async def ListIndexedDocuments(
+        self, request: pb.ListIndexedDocumentsRequest, context: Context
+    ) -> pb.ListIndexedDocumentsResponse:
+        if request.tenant == self.held_tenant:
+            self.listing.set()
+            await self.may_list.wait()
+        return await super().ListIndexedDocuments(request, context)
 
     async def FinishDocument(
         self, request: pb.FinishDocumentRequest, context: Context

@@ -1,5 +1,7 @@
 """`maieutic index`: the index versions that stand side by side."""
 
+from pathlib import Path
+
 import click
 
 from maieutic.v1 import index_admin_service_pb2 as pb
@@ -62,6 +64,26 @@ def rollback(*, target: Target, force: bool) -> None:
 def drop(*, target: Target, version_id: str) -> None:
     """Remove a version with its vectors; never the one that is searched."""
     run(_drop(target, version_id))
+
+
+@index.command("export")
+@click.argument("version_id")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@target_options
+def export(*, target: Target, version_id: str, file: Path) -> None:
+    """Write a version, with its vectors, to a file."""
+    run(_export(target, version_id, file))
+
+
+@index.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@target_options
+def import_version(*, target: Target, file: Path) -> None:
+    """Make a version of an exported file, beside the others.
+
+    Documents that are here in the same content are not embedded again.
+    """
+    run(_import(target, file))
 
 
 async def _list(target: Target) -> None:
@@ -130,3 +152,25 @@ async def _drop(target: Target, version_id: str) -> None:
     async with connected(target) as client:
         await client.indexes.drop(version_id)
     Screen().line(f"dropped {version_id}")
+
+
+async def _export(target: Target, version_id: str, file: Path) -> None:
+    screen = Screen()
+    with screen.err.status("exporting") as status:
+        async with connected(target) as client:
+            async for step in client.indexes.export(version_id, file):
+                status.update(f"exported {step.documents} of {step.documents_total} documents")
+    screen.line(f"exported {version_id}: {step.documents} documents")
+
+
+async def _import(target: Target, file: Path) -> None:
+    screen = Screen()
+    with screen.err.status("sending") as status:
+        async with connected(target) as client:
+            async for step in client.indexes.import_(file):
+                status.update(f"imported {step.documents} documents")
+    screen.line(
+        f"imported {step.version_id}: {step.documents} documents,"
+        f" {step.documents_skipped} skipped, {step.chunks} chunks"
+    )
+    screen.aside("it is being built: `maieutic index list` shows how far that is")

@@ -63,6 +63,16 @@ class IndexAdminServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_index__admin__service__pb2.DropIndexVersionRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_index__admin__service__pb2.DropIndexVersionResponse.FromString,
                 _registered_method=True)
+        self.ExportIndexVersion = channel.unary_stream(
+                '/maieutic.v1.IndexAdminService/ExportIndexVersion',
+                request_serializer=maieutic_dot_v1_dot_index__admin__service__pb2.ExportIndexVersionRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_index__admin__service__pb2.ExportIndexVersionResponse.FromString,
+                _registered_method=True)
+        self.ImportIndexVersion = channel.stream_stream(
+                '/maieutic.v1.IndexAdminService/ImportIndexVersion',
+                request_serializer=maieutic_dot_v1_dot_index__admin__service__pb2.ImportIndexVersionRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_index__admin__service__pb2.ImportIndexVersionResponse.FromString,
+                _registered_method=True)
 
 
 class IndexAdminServiceServicer(object):
@@ -114,6 +124,27 @@ class IndexAdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportIndexVersion(self, request, context):
+        """ExportIndexVersion sends a version as a file (index_file.proto), with the
+        vectors of all documents that are not being changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportIndexVersion(self, request_iterator, context):
+        """ImportIndexVersion makes a version of such a file. Of documents that are
+        here in the same content, for the same tenant, nothing is embedded; the
+        others are skipped, and the version is built beside as any other.
+        Nothing is changed by a file that is damaged or does not fit, nor by a
+        call that is cut off before the version is listed. FAILED_PRECONDITION if
+        there is such a version. Answers tell how far it is; the last one has the
+        version_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IndexAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -141,6 +172,16 @@ def add_IndexAdminServiceServicer_to_server(servicer, server):
                     servicer.DropIndexVersion,
                     request_deserializer=maieutic_dot_v1_dot_index__admin__service__pb2.DropIndexVersionRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_index__admin__service__pb2.DropIndexVersionResponse.SerializeToString,
+            ),
+            'ExportIndexVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportIndexVersion,
+                    request_deserializer=maieutic_dot_v1_dot_index__admin__service__pb2.ExportIndexVersionRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_index__admin__service__pb2.ExportIndexVersionResponse.SerializeToString,
+            ),
+            'ImportIndexVersion': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportIndexVersion,
+                    request_deserializer=maieutic_dot_v1_dot_index__admin__service__pb2.ImportIndexVersionRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_index__admin__service__pb2.ImportIndexVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -282,6 +323,60 @@ class IndexAdminService(object):
             '/maieutic.v1.IndexAdminService/DropIndexVersion',
             maieutic_dot_v1_dot_index__admin__service__pb2.DropIndexVersionRequest.SerializeToString,
             maieutic_dot_v1_dot_index__admin__service__pb2.DropIndexVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportIndexVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/maieutic.v1.IndexAdminService/ExportIndexVersion',
+            maieutic_dot_v1_dot_index__admin__service__pb2.ExportIndexVersionRequest.SerializeToString,
+            maieutic_dot_v1_dot_index__admin__service__pb2.ExportIndexVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportIndexVersion(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/maieutic.v1.IndexAdminService/ImportIndexVersion',
+            maieutic_dot_v1_dot_index__admin__service__pb2.ImportIndexVersionRequest.SerializeToString,
+            maieutic_dot_v1_dot_index__admin__service__pb2.ImportIndexVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

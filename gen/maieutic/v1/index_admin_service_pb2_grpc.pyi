@@ -57,6 +57,19 @@ class IndexAdminServiceStub:
     """DropIndexVersion removes a version with its vectors; never the one that is
     searched. Dropping again goes on where it was cut off, and succeeds.
     """
+    ExportIndexVersion: _grpc.UnaryStreamMultiCallable[_index_admin_service_pb2.ExportIndexVersionRequest, _index_admin_service_pb2.ExportIndexVersionResponse]
+    """ExportIndexVersion sends a version as a file (index_file.proto), with the
+    vectors of all documents that are not being changed.
+    """
+    ImportIndexVersion: _grpc.StreamStreamMultiCallable[_index_admin_service_pb2.ImportIndexVersionRequest, _index_admin_service_pb2.ImportIndexVersionResponse]
+    """ImportIndexVersion makes a version of such a file. Of documents that are
+    here in the same content, for the same tenant, nothing is embedded; the
+    others are skipped, and the version is built beside as any other.
+    Nothing is changed by a file that is damaged or does not fit, nor by a
+    call that is cut off before the version is listed. FAILED_PRECONDITION if
+    there is such a version. Answers tell how far it is; the last one has the
+    version_id.
+    """
 
 @_typing.type_check_only
 class IndexAdminServiceAsyncStub(IndexAdminServiceStub):
@@ -86,6 +99,19 @@ class IndexAdminServiceAsyncStub(IndexAdminServiceStub):
     DropIndexVersion: _aio.UnaryUnaryMultiCallable[_index_admin_service_pb2.DropIndexVersionRequest, _index_admin_service_pb2.DropIndexVersionResponse]  # type: ignore[assignment]
     """DropIndexVersion removes a version with its vectors; never the one that is
     searched. Dropping again goes on where it was cut off, and succeeds.
+    """
+    ExportIndexVersion: _aio.UnaryStreamMultiCallable[_index_admin_service_pb2.ExportIndexVersionRequest, _index_admin_service_pb2.ExportIndexVersionResponse]  # type: ignore[assignment]
+    """ExportIndexVersion sends a version as a file (index_file.proto), with the
+    vectors of all documents that are not being changed.
+    """
+    ImportIndexVersion: _aio.StreamStreamMultiCallable[_index_admin_service_pb2.ImportIndexVersionRequest, _index_admin_service_pb2.ImportIndexVersionResponse]  # type: ignore[assignment]
+    """ImportIndexVersion makes a version of such a file. Of documents that are
+    here in the same content, for the same tenant, nothing is embedded; the
+    others are skipped, and the version is built beside as any other.
+    Nothing is changed by a file that is damaged or does not fit, nor by a
+    call that is cut off before the version is listed. FAILED_PRECONDITION if
+    there is such a version. Answers tell how far it is; the last one has the
+    version_id.
     """
 
 class IndexAdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -143,6 +169,31 @@ class IndexAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_index_admin_service_pb2.DropIndexVersionResponse, _abc.Awaitable[_index_admin_service_pb2.DropIndexVersionResponse]]:
         """DropIndexVersion removes a version with its vectors; never the one that is
         searched. Dropping again goes on where it was cut off, and succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportIndexVersion(
+        self,
+        request: _index_admin_service_pb2.ExportIndexVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_index_admin_service_pb2.ExportIndexVersionResponse], _abc.AsyncIterator[_index_admin_service_pb2.ExportIndexVersionResponse]]:
+        """ExportIndexVersion sends a version as a file (index_file.proto), with the
+        vectors of all documents that are not being changed.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportIndexVersion(
+        self,
+        request_iterator: _MaybeAsyncIterator[_index_admin_service_pb2.ImportIndexVersionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_index_admin_service_pb2.ImportIndexVersionResponse], _abc.AsyncIterator[_index_admin_service_pb2.ImportIndexVersionResponse]]:
+        """ImportIndexVersion makes a version of such a file. Of documents that are
+        here in the same content, for the same tenant, nothing is embedded; the
+        others are skipped, and the version is built beside as any other.
+        Nothing is changed by a file that is damaged or does not fit, nor by a
+        call that is cut off before the version is listed. FAILED_PRECONDITION if
+        there is such a version. Answers tell how far it is; the last one has the
+        version_id.
         """
 
 def add_IndexAdminServiceServicer_to_server(servicer: IndexAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -145,7 +145,7 @@ WHERE tenant = $1 AND document_id = $2 AND state <> 'REMOVING'
 TENANTS = "SELECT tenant FROM document_tenants WHERE tenant > $1 ORDER BY tenant LIMIT $2"
 
 INDEXED = """
-SELECT documents.document_id, state, indexed_version, revision,
+SELECT documents.document_id, state, indexed_version, revision, content_hash,
     COALESCE(held.chunks_hash, documents.chunks_hash) AS chunks_hash
 FROM documents LEFT JOIN document_indexes AS held ON held.tenant = documents.tenant
     AND held.document_id = documents.document_id AND held.version = documents.indexed_version
@@ -267,6 +267,7 @@ class WorkLedger:
                 indexed_version=row["indexed_version"],
                 chunks_hash=row["chunks_hash"],
                 revision=row["revision"],
+                content_hash=row["content_hash"],
             )
             for row in rows
         ]

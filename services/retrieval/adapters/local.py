@@ -9,7 +9,7 @@ from typing import ParamSpec, Self, TypeVar
 
 from services.retrieval.adapters.local_store import LocalStore, sqlite_errors
 from services.retrieval.model import Chunk
-from services.retrieval.ports import Hit, Vectors
+from services.retrieval.ports import Embedded, Hit, Vectors
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,6 +68,10 @@ class LocalVectorIndex:
     async def contents(self, namespace: str) -> Mapping[str, frozenset[str]]:
         """Return the ids of each linked document's chunks; under "" those of no document."""
         return await self._run(self._store.contents, namespace)
+
+    async def read(self, namespace: str, chunk_ids: Collection[str]) -> Sequence[Embedded]:
+        """Return those of the chunks that are stored, with their vectors."""
+        return await self._run(self._store.read, namespace, chunk_ids)
 
     async def search(
         self, namespace: str, vector: Vectors, *, document_ids: Collection[str], limit: int

@@ -21,7 +21,7 @@ from services.retrieval.adapters.matrix import Matrix
 from services.retrieval.adapters.vector_file import Rows, VectorFile
 from services.retrieval.errors import IndexDamaged, IndexUnavailable
 from services.retrieval.model import Chunk
-from services.retrieval.ports import Hit, Vectors
+from services.retrieval.ports import Embedded, Hit, Vectors
 
 LOCK_SECONDS = 2.0
 """How long to wait for a process before this one to let go of the file."""
@@ -168,6 +168,19 @@ class LocalStore:
         )
         by_document = groupby(rows, key=lambda row: str(row[0]))
         return {one: frozenset(chunk_id for _, chunk_id in group) for one, group in by_document}
+
+    def read(self, namespace: str, chunk_ids: Collection[str]) -> list[Embedded]:
+        space = self._space(namespace)
+        rows = self._database.execute(
+            "SELECT place, chunk_id, text FROM chunks"
+            " WHERE namespace = ? AND chunk_id IN (SELECT value FROM json_each(?))",
+            [namespace, json.dumps(list(chunk_ids))],
+        ).fetchall()
+        vectors = space.file.mapped(space.rows.end)
+        return [
+            Embedded(chunk=Chunk(id=chunk_id, text=text), vector=np.array(vectors[place]))
+            for place, chunk_id, text in rows
+        ]
 
     def search(
         self, namespace: str, vector: Vectors, document_ids: Collection[str], limit: int

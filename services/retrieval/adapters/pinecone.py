@@ -27,7 +27,6 @@ from services.retrieval.adapters.pinecone_calls import Calls
 from services.retrieval.adapters.pinecone_control import check_index, ensure_index
 from services.retrieval.adapters.pinecone_faults import is_no_namespace
 from services.retrieval.adapters.pinecone_records import (
-    Embedded,
     Record,
     embedded_of,
     hit_of,
@@ -43,7 +42,7 @@ from services.retrieval.adapters.single_use import SingleUse
 from services.retrieval.adapters.spares import Spares
 from services.retrieval.errors import IndexUnavailable
 from services.retrieval.model import Chunk
-from services.retrieval.ports import Hit, Vectors
+from services.retrieval.ports import Embedded, Hit, Vectors
 from services.retrieval.settings import PineconeOptions
 
 log = logging.getLogger(__name__)
@@ -168,6 +167,10 @@ class PineconeVectorIndex:
             document_id, chunk_id = ids_of(record)
             found.setdefault(document_id, set()).add(chunk_id)
         return {document_id: frozenset(ids) for document_id, ids in found.items()}
+
+    async def read(self, namespace: str, chunk_ids: Collection[str]) -> Sequence[Embedded]:
+        """Return those of the chunks that are stored, with their vectors."""
+        return list((await self._known(self._space(namespace), chunk_ids)).values())
 
     async def search(
         self, namespace: str, vector: Vectors, *, document_ids: Collection[str], limit: int

@@ -8,7 +8,6 @@ time. So each document has records of its own, and the vector of a shared chunk 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import quote, unquote
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from services.retrieval.errors import IndexDamaged
 from services.retrieval.model import Chunk
-from services.retrieval.ports import Hit, Vectors
+from services.retrieval.ports import Embedded, Hit, Vectors
 
 Record: TypeAlias = dict[str, Any]
 """As `upsert` takes it: id, values, metadata."""
@@ -30,14 +29,6 @@ BYTES_A_NUMBER = 13
 BYTES_A_RECORD = 512
 DECIMALS = 8
 """More than a 32-bit float of a unit vector holds, in half as many characters."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """A chunk with its vector."""
-
-    chunk: Chunk
-    vector: Vectors
 
 
 def space_of(scope: str, embedder: str, namespace: str) -> str:

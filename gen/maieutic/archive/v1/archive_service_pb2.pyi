@@ -1109,6 +1109,7 @@ class IndexedDocument(_message.Message):
     INDEXED_VERSION_FIELD_NUMBER: _builtins.int
     CHUNKS_HASH_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    CONTENT_HASH_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     changing: _builtins.bool
     """Somebody is about to change what the index holds of it."""
@@ -1117,6 +1118,8 @@ class IndexedDocument(_message.Message):
     chunks_hash: _builtins.str
     revision: _builtins.int
     """Of the tenant, when the document was last changed."""
+    content_hash: _builtins.str
+    """Of its current content."""
     def __init__(
         self,
         *,
@@ -1125,10 +1128,11 @@ class IndexedDocument(_message.Message):
         indexed_version: _builtins.int = ...,
         chunks_hash: _builtins.str = ...,
         revision: _builtins.int = ...,
+        content_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changing", b"changing", "chunks_hash", b"chunks_hash", "document_id", b"document_id", "indexed_version", b"indexed_version", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changing", b"changing", "chunks_hash", b"chunks_hash", "content_hash", b"content_hash", "document_id", b"document_id", "indexed_version", b"indexed_version", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
