@@ -168,7 +168,13 @@ def _parts(
         indexes=IndexAdminServicer(
             keeper,
             Exporter(catalog=catalog, versions=versions, inventory=inventory),
-            Importer(catalog=catalog, versions=versions, inventory=inventory, keeper=keeper),
+            Importer(
+                catalog=catalog,
+                versions=versions,
+                inventory=inventory,
+                keeper=keeper,
+                most_bytes=settings.import_bytes,
+            ),
         ),
         upkeep=upkeep,
         worker=Worker(bus=bus, ingester=ingester, claims=claims, jobs=jobs, options=ingest),

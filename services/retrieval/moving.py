@@ -81,12 +81,19 @@ class Importer:
     """
 
     def __init__(
-        self, *, catalog: Catalog, versions: Versions, inventory: Inventory, keeper: Keeper
+        self,
+        *,
+        catalog: Catalog,
+        versions: Versions,
+        inventory: Inventory,
+        keeper: Keeper,
+        most_bytes: int,
     ) -> None:
         self._catalog = catalog
         self._versions = versions
         self._inventory = inventory
         self._keeper = keeper
+        self._most_bytes = most_bytes
         self._turn = asyncio.Lock()
 
     async def version(
@@ -101,7 +108,7 @@ class Importer:
             raise ResourceExhausted("another index version is being imported", retry_after=5.0)
         async with self._turn:
             with tempfile.TemporaryFile() as file:
-                await _receive(parts, file)
+                await _receive(parts, file, self._most_bytes)
                 recipe = await self._checked(file)
                 async with aclosing(self._taken(recipe, file)) as progress:
                     async for one in progress:
@@ -237,9 +244,13 @@ def _there(version_id: str) -> FailedPrecondition:
     return FailedPrecondition(message, reason="INDEX_VERSION_EXISTS")
 
 
-async def _receive(parts: AsyncIterator[bytes], file: BinaryIO) -> None:
+async def _receive(parts: AsyncIterator[bytes], file: BinaryIO, most_bytes: int) -> None:
+    size = 0
     try:
         while (part := await asyncio.wait_for(anext(parts, None), PART_SECONDS)) is not None:
+            size += len(part)
+            if size > most_bytes:
+                raise BadIndexFile(f"is larger than {most_bytes} bytes, MAIEUTIC_IMPORT_BYTES")
             await asyncio.to_thread(file.write, part)
     except TimeoutError as error:
         raise DeadlineExceeded("the next part of the file did not come in time") from error

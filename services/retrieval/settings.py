@@ -214,6 +214,10 @@ class RetrievalSettings:
     chunk_overlap: int = 200
     """Most characters that neighbouring chunks share; less than a chunk has."""
 
+    import_bytes: int = 128 * 2**20
+    """Most bytes of an index version's file that is imported: it is kept in the system's temporary
+    folder (TMPDIR) meanwhile, which must have the room."""
+
     signing_key: str = field(default="", repr=False)
     """Ed25519 private key in PEM, with which this service signs its calls."""
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from maieutic.v1 import index_admin_service_pb2 as pb
 from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceStub
 from services.retrieval.errors import BadIndexFile
+from services.retrieval.moving import Importer
 from services.runtime.errors import FailedPrecondition, InvalidArgument, NotFound, from_rpc
 from services.runtime.identity import acting_for
 from tests.retrieval.running import CountingEmbedder, Retrieval, User, running_retrieval
@@ -28,6 +29,7 @@ TEXTS = [
     " ".join(f"Sentence {number} is about {topic}." for number in range(20))
     for topic in ("bread", "ships at sea", "old clocks")
 ]
+UNUSED: Any = None
 Parts: TypeAlias = AsyncIterator[pb.ImportIndexVersionRequest]
 
 
@@ -263,3 +265,15 @@ async def test_what_is_removed_during_an_import_is_not_in_the_version(
         await one.built(version_id)
         await one.switch(version_id)
         assert not (await one.user.check()).faults
+
+
+async def test_a_file_is_received_only_up_to_its_limit() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 10
+
+    importer = Importer(
+        catalog=UNUSED, versions=UNUSED, inventory=UNUSED, keeper=UNUSED, most_bytes=99
+    )
+    with pytest.raises(BadIndexFile, match="larger than 99 bytes"):
+        await anext(importer.version(endless()))
