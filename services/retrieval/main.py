@@ -134,6 +134,19 @@ class _Parts:
     upkeep: Upkeep
 
 
+def _library(
+    registry: Registry, uses: Uses, jobs: Jobs, watchers: Watchers, tools: _Tools
+) -> Library:
+    return Library(
+        registry=registry,
+        uses=uses,
+        jobs=jobs,
+        watchers=watchers,
+        versions=tools.versions,
+        parser=tools.parser,
+    )
+
+
 def _parts(
     settings: RetrievalSettings,
     channel: grpc.aio.Channel,
@@ -147,35 +160,26 @@ def _parts(
     ingester = Ingester(
         claims=claims, versions=versions, parser=parser, watchers=watchers, options=ingest
     )
-    library = Library(
-        registry=registry,
-        uses=Uses(channel),
-        jobs=jobs,
-        watchers=watchers,
-        versions=versions,
-        parser=parser,
-    )
+    library = _library(registry, Uses(channel), jobs, watchers, tools)
     upkeep, inventory = Upkeep(channel, jobs, settings.expiry), Inventory(channel)
     keeper = Keeper(
         catalog=catalog, versions=versions, inventory=inventory, claims=claims, jobs=jobs
     )
+    importer = Importer(
+        catalog=catalog,
+        versions=versions,
+        inventory=inventory,
+        keeper=keeper,
+        most_bytes=settings.import_bytes,
+    )
+    exporter = Exporter(catalog=catalog, versions=versions, inventory=inventory)
     uploads = Uploads(most_bytes=settings.parsing.file_bytes)
     return _Parts(
         servicer=DocumentServicer(library=library, registry=registry, uploads=uploads),
         admin=DocumentAdminServicer(
             Checker(inventory=inventory, versions=versions, jobs=jobs), upkeep
         ),
-        indexes=IndexAdminServicer(
-            keeper,
-            Exporter(catalog=catalog, versions=versions, inventory=inventory),
-            Importer(
-                catalog=catalog,
-                versions=versions,
-                inventory=inventory,
-                keeper=keeper,
-                most_bytes=settings.import_bytes,
-            ),
-        ),
+        indexes=IndexAdminServicer(keeper, exporter, importer),
         upkeep=upkeep,
         worker=Worker(bus=bus, ingester=ingester, claims=claims, jobs=jobs, options=ingest),
     )
