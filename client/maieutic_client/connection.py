@@ -1,8 +1,8 @@
 """The channel to the gateway, and what every call on it carries."""
 
 import uuid
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
@@ -31,6 +31,14 @@ CHANNEL_OPTIONS = (
 )
 
 R = TypeVar("R")
+P = TypeVar("P", bound="_Page")
+
+
+class _Page(Protocol):
+    """A part of a list."""
+
+    next_page_token: str
+    """Empty on the last page."""
 
 
 class Connection:
@@ -71,6 +79,17 @@ class Connection:
             raise
         finally:
             span.end()
+
+    async def pages(
+        self, method: "Callable[..., grpc.aio.UnaryUnaryCall[Any, P]]", request: Any
+    ) -> AsyncIterator[P]:
+        """Yield the pages of a list, from the one that *request* asks for to the last."""
+        while True:
+            page = await self.call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def _answer(
         self,

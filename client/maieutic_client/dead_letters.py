@@ -28,13 +28,9 @@ class DeadLetters:
         request = pb.ListDeadLettersRequest(
             filter=filter, with_redriven=with_redriven, page_size=page_size
         )
-        while True:
-            page = await self._connection.call(self._stub.ListDeadLetters, request)
+        async for page in self._connection.pages(self._stub.ListDeadLetters, request):
             for letter in page.letters:
                 yield letter
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def get(self, letter_id: str, *, with_content: bool = False) -> pb.GetDeadLetterResponse:
         """Return a letter; raises NotFound. Its content may have what users wrote."""

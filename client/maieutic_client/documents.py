@@ -169,13 +169,9 @@ class Documents:
         request = pb.ListDocumentsRequest(
             page_size=page_size, collection=collection, document_set_id=document_set_id
         )
-        while True:
-            page = await self._connection.call(self._stub.ListDocuments, request)
+        async for page in self._connection.pages(self._stub.ListDocuments, request):
             for document in page.documents:
                 yield document
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def delete(self, document_id: str, *, request_id: str | None = None) -> None:
         """Give up the caller's reference; the last one removes the document."""

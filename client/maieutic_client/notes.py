@@ -29,13 +29,9 @@ class Notes:
     async def list(self, session: SessionLike, *, page_size: int = 0) -> AsyncIterator[pb.Note]:
         """Iterate over a session's notes, oldest first; pages are fetched as needed."""
         request = pb.ListNotesRequest(session_id=session_id_of(session), page_size=page_size)
-        while True:
-            page = await self._connection.call(self._stub.ListNotes, request)
+        async for page in self._connection.pages(self._stub.ListNotes, request):
             for note in page.notes:
                 yield note
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def delete(
         self, session: SessionLike, note_id: str, *, request_id: str | None = None
@@ -79,13 +75,9 @@ class Bookmarks:
     async def list(self, session: SessionLike, *, page_size: int = 0) -> AsyncIterator[pb.Bookmark]:
         """Iterate over a session's bookmarks, oldest first; pages are fetched as needed."""
         request = pb.ListBookmarksRequest(session_id=session_id_of(session), page_size=page_size)
-        while True:
-            page = await self._connection.call(self._stub.ListBookmarks, request)
+        async for page in self._connection.pages(self._stub.ListBookmarks, request):
             for bookmark in page.bookmarks:
                 yield bookmark
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def delete(
         self, session: SessionLike, bookmark_id: str, *, request_id: str | None = None

@@ -17,13 +17,9 @@ class Quarantine:
     async def list(self, *, page_size: int = 0) -> AsyncIterator[pb.QuarantinedRecord]:
         """Iterate over the records in quarantine, the latest first; pages come as needed."""
         request = pb.ListQuarantinedRequest(page_size=page_size)
-        while True:
-            page = await self._connection.call(self._stub.ListQuarantined, request)
+        async for page in self._connection.pages(self._stub.ListQuarantined, request):
             for record in page.records:
                 yield record
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def get(self, record_id: str, *, with_content: bool = False) -> pb.GetQuarantinedResponse:
         """Return a record; raises NotFound. Its content may have what users wrote."""

@@ -72,13 +72,9 @@ class Sessions:
         Without an *order*, the newest come first.
         """
         request = pb.ListSessionsRequest(page_size=page_size, order=order, filter=matching)
-        while True:
-            page = await self._connection.call(self._stub.ListSessions, request)
+        async for page in self._connection.pages(self._stub.ListSessions, request):
             for session in page.sessions:
                 yield session
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def update(
         self,
@@ -178,10 +174,6 @@ class Sessions:
             page_token=page_token,
             order=order,
         )
-        while True:
-            page = await self._connection.call(self._stub.ListMessages, request)
+        async for page in self._connection.pages(self._stub.ListMessages, request):
             for message in page.messages:
                 yield message
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token

@@ -30,13 +30,9 @@ class Specifications:
             include_withdrawn=include_withdrawn,
             page_size=page_size,
         )
-        while True:
-            page = await self._connection.call(self._stub.ListSpecifications, request)
+        async for page in self._connection.pages(self._stub.ListSpecifications, request):
             for specification in page.specifications:
                 yield specification
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def conflicts(
         self, session: SessionLike, *, include_closed: bool = False, page_size: int = 0
@@ -45,13 +41,9 @@ class Specifications:
         request = service.ListConflictsRequest(
             session_id=session_id_of(session), include_closed=include_closed, page_size=page_size
         )
-        while True:
-            page = await self._connection.call(self._stub.ListConflicts, request)
+        async for page in self._connection.pages(self._stub.ListConflicts, request):
             for conflict in page.conflicts:
                 yield conflict
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def questions(
         self, session: SessionLike, *, page_size: int = 0
@@ -60,13 +52,9 @@ class Specifications:
         request = service.ListQuestionsRequest(
             session_id=session_id_of(session), page_size=page_size
         )
-        while True:
-            page = await self._connection.call(self._stub.ListQuestions, request)
+        async for page in self._connection.pages(self._stub.ListQuestions, request):
             for question in page.questions:
                 yield question
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def resolve(
         self,
