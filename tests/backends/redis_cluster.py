@@ -40,12 +40,20 @@ class RedisCluster:
         return await self.primary_of_slot(key_slot(key.encode()))
 
     async def primary_of_slot(self, slot: int) -> RedisServer:
-        """Return the server that a node which is up takes for the slot's."""
-        living = next(server for server in self.servers if server.running)
-        for first, last, (_, port, *_), *_ in await asked(living.port, "CLUSTER", "SLOTS"):
-            if first <= slot <= last:
-                return self._at(port)
-        raise LookupError(slot)
+        """Return the server that a node which is up takes for the slot's.
+
+        Waits for one: a node that hears of a demoted primary before its heir names none.
+        """
+        ports: list[int] = []
+
+        async def named() -> bool:
+            living = next(server for server in self.servers if server.running)
+            view = await asked(living.port, "CLUSTER", "SLOTS")
+            ports[:] = [port for first, last, (_, port, *_), *_ in view if first <= slot <= last]
+            return bool(ports)
+
+        await wait_until(named, READY_SECONDS)
+        return self._at(ports[0])
 
     async def replica_of(self, primary: RedisServer) -> RedisServer:
         """Return a replica of the primary."""
