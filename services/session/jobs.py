@@ -2,11 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
-
-from google.protobuf.duration_pb2 import Duration
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord
@@ -15,11 +13,9 @@ from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
 from services.runtime import telemetry
 from services.session.beginning import MOST_WAITING
 from services.session.ids import Ids
+from services.session.lanes import ANALYSIS, INTERACTIVE, TimeBudgets
 from services.session.model import Caller, user_message
 
-DEFAULT_BUDGET_SECONDS = 600
-INTERACTIVE = "interactive"
-ANALYSIS = "analysis"
 ANALYSIS_STEPS = ("context", "conflict")
 
 BeginRequest: TypeAlias = pb.BeginTurnRequest | pb.StreamTurnRequest | pb.NextQuestionRequest
@@ -42,6 +38,7 @@ class Limits:
     """Seconds that a job may wait for the broker before no more turns are taken on."""
     most_waiting: int = MOST_WAITING
     """In one session, behind the turn that runs."""
+    time_budgets: TimeBudgets = field(default=TimeBudgets())
 
 
 class Jobs:
@@ -55,9 +52,7 @@ class Jobs:
         """Return the job of a turn in a session's conversation."""
         turn_id = self._ids.turn(request.session_id, request.request_id)
         text = "" if isinstance(request, pb.NextQuestionRequest) else request.text
-        budget = request.time_budget
-        if not request.HasField("time_budget"):
-            budget = Duration(seconds=DEFAULT_BUDGET_SECONDS)
+        lane, asked = INTERACTIVE, request.HasField("time_budget")
         trace: dict[str, str] = {}
         telemetry.inject(trace)
         return RunTurn(
@@ -66,9 +61,9 @@ class Jobs:
             turn_id=turn_id,
             request_id=request.request_id,
             request_hash=_request_hash(request, text),
-            lane=INTERACTIVE,
+            lane=lane,
             message=user_message(turn_id, request.session_id, text),
-            time_budget=budget,
+            time_budget=request.time_budget if asked else self._limits.time_budgets.of(lane),
             max_attempts=self._limits.max_attempts,
             trace_context=trace,
             busy_policy=request.busy_policy,
@@ -82,6 +77,7 @@ class Jobs:
         analysis.CopyFrom(job)
         analysis.turn_id, analysis.parent_turn_id = turn_id, job.turn_id
         analysis.kind, analysis.lane = pb.TURN_KIND_ANALYSIS, ANALYSIS
+        analysis.time_budget.CopyFrom(self._limits.time_budgets.of(ANALYSIS))
         analysis.steps.extend(ANALYSIS_STEPS)
         analysis.message.CopyFrom(user_message(turn_id, session_id, job.message.text))
         for field in ("session", "create_time", "predecessor_turn_id", "busy_policy"):

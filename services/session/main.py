@@ -273,6 +273,7 @@ def _turns(shared: _Shared, sweeper: Sweeper) -> Turns:
             max_attempts=settings.max_attempts,
             oldest_unconfirmed=settings.overload_after,
             most_waiting=settings.waiting_turns,
+            time_budgets=settings.time_budget,
         ),
         most=settings.most(),
         memory_full=sweeper.memory_full,

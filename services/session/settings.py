@@ -1,13 +1,14 @@
 """What an operator can set for the session service."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from services.runtime.channel import ChannelOptions
 from services.runtime.server import MEBIBYTE, ServerOptions
 from services.runtime.settings import PREFIX, BadSettings
 from services.runtime.telemetry import TelemetryOptions
+from services.session.lanes import LONGEST_BUDGET, TimeBudgets
 from services.session.limits import HIGHEST, Most
 from services.session.model import Timing
 from services.session.orphans import OrphanOptions
@@ -90,6 +91,9 @@ class SessionSettings:
     max_attempts: int = 5
     """Attempts that a turn is given before it fails."""
 
+    time_budget: TimeBudgets = field(default=TimeBudgets())
+    """How long a turn of each lane may run if its request does not say."""
+
     sessions_per_user: int = 10_000
     """Most sessions that one user may have, ended ones included. Creating several at the same time
     may pass it by as many."""
@@ -121,9 +125,10 @@ class SessionSettings:
 
     def __post_init__(self) -> None:
         for name, highest in HIGHEST.items():
-            if not 1 <= (given := getattr(self, name)) <= highest:
-                variable = f"{PREFIX}{name.upper()}"
-                raise BadSettings(f"{variable}: must be 1 to {highest}, is {given}")
+            _check_range(name, getattr(self, name), highest)
+        for budget in fields(self.time_budget):
+            given = getattr(self.time_budget, budget.name)
+            _check_range(f"time_budget_{budget.name}", given, LONGEST_BUDGET)
 
     def most(self) -> Most:
         """Return the limits."""
@@ -143,3 +148,8 @@ class SessionSettings:
             publish_grace=round(self.publish_grace * 1000),
             archive_grace=round(self.archive_grace * 1000),
         )
+
+
+def _check_range(name: str, given: int, highest: int) -> None:
+    if not 1 <= given <= highest:
+        raise BadSettings(f"{PREFIX}{name.upper()}: must be 1 to {highest}, is {given}")

@@ -41,6 +41,17 @@ def test_a_limit_that_would_not_travel_cannot_be_set(name: str) -> None:
             load(SessionSettings, environ=environ)
 
 
+@pytest.mark.parametrize("lane", ["interactive", "analysis", "long"])
+def test_a_time_budget_that_no_request_could_ask_for_cannot_be_set(lane: str) -> None:
+    variable = f"MAIEUTIC_TIME_BUDGET_{lane.upper()}"
+    environ = {"MAIEUTIC_ID_KEY": "k", variable: "3600"}
+    assert getattr(load(SessionSettings, environ=environ).time_budget, lane) == 3600
+    for wrong in ("3601", "0"):
+        environ[variable] = wrong
+        with pytest.raises(BadSettings, match=f"{variable}: must be 1 to 3600, is {wrong}"):
+            load(SessionSettings, environ=environ)
+
+
 async def test_a_message_of_exactly_the_limit_is_taken_and_one_byte_more_is_refused(
     store_url: str,
 ) -> None:

@@ -15,7 +15,8 @@ from maieutic.v1.turn_service_pb2 import (
     Usage,
 )
 from services.session.adapters import keys
-from tests.session.stack import SOON, Stack, User
+from services.session.lanes import TimeBudgets
+from tests.session.stack import SOON, Stack, User, session_stack
 from tests.waiting import wait_until
 
 ANALYSIS_QUEUE = "turns.analysis.v1"
@@ -74,6 +75,18 @@ async def test_what_is_said_in_socratic_mode_is_analysed_beside_the_turn(any_sta
         "How small?",
     ]
     assert (await user.turn(analysis.turn_id)).parent_turn_id == turn.turn_id
+
+
+async def test_a_lane_gives_its_time_budget_unless_the_request_asks_for_another(
+    store_url: str,
+) -> None:
+    budgets = TimeBudgets(interactive=60, analysis=30)
+    async with session_stack(store_url, time_budget=budgets) as stack:
+        user = stack.user()
+        for asked, given in ((0, 60), (45, 45)):
+            turn = await user.begin(await socratic(user), budget=asked)
+            assert (await stack.jobs.next(turn.turn_id)).time_budget.ToSeconds() == given
+            assert (await analysis_of(stack, turn)).time_budget.ToSeconds() == 30
 
 
 async def test_a_direct_turn_has_no_analysis(stack: Stack) -> None:

@@ -604,7 +604,9 @@ class StreamTurnRequest(_message.Message):
     busy_policy: Global___BusyPolicy.ValueType
     @_builtins.property
     def time_budget(self) -> _duration_pb2.Duration:
-        """How long the turn may run. Unset means 10 minutes."""
+        """How long the turn may run once a worker has it. Unset means the default of
+        its lane: 10 minutes, unless the installation has another.
+        """
 
     def __init__(
         self,
@@ -659,7 +661,9 @@ class BeginTurnRequest(_message.Message):
     busy_policy: Global___BusyPolicy.ValueType
     @_builtins.property
     def time_budget(self) -> _duration_pb2.Duration:
-        """How long the turn may run. Unset means 10 minutes."""
+        """How long the turn may run once a worker has it. Unset means the default of
+        its lane: 10 minutes, unless the installation has another.
+        """
 
     def __init__(
         self,
@@ -711,7 +715,9 @@ class NextQuestionRequest(_message.Message):
     busy_policy: Global___BusyPolicy.ValueType
     @_builtins.property
     def time_budget(self) -> _duration_pb2.Duration:
-        """How long the turn may run. Unset means 10 minutes."""
+        """How long the turn may run once a worker has it. Unset means the default of
+        its lane: 10 minutes, unless the installation has another.
+        """
 
     def __init__(
         self,
