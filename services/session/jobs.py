@@ -80,8 +80,8 @@ class Jobs:
         analysis.time_budget.CopyFrom(self._limits.time_budgets.of(ANALYSIS))
         analysis.steps.extend(ANALYSIS_STEPS)
         analysis.message.CopyFrom(user_message(turn_id, session_id, job.message.text))
-        for field in ("session", "create_time", "predecessor_turn_id", "busy_policy"):
-            analysis.ClearField(field)
+        for own in ("session", "create_time", "predecessor_turn_id", "busy_policy"):
+            analysis.ClearField(own)
         return analysis
 
 
