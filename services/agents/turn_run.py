@@ -5,10 +5,8 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
@@ -16,19 +14,15 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     WRITE_STATUS_APPLIED,
     WRITE_STATUS_FENCED,
     WRITE_STATUS_MISSING,
-    CompleteStepResponse,
     CompleteTurnResponse,
     FailTurnResponse,
     TurnClaim,
     WriteStatus,
 )
-from maieutic.v1.message_pb2 import AUTHOR_AGENT
-from maieutic.v1.turn_service_pb2 import Findings
 from services.agents import publishing
 from services.agents.accounts import Account, Accounts
 from services.agents.crew import Crew
 from services.agents.errors import (
-    AnswerTooLarge,
     LogBehind,
     SessionSilent,
     TurnOver,
@@ -36,7 +30,6 @@ from services.agents.errors import (
     WorkerDraining,
 )
 from services.agents.failures import (
-    NO_AGENT,
     TIME_BUDGET,
     Failure,
     Postponement,
@@ -44,25 +37,15 @@ from services.agents.failures import (
     postponement_of,
     wait_before_retry,
 )
-from services.agents.ports import (
-    Agent,
-    AgentContext,
-    AgentEvent,
-    Answer,
-    Author,
-    ModelMessage,
-    ReadHistory,
-)
+from services.agents.ports import Answer
 from services.agents.recorder import RecordedTurn, Recorder
+from services.agents.turn_agents import TurnAgents
 from services.agents.turn_work import TurnWork
 from services.runtime import telemetry
 from services.runtime.bus import Bus
 from services.runtime.errors import ServiceError
 
 _LOG = logging.getLogger(__name__)
-
-MOST_ANSWER_BYTES = 512 * 1024
-"""If the session service does not say how much an answer may hold; it never says more."""
 
 T = TypeVar("T")
 
@@ -118,8 +101,7 @@ class TurnRun:
         self._committing = False
         self._claiming = asyncio.Lock()
         self._reclaim: asyncio.Task[None] | None = None
-        self._steps: list[tuple[str, Answer]] = []
-        self._steps_fence = 0
+        self._agents = TurnAgents(job=job, work=parts.work, crew=parts.crew, commit=self._commit)
         self._account = Account(claim_id)
 
     async def run(self) -> Disposition:
@@ -255,7 +237,7 @@ class TurnRun:
         budget = asyncio.timeout(_left(claim))
         try:
             async with budget:
-                return await self._by_agents(turn, claim)
+                return await self._agents.answer(turn, claim)
         # The edge of the agents' code: whatever an agent raises ends this attempt, not the worker.
         except Exception as error:  # noqa: BLE001 - see above
             if isinstance(error, TimeoutError) and budget.expired():
@@ -269,48 +251,14 @@ class TurnRun:
             wait = wait_before_retry(failure.retry_after, claim.attempt, chance)
             return replace(failure, retry_after=wait) if failure.retryable else failure
 
-    async def _by_agents(self, turn: RecordedTurn, claim: TurnClaim) -> Answer | Failure:
-        """Let the turn's agent answer, or the agents of its routing slip work one by one."""
-        most = claim.answer_bytes or MOST_ANSWER_BYTES
-        context = _context(self._job, claim, partial(self._parts.work.messages, turn.log))
-        if not self._job.steps:
-            agent = self._parts.crew.of(self._job, claim.session)
-            return NO_AGENT if agent is None else await _said(agent, context, turn, most)
-        for step in self._job.steps:
-            if step in claim.finished_steps:
-                continue
-            if (agent := self._parts.crew.steps.get(step)) is None:
-                return NO_AGENT
-            answer = await _said(agent, context, turn, most)
-            context = replace(context, findings=await self._finish_step(turn, step, answer))
-        return Answer(text="")
-
-    async def _finish_step(self, turn: RecordedTurn, step: str, answer: Answer) -> Findings:
-        """Commit a step, and return what the session knows with it."""
-        self._steps.append((step, answer))
-        response = await self._commit(turn, lambda _: self._send_steps(turn))
-        return response.findings
-
-    async def _send_steps(self, turn: RecordedTurn) -> CompleteStepResponse:
-        """Send all steps that were taken here: a live store that lost the turn has lost them."""
-        response = CompleteStepResponse(status=WRITE_STATUS_APPLIED)
-        for step, answer in self._steps:
-            response = await self._parts.work.complete_step(turn.log, step, answer)
-            if response.status != WRITE_STATUS_APPLIED:
-                return response
-        self._steps_fence = turn.log.fence
-        return response
-
     async def _complete(
         self, turn: RecordedTurn, last_seq: int, answer: Answer
     ) -> CompleteTurnResponse:
-        if self._steps and self._steps_fence != turn.log.fence:
-            await self._send_steps(turn)
+        await self._agents.tell_again(turn)
         return await self._parts.work.complete(turn.log, last_seq, answer)
 
     async def _fail(self, turn: RecordedTurn, last_seq: int, failure: Failure) -> FailTurnResponse:
-        in_steps = [usage for _, answer in self._steps for usage in answer.usage]
-        consumed = self._account.besides(in_steps)
+        consumed = self._account.besides(self._agents.consumed)
         return await self._parts.work.fail(turn.log, last_seq, failure, consumed)
 
     async def _ended(
@@ -344,48 +292,6 @@ class TurnRun:
 def _left(claim: TurnClaim) -> float:
     """Return the seconds that are left of the turn's time budget."""
     return claim.deadline.ToMicroseconds() / 1e6 - time.time()
-
-
-async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn, most: int) -> Answer:
-    """Record what the agent says, and return its answer; raises AnswerTooLarge over *most* bytes.
-
-    More would not fit the messages in which it travels: it would come nowhere, and hold up the
-    stream that this turn shares with others.
-    """
-    said = 0
-    async with aclosing(agent.run(context)) as events:
-        async for event in events:
-            said = _size(event) if isinstance(event, Answer) else said + _size(event)
-            if said > most:
-                raise AnswerTooLarge(most)
-            if isinstance(event, Answer):
-                return event
-            turn.append(event)
-    raise RuntimeError("the agent ended without an answer")
-
-
-def _size(event: AgentEvent) -> int:
-    cited = event.citations if isinstance(event, Answer) else ()
-    return len(event.text.encode()) + sum(citation.ByteSize() for citation in cited)
-
-
-def _context(job: RunTurn, claim: TurnClaim, history: ReadHistory) -> AgentContext:
-    return AgentContext(
-        tenant=job.tenant,
-        user_id=job.user_id,
-        turn_id=job.turn_id,
-        text=job.message.text,
-        history=history,
-        findings=claim.findings,
-        document_ids=tuple(claim.session.document_ids),
-        messages=tuple(
-            ModelMessage(
-                author=Author.AGENT if message.author == AUTHOR_AGENT else Author.USER,
-                text=message.text,
-            )
-            for message in claim.window
-        ),
-    )
 
 
 async def _end(task: asyncio.Task[Any]) -> None:
