@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.agents.adapters.claude_options import ClaudeOptions
+from services.agents.entry_points import ExtensionOptions
 from services.agents.main import RunningAgents, agents_service, open_model
 from services.agents.settings import AgentsSettings, ModelSettings
 from services.gateway.adapters.key_file import KeyFile, ensure_key
@@ -85,6 +86,9 @@ class EmbeddedSettings:
 
     model: ModelSettings = field(default=ModelSettings())
     """Which model answers."""
+
+    extensions: ExtensionOptions = field(default=ExtensionOptions())
+    """What is used of other packages."""
 
     index_url: str = ""
     """The vector index: empty is a folder in the home, pinecone://name an index at Pinecone."""
@@ -243,6 +247,7 @@ class _Wiring:
             retrieval_address=self._address("retrieval"),
             grace=STOP_SECONDS,
             model=self._settings.model,
+            extensions=self._settings.extensions,
         )
         signer = self._keys.signer("agents")
         async with (

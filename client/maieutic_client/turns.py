@@ -26,6 +26,7 @@ class Turns:
         request_id: str | None = None,
         busy_policy: pb.BusyPolicy.ValueType = pb.BUSY_POLICY_UNSPECIFIED,
         time_budget: timedelta | None = None,
+        agent: str = "",
         timeout: float | None = None,
     ) -> TurnStream:
         """Begin a turn and stream it; nothing is sent before the stream is read.
@@ -33,6 +34,7 @@ class Turns:
         *time_budget* is how long the turn may run, *timeout* the seconds that this caller watches
         it. The same *request_id* attaches to the turn that the first call began. *busy_policy* says
         what happens while another turn runs in the session; without it SessionBusy is raised.
+        *agent* names who answers; empty is the agent of the session's mode.
         """
         request = pb.StreamTurnRequest(
             session_id=session_id_of(session),
@@ -40,6 +42,7 @@ class Turns:
             text=text,
             busy_policy=busy_policy,
             time_budget=_duration(time_budget),
+            agent=agent,
         )
         return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
 
@@ -72,6 +75,7 @@ class Turns:
         request_id: str | None = None,
         busy_policy: pb.BusyPolicy.ValueType = pb.BUSY_POLICY_UNSPECIFIED,
         time_budget: timedelta | None = None,
+        agent: str = "",
     ) -> pb.Turn:
         """Begin a turn without watching it."""
         request = pb.BeginTurnRequest(
@@ -80,6 +84,7 @@ class Turns:
             text=text,
             busy_policy=busy_policy,
             time_budget=_duration(time_budget),
+            agent=agent,
         )
         return (await self._connection.call(self._stub.BeginTurn, request)).turn
 

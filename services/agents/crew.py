@@ -23,9 +23,11 @@ class Crew:
     """Who asks the next question where the user said nothing."""
     steps: Mapping[str, Agent]
     """Who takes the steps of routing slips, by name."""
+    named: Mapping[str, Agent]
+    """Who may be asked for by name."""
 
     def of(self, job: RunTurn, session: Session) -> Agent | None:
         """Return who takes the turn; None if nobody here can."""
         if job.kind in (TURN_KIND_UNSPECIFIED, TURN_KIND_ASK):
-            return self.answering.get(session.mode)
+            return self.named.get(job.agent) if job.agent else self.answering.get(session.mode)
         return self.questioning if job.kind == TURN_KIND_NEXT_QUESTION else None

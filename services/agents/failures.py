@@ -1,6 +1,7 @@
 """What a failed attempt of a turn is told as. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from services.agents.errors import (
     AnswerTooLarge,
@@ -74,6 +75,14 @@ NO_AGENT = Failure(
     explanation="No agent here can do this; its operator has to bring the workers up to date.",
     retryable=False,
 )
+
+
+def no_agent(asked: str, known: Iterable[str]) -> Failure:
+    """Return how to tell that nobody here is called as was *asked* for; empty is nobody by name."""
+    if not asked:
+        return NO_AGENT
+    there = ", ".join(sorted(known))
+    return replace(NO_AGENT, explanation=f"There is no agent {asked!r} here; there are: {there}.")
 
 
 def wait_before_retry(asked: float | None, attempt: int, chance: float) -> float:

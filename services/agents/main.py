@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceStub
@@ -22,17 +21,19 @@ from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
 from services.agents.agents import conflict, context
-from services.agents.agents.direct import DirectAgent, direct_prompts
+from services.agents.agents.direct import DirectAgent, DirectPrompts
 from services.agents.agents.loop import LoopOptions
 from services.agents.agents.socratic import SocraticAgent
+from services.agents.agents.team_tools import TeamTools
 from services.agents.agents.tools import DirectTools
 from services.agents.consumer import Worker
 from services.agents.crew import Crew
+from services.agents.entry_points import Extensions, load_extensions
+from services.agents.extension import AgentParts
 from services.agents.gated_model import GatedModel
 from services.agents.metered_model import MeteredModel
-from services.agents.ports import Model
+from services.agents.ports import Agent, Model
 from services.agents.prices import PriceTable, price_table
-from services.agents.prompts import load_prompt
 from services.agents.recorder import Recorder
 from services.agents.settings import AgentsSettings, PriceOptions
 from services.agents.traced_model import TracedModel
@@ -48,9 +49,6 @@ from services.runtime.server import RunningServer, serving
 from services.runtime.settings import BadSettings, load
 from services.runtime.telemetry import telemetry
 from services.runtime.topology import maieutic_topology
-
-if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
-    from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
 
 SERVICE = "agents"
 SPARE_CONNECTIONS = 32
@@ -75,9 +73,10 @@ async def agents_service(
 ) -> AsyncIterator[RunningAgents]:
     """Work during the block; leaving it drains. `embedded` calls this, too.
 
-    Raises BadSettings for prices that make no sense.
+    Raises BadSettings for prices that make no sense, and for extensions that cannot be used.
     """
     prices = _prices(settings.model.prices)
+    extensions = load_extensions(settings.extensions)
     async with (
         open_channel(
             settings.session_address, service="session", signer=signer, options=settings.channel
@@ -92,7 +91,8 @@ async def agents_service(
         accounts = Accounts()
         metered = MeteredModel(gated, prices=prices, accounts=accounts)
         tuned = TunedModel(metered, settings.model.agents)
-        crew = _crew(tuned, DocumentServiceStub(retrieval), settings.model.loop)
+        tools = DirectTools(DocumentServiceStub(retrieval), TeamTools(extensions.tools).of)
+        crew = _crew(tuned, tools, settings.model.loop, extensions)
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
             recorder=recorder,
@@ -109,20 +109,28 @@ async def agents_service(
             yield RunningAgents(server=server, worker=worker)
 
 
-def _crew(model: Model, documents: "DocumentServiceAsyncStub", options: LoopOptions) -> Crew:
-    direct = DirectAgent(model, DirectTools(documents), direct_prompts(), options)
-    socratic = SocraticAgent(model, load_prompt("socratic", 1))
+def _crew(model: Model, tools: DirectTools, options: LoopOptions, extensions: Extensions) -> Crew:
+    prompt = extensions.prompt
+    direct = DirectPrompts(
+        grounded=prompt("direct", 2), ungrounded=prompt("direct_without_documents", 2)
+    )
+    ours: dict[str, Agent] = {
+        "direct": DirectAgent(model, tools, direct, options),
+        "socratic": SocraticAgent(model, prompt("socratic", 1)),
+        context.STEP: context.ContextAgent(model, prompt("context", 1)),
+        conflict.STEP: conflict.ConflictAgent(model, prompt("conflict", 1)),
+    }
+    theirs = extensions.agents(AgentParts(model=model, tools=tools.of, loop=options))
+    agents, steps = {**ours, **theirs}, (context.STEP, conflict.STEP)
     return Crew(
         answering={
-            SESSION_MODE_UNSPECIFIED: direct,
-            SESSION_MODE_DIRECT: direct,
-            SESSION_MODE_SOCRATIC: socratic,
+            SESSION_MODE_UNSPECIFIED: agents["direct"],
+            SESSION_MODE_DIRECT: agents["direct"],
+            SESSION_MODE_SOCRATIC: agents["socratic"],
         },
-        questioning=socratic,
-        steps={
-            context.STEP: context.ContextAgent(model, load_prompt("context", 1)),
-            conflict.STEP: conflict.ConflictAgent(model, load_prompt("conflict", 1)),
-        },
+        questioning=agents["socratic"],
+        steps={step: agents[step] for step in steps},
+        named={name: agent for name, agent in agents.items() if name not in steps},
     )
 
 

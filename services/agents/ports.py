@@ -207,6 +207,7 @@ class AgentContext:
 
     tenant: str
     user_id: str
+    session_id: str
     turn_id: str
     text: str
     """What the user says in this turn; empty if they said nothing."""

@@ -7,6 +7,7 @@ from typing import Literal
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.agents.loop import LoopOptions
 from services.agents.consumer import WorkerOptions
+from services.agents.entry_points import ExtensionOptions
 from services.agents.prices import KINDS
 from services.agents.recorder import RecorderOptions
 from services.agents.tuned_model import Tuning
@@ -126,6 +127,9 @@ class AgentsSettings:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     """Which model answers."""
+
+    extensions: ExtensionOptions = field(default=ExtensionOptions())
+    """What is used of other packages."""
 
     telemetry: TelemetryOptions = field(default=TelemetryOptions())
     """Where traces, metrics and logs go."""

@@ -66,7 +66,7 @@ class TunedModel:
         limits = [most for most in (request.max_tokens, tuning.max_tokens) if most]
         return replace(
             request,
-            model=tuning.model,
-            effort=tuning.effort,
+            model=tuning.model or request.model,
+            effort=tuning.effort or request.effort,
             max_tokens=min(limits, default=None),
         )

@@ -16,7 +16,7 @@ from maieutic.v1.message_pb2 import AUTHOR_AGENT
 from maieutic.v1.turn_service_pb2 import Usage
 from services.agents.crew import Crew
 from services.agents.errors import AnswerTooLarge
-from services.agents.failures import NO_AGENT, Failure
+from services.agents.failures import NO_AGENT, Failure, no_agent
 from services.agents.ports import (
     Agent,
     AgentContext,
@@ -66,8 +66,9 @@ class TurnAgents:
         most = claim.answer_bytes or MOST_ANSWER_BYTES
         context = _context(self._job, claim, partial(self._work.messages, turn.log))
         if not self._job.steps:
-            agent = self._crew.of(self._job, claim.session)
-            return NO_AGENT if agent is None else await _said(agent, context, turn, most)
+            if (agent := self._crew.of(self._job, claim.session)) is None:
+                return no_agent(self._job.agent, self._crew.named)
+            return await _said(agent, context, turn, most)
         for step in self._job.steps:
             if step in claim.finished_steps:
                 continue
@@ -121,6 +122,7 @@ def _context(job: RunTurn, claim: TurnClaim, history: ReadHistory) -> AgentConte
     return AgentContext(
         tenant=job.tenant,
         user_id=job.user_id,
+        session_id=job.message.session_id,
         turn_id=job.turn_id,
         text=job.message.text,
         history=history,

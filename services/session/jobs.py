@@ -68,6 +68,7 @@ class Jobs:
             trace_context=trace,
             busy_policy=request.busy_policy,
             kind=_KINDS[type(request)],
+            agent=_agent(request),
         )
 
     def analysis_of(self, job: RunTurn) -> RunTurn:
@@ -80,7 +81,7 @@ class Jobs:
         analysis.time_budget.CopyFrom(self._limits.time_budgets.of(ANALYSIS))
         analysis.steps.extend(ANALYSIS_STEPS)
         analysis.message.CopyFrom(user_message(turn_id, session_id, job.message.text))
-        for own in ("session", "create_time", "predecessor_turn_id", "busy_policy"):
+        for own in ("session", "create_time", "predecessor_turn_id", "busy_policy", "agent"):
             analysis.ClearField(own)
         return analysis
 
@@ -90,11 +91,17 @@ def is_analysed(job: RunTurn, session: SessionRecord) -> bool:
     return job.kind == pb.TURN_KIND_ASK and session.session.mode == SESSION_MODE_SOCRATIC
 
 
+def _agent(request: BeginRequest) -> str:
+    return "" if isinstance(request, pb.NextQuestionRequest) else request.agent
+
+
 def _request_hash(request: BeginRequest, text: str) -> bytes:
     budget = request.time_budget.ToMilliseconds()
     parts = [request.session_id, text, str(request.busy_policy), str(budget)]
     if isinstance(request, pb.NextQuestionRequest):
         parts.append("next question")
+    if agent := _agent(request):
+        parts.append(agent)
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part.encode())

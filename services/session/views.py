@@ -43,6 +43,7 @@ def public_turn(turn: record.TurnRecord, *, waiting_position: int = 0) -> pb.Tur
         waiting_position=waiting_position if turn.phase == WAITING else 0,
         kind=job.kind,
         parent_turn_id=job.parent_turn_id,
+        agent=job.agent,
     )
     if turn.start_ms:
         shown.start_time.CopyFrom(timestamp(turn.start_ms))
@@ -68,6 +69,7 @@ def archived_turn(row: GetArchivedTurnResponse) -> pb.Turn:
         create_time=job.create_time,
         kind=job.kind,
         parent_turn_id=job.parent_turn_id,
+        agent=job.agent,
     )
     if row.HasField("finished"):
         outcome = finished.outcome

@@ -24,35 +24,16 @@ from services.agents.ports import (
     ModelRequest,
     ModelTool,
     Notice,
-    ToolResult,
 )
 from services.runtime import names
 from services.runtime.errors import Unavailable
+from tests.agents.listening import Listening
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import office
 from tests.recorded import recording
 from tests.waiting import wait_until
 
 LOOKING = Notice(code="LOOKING", text="Looking")
-
-
-class Listening:
-    """A scripted model that keeps what it was asked."""
-
-    def __init__(self, **script: Any) -> None:
-        self.model = ScriptedModel(Script(**script))
-        self.asked: list[ModelRequest] = []
-
-    @asynccontextmanager
-    async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
-        self.asked.append(request)
-        async with self.model.stream(request) as events:
-            yield events
-
-    @property
-    def told(self) -> list[tuple[ToolResult, ...]]:
-        """The results of each round, as the last call was told them."""
-        return [one.results for one in self.asked[-1].rounds]
 
 
 class _Form(BaseModel):

@@ -220,6 +220,7 @@ def context_with(found: Findings) -> AgentContext:
     return AgentContext(
         tenant="t",
         user_id="u",
+        session_id="s",
         turn_id="turn",
         text="",
         document_ids=(),

@@ -387,12 +387,14 @@ class User:
         *,
         budget: float = 0,
         policy: turns.BusyPolicy.ValueType = turns.BUSY_POLICY_UNSPECIFIED,
+        agent: str = "",
     ) -> turns.Turn:
         request = turns.BeginTurnRequest(
             session_id=session_id,
             request_id=request_id or uuid4().hex,
             text=text,
             busy_policy=policy,
+            agent=agent,
         )
         if budget:
             request.time_budget.CopyFrom(_duration(budget))

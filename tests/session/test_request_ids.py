@@ -107,6 +107,7 @@ async def place(shared: Stack) -> Place:
         "text": ("Really?", "Truly?"),
         "busy_policy": (turns.BUSY_POLICY_ENQUEUE, turns.BUSY_POLICY_INTERRUPT),
         "time_budget": ({"seconds": 60}, {"seconds": 61}),
+        "agent": ("reviewer", "direct"),
         "note_id": tuple(notes),
         "bookmark_id": tuple(marks),
         "message_id": tuple(messages),

@@ -89,6 +89,19 @@ async def test_a_lane_gives_its_time_budget_unless_the_request_asks_for_another(
             assert (await analysis_of(stack, turn)).time_budget.ToSeconds() == 30
 
 
+async def test_the_agent_that_is_asked_for_takes_the_turn_and_no_part_in_its_analysis(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    turn = await user.begin(await socratic(user), agent="reviewer")
+    assert (await stack.jobs.next(turn.turn_id)).agent == "reviewer"
+    assert (await analysis_of(stack, turn)).agent == ""
+    assert (await user.turn(turn.turn_id)).agent == "reviewer"
+    await stack.answer(turn.turn_id, "So.")
+    await stack.archived(turn.turn_id)
+    assert (await user.turn(turn.turn_id)).agent == "reviewer"
+
+
 async def test_a_direct_turn_has_no_analysis(stack: Stack) -> None:
     user = stack.user()
     session_id = (await user.create()).session_id

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import click
 
@@ -55,6 +56,7 @@ QUIT = "/quit"
     show_default=True,
     help="What to do while another question of this conversation is being answered.",
 )
+@click.option("--agent", default="", metavar="NAME", help="Let this agent answer, not the mode's.")
 @click.option("--no-documents", is_flag=True, help="Draw answers from the conversation alone.")
 @target_options
 def chat(
@@ -65,6 +67,7 @@ def chat(
     mode: str,
     document_ids: tuple[str, ...],
     if_busy: str,
+    agent: str,
     no_documents: bool,
 ) -> None:
     """Ask QUESTION and leave, or, without one, talk: one question a line.
@@ -83,7 +86,8 @@ def chat(
                 session = await _begun(client, question, MODES[mode], ids)
             _introduce(screen, session)
             questions = _asked(screen) if question is None else _one(question)
-            status = await _talk(client, screen, session, questions, BUSY[if_busy])
+            asking = partial(client.turns.stream, session, busy_policy=BUSY[if_busy], agent=agent)
+            status = await _talk(client, screen, questions, asking)
             return Exit.DONE if question is None and _interactive(screen) else status
 
     run(work())
@@ -114,13 +118,12 @@ def _introduce(screen: Screen, session: pb.Session) -> None:
 async def _talk(
     client: Maieutic,
     screen: Screen,
-    session: pb.Session,
     questions: AsyncIterator[str],
-    busy_policy: turn_pb.BusyPolicy.ValueType,
+    asking: Callable[[str], TurnStream],
 ) -> int:
     status = Exit.DONE
     async for question in questions:
-        stream = client.turns.stream(session, question, busy_policy=busy_policy)
+        stream = asking(question)
         with _interrupt_cancels(client, stream):
             outcome = await _shown(screen, stream)
         status = Exit.DONE if outcome.state == turn_pb.TURN_STATE_COMPLETED else Exit.FAILED

@@ -162,6 +162,7 @@ class Turn(_message.Message):
     WAITING_POSITION_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PARENT_TURN_ID_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """base64url, 48 characters."""
     session_id: _builtins.str
@@ -180,6 +181,8 @@ class Turn(_message.Message):
     kind: Global___TurnKind.ValueType
     parent_turn_id: _builtins.str
     """The turn that this one was begun with; empty if it stands alone."""
+    agent: _builtins.str
+    """The agent that was asked for; empty if it is the one of the session's mode."""
     @_builtins.property
     def outcome(self) -> Global___TurnOutcome:
         """Set once the state is terminal."""
@@ -214,10 +217,11 @@ class Turn(_message.Message):
         waiting_position: _builtins.int = ...,
         kind: Global___TurnKind.ValueType = ...,
         parent_turn_id: _builtins.str = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "finish_time", b"finish_time", "outcome", b"outcome", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "attempt", b"attempt", "create_time", b"create_time", "durable", b"durable", "finish_time", b"finish_time", "kind", b"kind", "outcome", b"outcome", "parent_turn_id", b"parent_turn_id", "request_id", b"request_id", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "text", b"text", "turn_id", b"turn_id", "waiting_position", b"waiting_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "archive_time", b"archive_time", "attempt", b"attempt", "create_time", b"create_time", "durable", b"durable", "finish_time", b"finish_time", "kind", b"kind", "outcome", b"outcome", "parent_turn_id", b"parent_turn_id", "request_id", b"request_id", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "text", b"text", "turn_id", b"turn_id", "waiting_position", b"waiting_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,11 +601,18 @@ class StreamTurnRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     BUSY_POLICY_FIELD_NUMBER: _builtins.int
     TIME_BUDGET_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     request_id: _builtins.str
     text: _builtins.str
     """In characters."""
     busy_policy: Global___BusyPolicy.ValueType
+    agent: _builtins.str
+    """The agent that answers this turn, by its name in the workers; the session
+    keeps its mode. Empty: the agent of the session's mode. If no worker has one
+    of this name the turn fails with the reason NO_AGENT, which names those that
+    there are.
+    """
     @_builtins.property
     def time_budget(self) -> _duration_pb2.Duration:
         """How long the turn may run once a worker has it. Unset means the default of
@@ -616,10 +627,11 @@ class StreamTurnRequest(_message.Message):
         text: _builtins.str = ...,
         busy_policy: Global___BusyPolicy.ValueType = ...,
         time_budget: _duration_pb2.Duration | None = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -654,11 +666,18 @@ class BeginTurnRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     BUSY_POLICY_FIELD_NUMBER: _builtins.int
     TIME_BUDGET_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     request_id: _builtins.str
     text: _builtins.str
     """In characters."""
     busy_policy: Global___BusyPolicy.ValueType
+    agent: _builtins.str
+    """The agent that answers this turn, by its name in the workers; the session
+    keeps its mode. Empty: the agent of the session's mode. If no worker has one
+    of this name the turn fails with the reason NO_AGENT, which names those that
+    there are.
+    """
     @_builtins.property
     def time_budget(self) -> _duration_pb2.Duration:
         """How long the turn may run once a worker has it. Unset means the default of
@@ -673,10 +692,11 @@ class BeginTurnRequest(_message.Message):
         text: _builtins.str = ...,
         busy_policy: Global___BusyPolicy.ValueType = ...,
         time_budget: _duration_pb2.Duration | None = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,17 +2,19 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from maieutic.v1.specification_pb2 import Question
-from maieutic.v1.turn_service_pb2 import Findings, Usage
+from maieutic.v1.turn_service_pb2 import Findings
 from services.agents.agents import known
+from services.agents.agents.answering import answered
+from services.agents.agents.citations import Sources
 from services.agents.agents.loop import ModelLoop
 from services.agents.ports import (
     AgentContext,
     AgentEvent,
     Answer,
     Author,
-    Delta,
     Model,
     ModelMessage,
     ModelRequest,
@@ -32,18 +34,10 @@ class SocraticAgent:
 
     async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
         """Ask the next question."""
-        text, usage = "", list[Usage]()
         asking = self._loop.run(self._request(context), prompt=self._prompt.label)
-        async with aclosing(asking) as events:
+        async with aclosing(answered(asking, Sources())) as events:
             async for event in events:
-                if isinstance(event, Usage):
-                    usage.append(event)
-                    continue
-                if isinstance(event, Delta):
-                    text += event.text
-                yield event
-        found = Findings(questions=[Question(text=text)])
-        yield Answer(text=text, usage=tuple(usage), findings=found)
+                yield _kept(event) if isinstance(event, Answer) else event
 
     def _request(self, context: AgentContext) -> ModelRequest:
         messages = context.messages
@@ -60,3 +54,8 @@ class SocraticAgent:
                 known.asked(context),
             ),
         )
+
+
+def _kept(answer: Answer) -> Answer:
+    """Return the answer as a question that the session remembers."""
+    return replace(answer, findings=Findings(questions=[Question(text=answer.text)]))

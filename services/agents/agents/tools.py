@@ -13,6 +13,7 @@ from services.agents.agents import known
 from services.agents.agents.asking import as_data, schema_of
 from services.agents.agents.citations import Sources, fenced
 from services.agents.agents.loop import Tool, Tools
+from services.agents.agents.team_tools import MoreTools
 from services.agents.ports import AgentContext, ModelTool, Notice
 from services.runtime.errors import from_rpc
 from services.runtime.identity import acting_for
@@ -20,6 +21,10 @@ from services.runtime.identity import acting_for
 if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
 
+SEARCH = "search_documents"
+SPECIFICATIONS = "list_specifications"
+HISTORY = "get_session_conversation_history"
+OURS = (SEARCH, SPECIFICATIONS, HISTORY)
 PASSAGES = 5
 MOST_PASSAGES = 10
 QUERY_CHARACTERS = 8192
@@ -70,22 +75,24 @@ class _Nothing(BaseModel):
 class DirectTools:
     """Makes the tools of a turn; what a model is told of them is the same for all turns."""
 
-    def __init__(self, documents: "DocumentServiceAsyncStub") -> None:
+    def __init__(self, documents: "DocumentServiceAsyncStub", more: MoreTools) -> None:
+        """*more* are those of others; none of them is named as one of ours."""
         self._documents = documents
+        self._more = more
         self._search = ModelTool(
-            name="search_documents",
+            name=SEARCH,
             description="Searches the documents of this conversation and returns passages, each "
             "with the number by which it is cited. Search again in other words if what you have "
             "does not hold the answer.",
             schema=schema_of(_Search),
         )
         self._specifications = ModelTool(
-            name="list_specifications",
+            name=SPECIFICATIONS,
             description="Lists what the user has settled so far in this conversation.",
             schema=schema_of(_Nothing),
         )
         self._history = ModelTool(
-            name="get_session_conversation_history",
+            name=HISTORY,
             description="Returns what was said in this conversation, newest first, page by page, "
             "from its beginning on: also what is no longer among the messages that you see.",
             schema=schema_of(_Page),
@@ -93,7 +100,12 @@ class DirectTools:
 
     def of(self, context: AgentContext, sources: Sources) -> Tools:
         """Return what may be used for the turn; what a search finds is added to *sources*."""
-        return [*self._searching(context, sources), self._listing(context), self._reading(context)]
+        return [
+            *self._searching(context, sources),
+            self._listing(context),
+            self._reading(context),
+            *self._more(context),
+        ]
 
     async def passages(
         self, context: AgentContext, query: str, limit: int = PASSAGES

@@ -1,0 +1,1 @@
+"""What Acme adds to Maieutic: an agent, a tool, and prompts in its own words."""

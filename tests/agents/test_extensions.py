@@ -1,0 +1,288 @@
+"""Agents, tools and prompts of other packages; the example is installed as its users do it."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
+from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TURN_STATE_FAILED, TurnOutcome
+from services.agents.entry_points import ExtensionOptions, load_extensions
+from services.runtime.settings import BadSettings
+from tests.agents.listening import Listening
+from tests.fakes.turn_work import LiveStore
+from tests.fakes.workers import Office, office
+from tests.packages import importable, write_package
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "acme"
+AGENTS, TOOLS, PROMPTS = "maieutic.agents", "maieutic.tools", "maieutic.prompts"
+SOURCE = """
+from pydantic import BaseModel
+from services.agents.extension import Answer, Delta, TeamTool
+
+class Plain:
+    def __init__(self, parts):
+        pass
+    async def run(self, context):
+        yield Delta(text="Plainly.")
+        yield Answer(text="Plainly.")
+
+class Dear:
+    def __init__(self, parts):
+        raise KeyError("ACME_KEY is not set")
+
+def idle(parts):
+    return object()
+
+class Form(BaseModel):
+    word: str
+
+async def broken(context, given):
+    raise LookupError("the secret is 42")
+
+def tool(name, form=Form):
+    return TeamTool(name=name, description="d", form=form, call=broken, notice="n")
+
+BROKEN = tool("break_it")
+SAME = tool("break_it")
+OURS = tool("search_documents")
+SHOUTED = tool("Shout")
+REMOTE = tool("far__away")
+FORMLESS = tool("formless", form=dict)
+NUMBER = 7
+"""
+
+
+@pytest.fixture(scope="module")
+def acme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The example, installed."""
+    folder = tmp_path_factory.mktemp("acme")
+    options = [
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--target",
+        str(folder),
+    ]
+    command = [sys.executable, "-m", "pip", "install", *options, str(EXAMPLE)]
+    subprocess.run(command, check=True, timeout=60)  # noqa: S603 - our own arguments
+    with importable(folder):
+        yield folder
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Path]:
+    """A package of another team, in which nearly everything is wrong."""
+    agents = {name: f"other:{value}" for name, value in (("direct", "Plain"), ("context", "Plain"))}
+    agents |= {"dear": "other:Dear", "idle": "other:idle", "seven": "other:NUMBER"}
+    agents |= {"Loud": "other:Plain", "lost": "nowhere:Agent", "absent": "other:Absent"}
+    tools = {name.lower(): f"other:{name}" for name in ("BROKEN", "SAME", "OURS", "SHOUTED")}
+    tools |= {"remote": "other:REMOTE", "formless": "other:FORMLESS", "seven": "other:NUMBER"}
+    prompts = {"seven": "other:NUMBER", "bare": "other"}
+    entries = {AGENTS: agents, TOOLS: tools, PROMPTS: prompts}
+    write_package(tmp_path, "other", SOURCE, entries)
+    with importable(tmp_path):
+        yield tmp_path
+
+
+def using(**options: Any) -> ExtensionOptions:
+    return ExtensionOptions(**options)
+
+
+def notices(place: Office, turn_id: str) -> list[tuple[str, str]]:
+    frames = place.store.turns[turn_id].log
+    return [(f.notice.code, f.notice.text) for f in frames if f.HasField("notice")]
+
+
+def prompts_of(outcome: TurnOutcome) -> set[str]:
+    return {usage.prompt for usage in outcome.usage}
+
+
+@pytest.mark.usefixtures("acme")
+async def test_the_examples_agent_answers_who_asks_for_it_and_its_tool_is_called() -> None:
+    calls = [[{"name": "look_up_term", "input": {"term": "Headrace"}}]]
+    model = Listening(text="The headrace is missing.", calls=calls)
+    chosen = using(agents=("reviewer",), tools=("glossary",))
+    async with office(model, extensions=chosen) as place:
+        turn_id = await place.ask("Water flows to the wheel.", agent="reviewer")
+        outcome = (await place.finished()).outcome
+    assert (outcome.state, outcome.text) == (TURN_STATE_COMPLETED, "The headrace is missing.")
+    assert [one.text for one in model.told[0]] == [
+        "The channel that carries water from the dam to the wheel."
+    ]
+    assert model.asked[0].system.startswith("You review what the user has written")
+    assert {(usage.step, usage.prompt) for usage in outcome.usage} == {
+        ("reviewer", "acme/reviewer_v1")
+    }
+    assert notices(place, turn_id) == [
+        ("REVIEWING", "Reading your text"),
+        ("USING_TOOL", "Looking into the glossary"),
+    ]
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_teams_tool_is_for_our_agents_too_and_tells_what_it_does_not_have() -> None:
+    inputs = [{"term": "weir"}, {"word": "weir"}]
+    calls = [[{"name": "look_up_term", "input": given} for given in inputs]]
+    model = Listening(calls=calls)
+    async with office(model, extensions=using(tools=("glossary",))) as place:
+        await place.ask("What is a weir?")
+        assert (await place.finished()).outcome.state == TURN_STATE_COMPLETED
+    unknown, malformed = model.told[0]
+    assert (unknown.text, unknown.failed) == ("The glossary does not have 'weir'.", True)
+    assert malformed.failed
+    assert "term: Field required" in malformed.text
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_packages_prompt_takes_the_place_of_ours_and_the_others_stay() -> None:
+    store, model = LiveStore(), Listening()
+    async with office(model, store=store, extensions=using(prompts=("acme",))) as place:
+        await place.ask("What is a weir?")
+        assert prompts_of((await place.finished()).outcome) == {"acme/direct_without_documents_v1"}
+        store.document_ids.append(place.add_document("weirs", "A weir is low."))
+        await place.ask("What is a weir?")
+        (label,) = prompts_of((await place.finished()).outcome)
+    assert label.startswith("direct_v")
+    assert "Acme's engineers" in model.asked[0].system
+    assert "Acme" not in model.asked[1].system
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_folders_prompt_comes_before_a_packages_in_its_newest_version(
+    tmp_path: Path,
+) -> None:
+    for version in (2, 10, 9):
+        file = tmp_path / f"direct_without_documents_v{version}.md"
+        file.write_text(f"Answer as version {version}.\n")
+    (tmp_path / "..data.md").write_text("A mounted folder has such files.")
+    chosen = using(prompts=("acme",), prompts_folder=str(tmp_path))
+    model = Listening()
+    async with office(model, extensions=chosen) as place:
+        await place.ask("What is a weir?")
+        labels = prompts_of((await place.finished()).outcome)
+    assert labels == {"folder/direct_without_documents_v10"}
+    assert model.asked[0].system == "Answer as version 10."
+
+
+@pytest.mark.usefixtures("acme")
+async def test_what_is_installed_and_not_named_in_the_settings_is_not_used() -> None:
+    model = Listening()
+    async with office(model) as place:
+        await place.ask("Review this.", agent="reviewer")
+        outcome = (await place.finished()).outcome
+        await place.ask("What is a weir?")
+        assert (await place.finished()).outcome.state == TURN_STATE_COMPLETED
+    assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "NO_AGENT")
+    assert outcome.explanation == "There is no agent 'reviewer' here; there are: direct, socratic."
+    assert "look_up_term" not in {tool.name for tool in model.asked[0].tools}
+
+
+async def test_an_agent_of_ours_may_be_asked_for_in_a_session_of_another_mode() -> None:
+    model = Listening()
+    async with office(model) as place:
+        job = place.job("Just tell me.", agent="direct")
+        job.session.mode = SESSION_MODE_SOCRATIC
+        await place.publish(job)
+        await place.finished()
+    assert model.asked[0].step == "direct"
+
+
+@pytest.mark.usefixtures("other")
+async def test_an_agent_that_is_named_as_one_of_ours_takes_its_place() -> None:
+    model = Listening()
+    async with office(model, extensions=using(agents=("direct", "context"))) as place:
+        await place.ask("What is a weir?")
+        assert (await place.finished()).outcome.text == "Plainly."
+        turn_id = await place.ask("Use SQLite.", steps=["context"])
+        assert (await place.finished()).outcome.state == TURN_STATE_COMPLETED
+        assert [step.step for step in place.store.turns[turn_id].steps] == ["context"]
+    assert model.asked == []
+
+
+@pytest.mark.usefixtures("other")
+async def test_a_tool_with_a_bug_fails_its_call_and_no_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Listening(calls=[[{"name": "break_it", "input": {"word": "a"}}]])
+    async with office(model, extensions=using(tools=("broken",))) as place:
+        await place.ask("Go.")
+        assert (await place.finished()).outcome.state == TURN_STATE_COMPLETED
+    ((result,),) = model.told
+    assert result.failed
+    assert "42" not in result.text
+    (logged,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert "break_it" in logged.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"agents": ("reviwer",)}, "AGENTS: no installed package has an entry point 'reviwer'"),
+        ({"agents": ("reviwer",)}, "there are: Loud, absent, context, dear, direct"),
+        ({"agents": ("lost",)}, "'lost' (nowhere:Agent of other) cannot be imported: Module"),
+        ({"agents": ("absent",)}, "'absent' (other:Absent of other) cannot be imported: Attrib"),
+        ({"agents": ("seven",)}, "AGENTS: 'seven' is of the type int: its entry"),
+        ({"agents": ("Loud",)}, "AGENTS: 'Loud': an agent is named by a lower-case letter"),
+        ({"tools": ("seven",)}, "TOOLS: 'seven' is of the type int: its entry point has to n"),
+        ({"tools": ("formless",)}, "whose form is a class of pydantic.BaseModel"),
+        ({"tools": ("broken", "same")}, "TOOLS: 2 tools are called 'break_it'"),
+        ({"tools": ("ours",)}, "TOOLS: 2 tools are called 'search_documents', those of Maieutic"),
+        ({"tools": ("shouted",)}, "'shouted': the tool is called 'Shout': call it by lower-case"),
+        ({"tools": ("remote",)}, "single underscores"),
+        ({"prompts": ("seven",)}, "PROMPTS: 'seven' is of the type int: its entry"),
+        ({"prompts": ("bare",)}, "PROMPTS: 'bare' is of the type module"),
+        ({"prompts_folder": "/nowhere"}, "PROMPTS_FOLDER: /nowhere: cannot be read: "),
+    ],
+)
+@pytest.mark.usefixtures("other")
+def test_what_cannot_be_used_is_named_at_the_start(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadSettings) as problem:
+        load_extensions(using(**options))
+    assert str(problem.value).startswith("MAIEUTIC_EXTENSIONS_")
+    assert told in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("dear", "AGENTS: 'dear' could not be made: KeyError: 'ACME_KEY is not set'"),
+        ("idle", "AGENTS: 'idle' makes something of the type object, which is no Agent"),
+    ],
+)
+@pytest.mark.usefixtures("other")
+async def test_an_agent_that_cannot_be_made_is_named_at_the_start(name: str, told: str) -> None:
+    with pytest.raises(BadSettings, match=told):
+        async with office(extensions=using(agents=(name,))):
+            pass
+
+
+@pytest.mark.usefixtures("acme")
+def test_of_two_packages_with_one_name_neither_is_guessed(tmp_path: Path) -> None:
+    write_package(tmp_path, "rival", "", {AGENTS: {"reviewer": "rival:Reviewer"}})
+    with importable(tmp_path), pytest.raises(BadSettings, match="acme-maieutic, rival:Reviewer of"):
+        load_extensions(using(agents=("reviewer",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("direct.md", b"Answer.", "direct.md: rename it to <name>_v<version>.md"),
+        ("direct_v0.md", b"Answer.", "direct_v0.md: rename it"),
+        ("direct_v3.md", b" \n", "direct_v3.md: it is empty"),
+        ("direct_v3.md", b"\xff\xfe", "cannot be read"),
+        ("direct_v3.txt", b"Answer.", "there is no file <name>_v<version>.md in it"),
+    ],
+)
+def test_a_folder_of_prompts_says_which_file_is_wrong(
+    tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadSettings) as problem:
+        load_extensions(using(prompts_folder=str(tmp_path)))
+    assert told in str(problem.value)
