@@ -11,6 +11,10 @@ from maieutic.v1.admin_service_pb2_grpc import (
     AdminServiceStub,
     add_AdminServiceServicer_to_server,
 )
+from maieutic.v1.artifact_service_pb2_grpc import (
+    ArtifactServiceStub,
+    add_ArtifactServiceServicer_to_server,
+)
 from maieutic.v1.dead_letter_admin_service_pb2_grpc import (
     DeadLetterAdminServiceStub,
     add_DeadLetterAdminServiceServicer_to_server,
@@ -44,6 +48,7 @@ from services.gateway.admission import (
     INDEX_ADMIN_SERVICE,
     admitted,
 )
+from services.gateway.artifact_rpc import Artifacts
 from services.gateway.model import KeyHolder, TenantShares
 from services.gateway.ports import KeyStore
 from services.gateway.relay import explaining_absence
@@ -71,6 +76,7 @@ PEERS = {
     "maieutic.v1.SessionService": "session",
     "maieutic.v1.TurnService": "session",
     "maieutic.v1.SpecificationService": "session",
+    "maieutic.v1.ArtifactService": "session",
     "maieutic.v1.DocumentService": "retrieval",
     ADMIN_SERVICE: "session",
     DOCUMENT_ADMIN_SERVICE: "retrieval",
@@ -122,6 +128,8 @@ def _registering(
         add_DeadLetterAdminServiceServicer_to_server(letters, server)
         found = Specifications(SpecificationServiceStub(session))
         add_SpecificationServiceServicer_to_server(found, server)
+        artifacts = Artifacts(ArtifactServiceStub(session))
+        add_ArtifactServiceServicer_to_server(artifacts, server)
         admin = DocumentAdmin(DocumentAdminServiceStub(retrieval), timeout=ingest)
         add_DocumentAdminServiceServicer_to_server(admin, server)
         indexes = IndexAdmin(IndexAdminServiceStub(retrieval), timeout=ingest)

@@ -37,6 +37,7 @@ FIXES: Mapping[str, str] = MappingProxyType(
         "note_id": "take it from AddNote or ListNotes",
         "bookmark_id": "take it from AddBookmark or ListBookmarks",
         "message_id": "take it from ListMessages",
+        "artifact_id": "take it from ListArtifacts or from a frame of the turn",
         "record_id": "take it from ListQuarantined",
         "letter_id": "take it from ListDeadLetters",
         "letter_ids": "take them from ListDeadLetters",

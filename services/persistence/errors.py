@@ -60,6 +60,38 @@ class DocumentNotFound(NotFound):
         super().__init__("document", document_id)
 
 
+class ArtifactNotFound(NotFound):
+    """There is no such artifact."""
+
+    def __init__(self, artifact_id: str) -> None:
+        super().__init__("artifact", artifact_id)
+
+
+class SessionNotYetArchived(Unavailable):
+    """The archive has not heard of the session yet: it soon will."""
+
+    default_reason = "SESSION_NOT_YET_ARCHIVED"
+
+    def __init__(self, session_id: str) -> None:
+        message = f"the archive does not know session {session_id!r} yet"
+        super().__init__(message, retry_after=RETRY_SECONDS)
+
+
+class TurnHasEnded(FailedPrecondition):
+    """The turn has its outcome: nothing is added to it."""
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__(f"turn {turn_id} has ended", reason="TURN_HAS_ENDED")
+
+
+class ArtifactLimitReached(FailedPrecondition):
+    """An attempt of a turn has put as much as it may, which no waiting cures: names the limit."""
+
+    def __init__(self, limit: str, most: int) -> None:
+        message = f"the limit artifacts.{limit} is reached: at most {most} in an attempt of a turn"
+        super().__init__(message, reason="LIMIT_REACHED")
+
+
 class DeadLetterNotFound(NotFound):
     """There is no such dead letter."""
 

@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 import grpc
 
 from maieutic.archive.v1.archive_service_pb2_grpc import add_ArchiveServiceServicer_to_server
+from maieutic.archive.v1.artifact_store_service_pb2_grpc import (
+    add_ArtifactStoreServiceServicer_to_server,
+)
 from maieutic.archive.v1.index_registry_service_pb2_grpc import (
     add_IndexRegistryServiceServicer_to_server,
 )
@@ -14,6 +17,8 @@ from maieutic.v1.dead_letter_admin_service_pb2_grpc import (
     add_DeadLetterAdminServiceServicer_to_server,
 )
 from services.persistence.adapters.archive import open_archive
+from services.persistence.artifact_rpc import ArtifactCalls
+from services.persistence.artifact_sweeper import ArtifactSweeper
 from services.persistence.confirming import Confirmations
 from services.persistence.consumer import Consumer
 from services.persistence.dead_letter_rpc import DeadLetterServicer
@@ -38,6 +43,7 @@ SERVICE = "persistence"
 SERVICES = (
     "maieutic.archive.v1.ArchiveService",
     "maieutic.archive.v1.IndexRegistryService",
+    "maieutic.archive.v1.ArtifactStoreService",
     "maieutic.v1.DeadLetterAdminService",
 )
 
@@ -57,6 +63,8 @@ async def persistence_service(
         servicer = ArchiveServicer(archive)
         add_ArchiveServiceServicer_to_server(servicer, server)
         add_IndexRegistryServiceServicer_to_server(IndexCalls(archive), server)
+        artifacts = ArtifactCalls(archive, settings.artifacts.limits)
+        add_ArtifactStoreServiceServicer_to_server(artifacts, server)
         letters = _dead_letter_servicer(settings, archive, bus)
         add_DeadLetterAdminServiceServicer_to_server(letters, server)
         return SERVICES
@@ -97,8 +105,9 @@ async def _archiving(
         bus=bus, letters=archive, topology=maieutic_topology(), options=settings.dead_letters
     )
     dead_sweeper = DeadLetterSweeper(archive, settings.dead_letters)
+    artifact_sweeper = ArtifactSweeper(archive, settings.artifacts)
     async with asyncio.TaskGroup() as group:
-        running = (consumer, sweeper, keeper, dead_sweeper)
+        running = (consumer, sweeper, keeper, dead_sweeper, artifact_sweeper)
         tasks = [group.create_task(each.run()) for each in running]
         try:
             yield

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from maieutic.v1.turn_service_pb2 import TURN_STATE_ROLLED_BACK
 
 ACCEPTED = "ACCEPTED"
 """The state of a turn's row until its outcome is known."""
@@ -181,6 +182,8 @@ class Plan:
     messages: tuple[MessageRow, ...]
     withdrawn: tuple[tuple[str, str], ...]
     """Turn and session of the turns whose messages are no part of the conversation any more."""
+    artifacts: tuple[tuple[str, str], ...]
+    """Artifact and turn of the files that outcomes name."""
     usage: tuple[UsageRow, ...]
     annotations: tuple[AnnotationsRow, ...]
     events: tuple[EventRow, ...]
@@ -216,6 +219,7 @@ def plan(facts: Sequence[Fact], known: Known) -> Plan:
         withdrawn=tuple(
             (row.turn_id, row.session_id) for row in rows.values() if row.state == ROLLED_BACK
         ),
+        artifacts=tuple(pair for f in news if f.finished for pair in named_artifacts(f.finished)),
         usage=_usage_rows(facts, news, first),
         annotations=tuple(annotations.values()),
         events=tuple({fact.event.event_key: fact.event for fact in [*news, *deletions]}.values()),
@@ -230,6 +234,14 @@ def plan(facts: Sequence[Fact], known: Known) -> Plan:
             accepted=tuple({f.turn.turn_id: None for f in living if f.turn and not f.finished}),
         ),
     )
+
+
+def named_artifacts(finished: TurnFinished) -> list[tuple[str, str]]:
+    """Return artifact and turn of the files that an outcome names; rolled back, it names none."""
+    outcome, turn_id = finished.outcome, finished.job.turn_id
+    if outcome.state == TURN_STATE_ROLLED_BACK:
+        return []
+    return [(one.artifact_id, turn_id) for one in outcome.artifacts]
 
 
 def joined(parts: Collection[Applied]) -> Applied:

@@ -14,6 +14,7 @@ from maieutic.v1.session_service_pb2 import (
     SessionStatistics,
 )
 from maieutic.v1.turn_service_pb2 import Findings
+from services.persistence.artifact_ports import Artifacts
 from services.persistence.dead_letter_ports import DeadLetters
 from services.persistence.document_ports import DocumentRegistry, DocumentUpkeep, DocumentWork
 from services.persistence.index_ports import IndexRegistry
@@ -171,6 +172,7 @@ class Archive(
     DocumentUpkeep,
     IndexRegistry,
     DeadLetters,
+    Artifacts,
     Protocol,
 ):
     """The whole database."""

@@ -34,12 +34,12 @@ def seconds(field: str, value: Duration) -> float:
     return found
 
 
-def place(request: Message, before_id: str) -> Place | None:
+def place(request: Message, last_id: str, field: str = "before_create_time") -> Place | None:
     """Return where a list goes on, None for its start; raises InvalidArgument."""
     try:
-        before = time_of(request, "before_create_time")
+        last = time_of(request, field)
     except (ValueError, OverflowError) as error:
-        raise InvalidArgument("before_create_time", str(error)) from error
-    if before is None and not before_id:
+        raise InvalidArgument(field, str(error)) from error
+    if last is None and not last_id:
         return None
-    return Place(time=before or UNKNOWN_TIME, id=before_id)
+    return Place(time=last or UNKNOWN_TIME, id=last_id)

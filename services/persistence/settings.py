@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.persistence.adapters.postgres import PoolOptions
+from services.persistence.artifact_ports import ArtifactLimits
 from services.runtime.channel import ChannelOptions
 from services.runtime.server import MEBIBYTE, ServerOptions
+from services.runtime.settings import PREFIX, BadSettings
 from services.runtime.telemetry import TelemetryOptions
 
 
@@ -55,6 +57,20 @@ class DeadLetterOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactOptions:
+    """How the files are kept that agents make."""
+
+    limits: ArtifactLimits = field(default=ArtifactLimits())
+    """How much one attempt of a turn may put."""
+
+    keep: float = 86_400.0
+    """Seconds for which a file is kept that no outcome names."""
+
+    interval: float = 3600.0
+    """Seconds between two removals of such files, on average."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PersistenceSettings:
     """Where the archive listens, where it keeps what it hears, and from whom it hears."""
 
@@ -84,6 +100,9 @@ class PersistenceSettings:
     dead_letters: DeadLetterOptions = field(default=DeadLetterOptions())
     """How messages are kept that could not be read."""
 
+    artifacts: ArtifactOptions = field(default=ArtifactOptions())
+    """How the files are kept that agents make."""
+
     session_address: str = "127.0.0.1:50052"
     """The session service: host:port or dns:///name:port."""
 
@@ -98,3 +117,8 @@ class PersistenceSettings:
 
     telemetry: TelemetryOptions = field(default=TelemetryOptions())
     """Where traces, metrics and logs go."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= (given := self.artifacts.limits.file_bytes) <= MEBIBYTE:
+            name = f"{PREFIX}ARTIFACTS_LIMITS_FILE_BYTES"
+            raise BadSettings(f"{name}: must be 1 to {MEBIBYTE}, is {given}")

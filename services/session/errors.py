@@ -48,6 +48,11 @@ def message_not_found(message_id: str) -> NotFound:
     return NotFound("message", message_id)
 
 
+def artifact_not_found(artifact_id: str) -> NotFound:
+    """Return the same error for an unknown artifact and for somebody else's."""
+    return NotFound("artifact", artifact_id)
+
+
 def conflict_not_found(conflict_id: str) -> NotFound:
     """Return the error for a conflict that is not in the session."""
     return NotFound("conflict", conflict_id)

@@ -10,6 +10,7 @@ import grpc
 
 from maieutic.session.v1.turn_work_service_pb2_grpc import add_TurnWorkServiceServicer_to_server
 from maieutic.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from maieutic.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
 from maieutic.v1.dead_letter_admin_service_pb2_grpc import (
     add_DeadLetterAdminServiceServicer_to_server,
 )
@@ -33,6 +34,9 @@ from services.session.adapters.wake import RedisWakes
 from services.session.annotations import Annotations
 from services.session.archive import Archive
 from services.session.archiving import Archiving
+from services.session.artifact_archive import ArtifactArchive
+from services.session.artifact_rpc import ArtifactServicer
+from services.session.artifacts import Artifacts
 from services.session.branching import Branching
 from services.session.calls import observed
 from services.session.conversations import Conversations
@@ -71,6 +75,7 @@ SERVICES = (
     "maieutic.v1.SessionService",
     "maieutic.v1.TurnService",
     "maieutic.v1.SpecificationService",
+    "maieutic.v1.ArtifactService",
     "maieutic.session.v1.TurnWorkService",
     "maieutic.v1.AdminService",
     "maieutic.v1.DeadLetterAdminService",
@@ -96,7 +101,7 @@ async def session_service(
     ):
         shared = _shared(settings, store, Archive(channel), publisher)
         sweeper = _sweeper(shared)
-        register = _registering(shared, wakes, sweeper, DeadLetterServicer(channel))
+        register = _registering(shared, wakes, sweeper, channel)
         space = RedisKeySpace(store.servers)
         search = OrphanSearch(space=space, timing=timing, options=settings.orphans)
         figures = Figures(store, settings.census_interval)
@@ -196,21 +201,25 @@ def _sweeper(shared: _Shared) -> Sweeper:
 
 
 def _registering(
-    shared: _Shared, wakes: Wakes, sweeper: Sweeper, dead_letters: DeadLetterServicer
+    shared: _Shared, wakes: Wakes, sweeper: Sweeper, archive: grpc.aio.Channel
 ) -> Callable[[grpc.aio.Server], Sequence[str]]:
     """Return what adds the services to a server."""
     annotations = Annotations(shared.store, shared.live, shared.publisher)
     turns = _turns(shared, sweeper)
     watching = Watching(store=shared.store, turns=turns, wakes=wakes)
+    artifacts = Artifacts(
+        store=shared.store, live=shared.live, archive=ArtifactArchive(archive), turns=turns
+    )
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         found = SpecificationServicer(Specifications(annotations))
         add_SessionServiceServicer_to_server(_sessions(shared, annotations), server)
         add_TurnServiceServicer_to_server(TurnServicer(turns, watching), server)
         add_SpecificationServiceServicer_to_server(found, server)
-        add_TurnWorkServiceServicer_to_server(_work(shared), server)
+        add_TurnWorkServiceServicer_to_server(_work(shared, artifacts), server)
+        add_ArtifactServiceServicer_to_server(ArtifactServicer(artifacts), server)
         add_AdminServiceServicer_to_server(AdminServicer(QuarantineOffice(shared.store)), server)
-        add_DeadLetterAdminServiceServicer_to_server(dead_letters, server)
+        add_DeadLetterAdminServiceServicer_to_server(DeadLetterServicer(archive), server)
         return SERVICES
 
     return register
@@ -280,7 +289,7 @@ def _turns(shared: _Shared, sweeper: Sweeper) -> Turns:
     )
 
 
-def _work(shared: _Shared) -> TurnWorkServicer:
+def _work(shared: _Shared, artifacts: Artifacts) -> TurnWorkServicer:
     """Wire what workers and the archive do with turns."""
     store, publisher, timing = shared.store, shared.publisher, shared.timing
     work = Work(
@@ -295,6 +304,7 @@ def _work(shared: _Shared) -> TurnWorkServicer:
         work,
         Archiving(store=store, publisher=publisher, timing=timing),
         TurnHistory(store=store, history=_history(shared)),
+        artifacts,
     )
 
 

@@ -19,6 +19,7 @@ from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServi
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.runtime.identity import current_identity
 from services.session.archiving import Archiving
+from services.session.artifacts import Artifacts
 from services.session.branching import Branching
 from services.session.conversations import Conversations
 from services.session.errors import ServicesOnly
@@ -256,10 +257,13 @@ class TurnServicer(TurnServiceServicer):
 class TurnWorkServicer(TurnWorkServiceServicer):
     """How workers run turns and how the archive confirms them."""
 
-    def __init__(self, work: Work, archiving: Archiving, history: TurnHistory) -> None:
+    def __init__(
+        self, work: Work, archiving: Archiving, history: TurnHistory, artifacts: Artifacts
+    ) -> None:
         self._work = work
         self._archiving = archiving
         self._history = history
+        self._artifacts = artifacts
 
     async def ClaimTurn(
         self, request: work_pb.ClaimTurnRequest, context: Context
@@ -279,6 +283,12 @@ class TurnWorkServicer(TurnWorkServiceServicer):
     ) -> work_pb.ListTurnMessagesResponse:
         _only(WORKERS)
         return await self._history.page(request)
+
+    async def PutTurnArtifact(
+        self, request: work_pb.PutTurnArtifactRequest, context: Context
+    ) -> work_pb.PutTurnArtifactResponse:
+        _only(WORKERS)
+        return await self._artifacts.put(request)
 
     async def CompleteStep(
         self, request: work_pb.CompleteStepRequest, context: Context

@@ -18,7 +18,7 @@ from tests.backends.postgres import PostgresServer
 
 SHARED = "archive_contract"
 TRUNCATE_SESSIONS = """
-TRUNCATE sessions, turns, messages, usage, events, annotations, session_documents
+TRUNCATE sessions, turns, messages, usage, events, annotations, session_documents, artifacts
 """
 
 

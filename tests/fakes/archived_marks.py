@@ -78,6 +78,9 @@ class MarksServicer(TurnWorkServiceServicer):
     async def ListTurnMessages(self, request: pb.ListTurnMessagesRequest, context: Context) -> Any:
         raise Unimplemented("not the archive's")
 
+    async def PutTurnArtifact(self, request: pb.PutTurnArtifactRequest, context: Context) -> Any:
+        raise Unimplemented("not the archive's")
+
     async def CompleteStep(self, request: pb.CompleteStepRequest, context: Context) -> Any:
         raise Unimplemented("not the archive's")
 

@@ -13,6 +13,9 @@ from maieutic.archive.v1.archive_service_pb2_grpc import (
     ArchiveServiceServicer,
     add_ArchiveServiceServicer_to_server,
 )
+from maieutic.archive.v1.artifact_store_service_pb2_grpc import (
+    add_ArtifactStoreServiceServicer_to_server,
+)
 from maieutic.bus.v1.bus_pb2 import (
     RunTurn,
     SessionAnnotations,
@@ -30,6 +33,7 @@ from maieutic.v1.session_service_pb2 import (
 from services.persistence.branching import carried, found_in
 from services.runtime.errors import NotFound, Unavailable, Unimplemented
 from services.runtime.server import RunningServer, ServerOptions, serving
+from tests.fakes.artifact_store import ArtifactStore
 
 
 @dataclass
@@ -59,6 +63,7 @@ class ColdArchive(ArchiveServiceServicer):
     """While it is not set, counting sessions takes for ever."""
 
     def __post_init__(self) -> None:
+        self.artifacts = ArtifactStore(self.finished)
         self.counts.set()
 
     def keep(self, row: TurnFinished) -> TurnFinished:
@@ -254,7 +259,8 @@ async def cold_archive() -> AsyncIterator[tuple[ColdArchive, RunningServer]]:
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         add_ArchiveServiceServicer_to_server(archive, server)
-        return ("maieutic.archive.v1.ArchiveService",)
+        add_ArtifactStoreServiceServicer_to_server(archive.artifacts, server)
+        return ("maieutic.archive.v1.ArchiveService", "maieutic.archive.v1.ArtifactStoreService")
 
     async with serving(ServerOptions(), register) as running:
         yield archive, running

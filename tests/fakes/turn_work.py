@@ -5,6 +5,7 @@ answer with FENCED, is noted in `violations`.
 """
 
 import asyncio
+import hashlib
 import itertools
 import time
 from collections import Counter
@@ -21,7 +22,9 @@ from maieutic.session.v1.turn_work_service_pb2_grpc import (
     add_TurnWorkServiceServicer_to_server,
 )
 from maieutic.v1 import turn_service_pb2 as turn_pb
+from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.message_pb2 import Message
+from services.persistence.artifacts import artifact_id
 from services.runtime.errors import Aborted, ServiceError, Unavailable, Unimplemented
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -32,6 +35,7 @@ Hold = (
     | pb.CompleteTurnRequest
     | pb.FailTurnRequest
     | pb.ListTurnMessagesRequest
+    | pb.PutTurnArtifactRequest
 )
 
 
@@ -82,6 +86,8 @@ class LiveStore:
     turns: dict[str, Turn] = field(default_factory=dict)
     window: list[Message] = field(default_factory=list)
     """Messages before the one to answer, for every turn."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """What was put, by artifact id."""
     document_ids: list[str] = field(default_factory=list)
     lease: float = 10.0
     answer_bytes: int = 0
@@ -233,6 +239,26 @@ class FakeTurnWork(TurnWorkServiceServicer):
                 else:
                     store.turns[one.turn_id].lease_end = time.monotonic() + store.lease
         return response
+
+    async def PutTurnArtifact(
+        self, request: pb.PutTurnArtifactRequest, context: Context
+    ) -> pb.PutTurnArtifactResponse:
+        store = self._enter("PutTurnArtifact")
+        turn = store.turns.get(request.turn_id)
+        if (status := store.verdict(request)) != pb.WRITE_STATUS_APPLIED or turn is None:
+            return pb.PutTurnArtifactResponse(status=status)
+        sha256 = hashlib.sha256(request.content).hexdigest()
+        artifact = Artifact(
+            artifact_id=artifact_id(request.turn_id, request.path, sha256),
+            session_id=turn.job.message.session_id,
+            turn_id=request.turn_id,
+            path=request.path,
+            media_type=request.media_type,
+            size_bytes=len(request.content),
+            sha256=sha256,
+        )
+        store.files[artifact.artifact_id] = request.content
+        return pb.PutTurnArtifactResponse(status=status, artifact=artifact)
 
     async def ListTurnMessages(
         self, request: pb.ListTurnMessagesRequest, context: Context

@@ -27,12 +27,15 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceStub
 from maieutic.v1 import (
+    artifact_service_pb2 as artifacts,
     session_service_pb2 as sessions,
     specification_pb2,
     specification_service_pb2 as specifications,
     turn_service_pb2 as turns,
 )
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceStub
+from maieutic.v1.artifact_pb2 import Artifact
+from maieutic.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServiceStub
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
@@ -56,6 +59,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:  # the generated module has one class for both kinds of channel
     from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceAsyncStub
     from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
+    from maieutic.v1.artifact_service_pb2_grpc import ArtifactServiceAsyncStub
     from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceAsyncStub
@@ -143,6 +147,7 @@ class Replica:
     gateway_work: "TurnWorkServiceAsyncStub"
     work: "TurnWorkServiceAsyncStub"
     archive: "TurnWorkServiceAsyncStub"
+    artifacts: "ArtifactServiceAsyncStub"
     admin: "AdminServiceAsyncStub"
     worker_admin: "AdminServiceAsyncStub"
     dead_letters: "DeadLetterAdminServiceAsyncStub"
@@ -438,6 +443,28 @@ class User:
         with self.acting() as replica:
             return (await replica.specifications.ResolveConflict(request)).conflict
 
+    async def artifacts(
+        self, size: int = 0, token: str = "", *, session_id: str = "", turn_id: str = ""
+    ) -> tuple[list[str], str]:
+        """Return the paths of a page, and the next page's token."""
+        request = artifacts.ListArtifactsRequest(
+            page_size=size, page_token=token, session_id=session_id, turn_id=turn_id
+        )
+        with self.acting() as replica:
+            response = await replica.artifacts.ListArtifacts(request)
+        return [artifact.path for artifact in response.artifacts], response.next_page_token
+
+    async def artifact(self, artifact_id: str) -> Artifact:
+        request = artifacts.GetArtifactRequest(artifact_id=artifact_id)
+        with self.acting() as replica:
+            response: artifacts.GetArtifactResponse = await replica.artifacts.GetArtifact(request)
+        return response.artifact
+
+    def download(self, artifact_id: str) -> Any:
+        request = artifacts.DownloadArtifactRequest(artifact_id=artifact_id)
+        with self.acting() as replica:
+            return replica.artifacts.DownloadArtifact(request)
+
     def stream(self, session_id: str, text: str = "Why?", request_id: str = "") -> Any:
         request = turns.StreamTurnRequest(
             session_id=session_id, request_id=request_id or uuid4().hex, text=text
@@ -557,6 +584,13 @@ class Held:
         response = await self.record(text.split(" ") if text else ())
         assert not response.fenced_turn_ids
         assert not response.missing_turn_ids
+
+    async def put(self, path: str, content: bytes = b"x", **hold: Any) -> Any:
+        """Put a file and return the response."""
+        request = work.PutTurnArtifactRequest(
+            **{**self._hold, **hold}, path=path, media_type="text/plain", content=content
+        )
+        return await self._replica.work.PutTurnArtifact(request)
 
     async def complete_step(
         self, step: str, findings: turns.Findings, usage: Sequence[turns.Usage] = ()
@@ -720,6 +754,7 @@ async def _replica(settings: SessionSettings, bus: Bus) -> AsyncIterator[Replica
             gateway_work=TurnWorkServiceStub(gateway),
             work=TurnWorkServiceStub(agents),
             archive=TurnWorkServiceStub(persistence),
+            artifacts=ArtifactServiceStub(gateway),
             admin=AdminServiceStub(gateway),
             worker_admin=AdminServiceStub(agents),
             dead_letters=DeadLetterAdminServiceStub(gateway),

@@ -13,6 +13,7 @@ from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.v1 import (
     admin_service_pb2 as admin,
+    artifact_service_pb2 as artifacts,
     session_service_pb2 as sessions,
     specification_service_pb2 as specifications,
     turn_service_pb2 as turns,
@@ -29,12 +30,15 @@ GOOD = "a" * 48
 BAD = "a b*" + "c" * 40
 METHODS = {
     method.name: method
-    for file in (sessions, specifications, turns, work, admin)
+    for file in (sessions, specifications, artifacts, turns, work, admin)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
 IDS = frozenset(
-    {"session_id", "turn_id", "message_id", "note_id", "bookmark_id", "conflict_id", "record_id"}
+    {
+        *("session_id", "turn_id", "message_id", "note_id", "bookmark_id", "conflict_id"),
+        *("record_id", "artifact_id"),
+    }
 )
 
 
@@ -136,6 +140,7 @@ def called(stack: Stack, case: Case) -> Any:
         replica.sessions,
         replica.turns,
         replica.specifications,
+        replica.artifacts,
         replica.admin,
         worker_or_archive,
     )

@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from maieutic.v1 import artifact_pb2 as maieutic_dot_v1_dot_artifact__pb2
 from maieutic.v1 import message_pb2 as maieutic_dot_v1_dot_message__pb2
 from maieutic.v1 import specification_pb2 as maieutic_dot_v1_dot_specification__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emaieutic/v1/turn_service.proto\x12\x0bmaieutic.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/v1/message.proto\x1a\x1fmaieutic/v1/specification.proto\"\x8d\x05\n\x04Turn\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x16.maieutic.v1.TurnStateR\x05state\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12\x32\n\x07outcome\x18\x06 \x01(\x0b\x32\x18.maieutic.v1.TurnOutcomeR\x07outcome\x12\x18\n\x07\x61ttempt\x18\x07 \x01(\x05R\x07\x61ttempt\x12\x18\n\x07\x64urable\x18\x08 \x01(\x08R\x07\x64urable\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x39\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12;\n\x0b\x66inish_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishTime\x12=\n\x0c\x61rchive_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\x12)\n\x10waiting_position\x18\r \x01(\x05R\x0fwaitingPosition\x12)\n\x04kind\x18\x0e \x01(\x0e\x32\x15.maieutic.v1.TurnKindR\x04kind\x12$\n\x0eparent_turn_id\x18\x0f \x01(\tR\x0cparentTurnId\x12\x14\n\x05\x61gent\x18\x15 \x01(\tR\x05\x61gent\"\x8a\x03\n\x0bTurnOutcome\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x16.maieutic.v1.TurnStateR\x05state\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x12\x33\n\tcitations\x18\x03 \x03(\x0b\x32\x15.maieutic.v1.CitationR\tcitations\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\x12 \n\x0b\x65xplanation\x18\x05 \x01(\tR\x0b\x65xplanation\x12(\n\x05usage\x18\x06 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\x12\x1a\n\x08\x61ttempts\x18\x07 \x01(\x05R\x08\x61ttempts\x12;\n\x0b\x66inish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishTime\x12\x14\n\x05\x66\x65nce\x18\t \x01(\x03R\x05\x66\x65nce\x12\x31\n\x08\x66indings\x18\n \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\"\xb8\x01\n\x08\x46indings\x12\x42\n\x0especifications\x18\x01 \x03(\x0b\x32\x1a.maieutic.v1.SpecificationR\x0especifications\x12\x33\n\tconflicts\x18\x02 \x03(\x0b\x32\x15.maieutic.v1.ConflictR\tconflicts\x12\x33\n\tquestions\x18\x03 \x03(\x0b\x32\x15.maieutic.v1.QuestionR\tquestions\"\xa7\x03\n\x05Usage\x12\x12\n\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12!\n\x0cinput_tokens\x18\x03 \x01(\x03R\x0binputTokens\x12#\n\routput_tokens\x18\x04 \x01(\x03R\x0coutputTokens\x12#\n\rcached_tokens\x18\x05 \x01(\x03R\x0c\x63\x61\x63hedTokens\x12\x35\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x16\n\x06prompt\x18\x07 \x01(\tR\x06prompt\x12,\n\x12\x63\x61\x63he_write_tokens\x18\x08 \x01(\x03R\x10\x63\x61\x63heWriteTokens\x12$\n\x0b\x63ost_micros\x18\t \x01(\x03H\x00R\ncostMicros\x88\x01\x01\x12\x1a\n\x08\x63urrency\x18\n \x01(\tR\x08\x63urrency\x12\x1d\n\nprice_date\x18\x0b \x01(\tR\tpriceDate\x12\x19\n\x08usage_id\x18\x0c \x01(\tR\x07usageIdB\x0e\n\x0c_cost_micros\"\xb0\x03\n\tTurnFrame\x12\x16\n\x06\x63ursor\x18\x01 \x01(\tR\x06\x63ursor\x12\x17\n\x07turn_id\x18\x02 \x01(\tR\x06turnId\x12\x37\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x19.maieutic.v1.TurnAcceptedH\x00R\x08\x61\x63\x63\x65pted\x12\x34\n\x07started\x18\x04 \x01(\x0b\x32\x18.maieutic.v1.TurnStartedH\x00R\x07started\x12.\n\x05\x64\x65lta\x18\x05 \x01(\x0b\x32\x16.maieutic.v1.TurnDeltaH\x00R\x05\x64\x65lta\x12\x37\n\x08snapshot\x18\x06 \x01(\x0b\x32\x19.maieutic.v1.TurnSnapshotH\x00R\x08snapshot\x12\x31\n\x06notice\x18\x07 \x01(\x0b\x32\x17.maieutic.v1.TurnNoticeH\x00R\x06notice\x12\x34\n\x07outcome\x18\x08 \x01(\x0b\x32\x18.maieutic.v1.TurnOutcomeH\x00R\x07outcome\x12(\n\x03gap\x18\t \x01(\x0b\x32\x14.maieutic.v1.TurnGapH\x00R\x03gapB\x07\n\x05\x65vent\"5\n\x0cTurnAccepted\x12%\n\x04turn\x18\x01 \x01(\x0b\x32\x11.maieutic.v1.TurnR\x04turn\"\'\n\x0bTurnStarted\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\"\x1f\n\tTurnDelta\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\"\"\n\x0cTurnSnapshot\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\"\x87\x01\n\x07TurnGap\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\'\n\x0ftext_incomplete\x18\x03 \x01(\x08R\x0etextIncomplete\x12%\n\x0emissing_frames\x18\x04 \x01(\x03R\rmissingFrames\"4\n\nTurnNotice\x12\x12\n\x04\x63ode\x18\x01 \x01(\tR\x04\x63ode\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"\xfc\x02\n\x11StreamTurnRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12\x1f\n\x04text\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x02R\x04text\x12\x42\n\x0b\x62usy_policy\x18\x04 \x01(\x0e\x32\x17.maieutic.v1.BusyPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nbusyPolicy\x12K\n\x0btime_budget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x03\x08\x90\x1c\x32\x02\x08\x01R\ntimeBudget\x12\x37\n\x05\x61gent\x18\x07 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([a-z][a-z0-9_-]{0,63})?$R\x05\x61gent\"B\n\x12StreamTurnResponse\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x16.maieutic.v1.TurnFrameR\x05\x66rame\"\xfb\x02\n\x10\x42\x65ginTurnRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12\x1f\n\x04text\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x02R\x04text\x12\x42\n\x0b\x62usy_policy\x18\x04 \x01(\x0e\x32\x17.maieutic.v1.BusyPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nbusyPolicy\x12K\n\x0btime_budget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x03\x08\x90\x1c\x32\x02\x08\x01R\ntimeBudget\x12\x37\n\x05\x61gent\x18\x07 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([a-z][a-z0-9_-]{0,63})?$R\x05\x61gent\":\n\x11\x42\x65ginTurnResponse\x12%\n\x04turn\x18\x01 \x01(\x0b\x32\x11.maieutic.v1.TurnR\x04turn\"\xa4\x02\n\x13NextQuestionRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12\x42\n\x0b\x62usy_policy\x18\x03 \x01(\x0e\x32\x17.maieutic.v1.BusyPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nbusyPolicy\x12K\n\x0btime_budget\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x03\x08\x90\x1c\x32\x02\x08\x01R\ntimeBudget\"D\n\x14NextQuestionResponse\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x16.maieutic.v1.TurnFrameR\x05\x66rame\"l\n\x10WatchTurnRequest\x12\x37\n\x07turn_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\x06turnId\x12\x1f\n\x06\x63ursor\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x06\x63ursor\"A\n\x11WatchTurnResponse\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x16.maieutic.v1.TurnFrameR\x05\x66rame\"I\n\x0eGetTurnRequest\x12\x37\n\x07turn_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\x06turnId\"8\n\x0fGetTurnResponse\x12%\n\x04turn\x18\x01 \x01(\x0b\x32\x11.maieutic.v1.TurnR\x04turn\"\x8b\x01\n\x11\x43\x61ncelTurnRequest\x12\x37\n\x07turn_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\x06turnId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\";\n\x12\x43\x61ncelTurnResponse\x12%\n\x04turn\x18\x01 \x01(\x0b\x32\x11.maieutic.v1.TurnR\x04turn*\x8c\x02\n\tTurnState\x12\x1a\n\x16TURN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TURN_STATE_WAITING\x10\x01\x12\x15\n\x11TURN_STATE_QUEUED\x10\x02\x12\x16\n\x12TURN_STATE_RUNNING\x10\x03\x12\x19\n\x15TURN_STATE_CANCELLING\x10\x04\x12\x18\n\x14TURN_STATE_COMPLETED\x10\x05\x12\x15\n\x11TURN_STATE_FAILED\x10\x06\x12\x18\n\x14TURN_STATE_CANCELLED\x10\x07\x12\x1a\n\x16TURN_STATE_INTERRUPTED\x10\x08\x12\x1a\n\x16TURN_STATE_ROLLED_BACK\x10\t*m\n\x08TurnKind\x12\x19\n\x15TURN_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rTURN_KIND_ASK\x10\x01\x12\x1b\n\x17TURN_KIND_NEXT_QUESTION\x10\x02\x12\x16\n\x12TURN_KIND_ANALYSIS\x10\x03*\x8f\x01\n\nBusyPolicy\x12\x1b\n\x17\x42USY_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42USY_POLICY_REJECT\x10\x01\x12\x17\n\x13\x42USY_POLICY_ENQUEUE\x10\x02\x12\x19\n\x15\x42USY_POLICY_INTERRUPT\x10\x03\x12\x18\n\x14\x42USY_POLICY_ROLLBACK\x10\x04\x32\xf0\x03\n\x0bTurnService\x12Q\n\nStreamTurn\x12\x1e.maieutic.v1.StreamTurnRequest\x1a\x1f.maieutic.v1.StreamTurnResponse\"\x00\x30\x01\x12L\n\tBeginTurn\x12\x1d.maieutic.v1.BeginTurnRequest\x1a\x1e.maieutic.v1.BeginTurnResponse\"\x00\x12W\n\x0cNextQuestion\x12 .maieutic.v1.NextQuestionRequest\x1a!.maieutic.v1.NextQuestionResponse\"\x00\x30\x01\x12N\n\tWatchTurn\x12\x1d.maieutic.v1.WatchTurnRequest\x1a\x1e.maieutic.v1.WatchTurnResponse\"\x00\x30\x01\x12\x46\n\x07GetTurn\x12\x1b.maieutic.v1.GetTurnRequest\x1a\x1c.maieutic.v1.GetTurnResponse\"\x00\x12O\n\nCancelTurn\x12\x1e.maieutic.v1.CancelTurnRequest\x1a\x1f.maieutic.v1.CancelTurnResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emaieutic/v1/turn_service.proto\x12\x0bmaieutic.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amaieutic/v1/artifact.proto\x1a\x19maieutic/v1/message.proto\x1a\x1fmaieutic/v1/specification.proto\"\x8d\x05\n\x04Turn\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x16.maieutic.v1.TurnStateR\x05state\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12\x32\n\x07outcome\x18\x06 \x01(\x0b\x32\x18.maieutic.v1.TurnOutcomeR\x07outcome\x12\x18\n\x07\x61ttempt\x18\x07 \x01(\x05R\x07\x61ttempt\x12\x18\n\x07\x64urable\x18\x08 \x01(\x08R\x07\x64urable\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x39\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12;\n\x0b\x66inish_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishTime\x12=\n\x0c\x61rchive_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\x12)\n\x10waiting_position\x18\r \x01(\x05R\x0fwaitingPosition\x12)\n\x04kind\x18\x0e \x01(\x0e\x32\x15.maieutic.v1.TurnKindR\x04kind\x12$\n\x0eparent_turn_id\x18\x0f \x01(\tR\x0cparentTurnId\x12\x14\n\x05\x61gent\x18\x15 \x01(\tR\x05\x61gent\"\xbf\x03\n\x0bTurnOutcome\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x16.maieutic.v1.TurnStateR\x05state\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x12\x33\n\tcitations\x18\x03 \x03(\x0b\x32\x15.maieutic.v1.CitationR\tcitations\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\x12 \n\x0b\x65xplanation\x18\x05 \x01(\tR\x0b\x65xplanation\x12(\n\x05usage\x18\x06 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\x12\x1a\n\x08\x61ttempts\x18\x07 \x01(\x05R\x08\x61ttempts\x12;\n\x0b\x66inish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishTime\x12\x14\n\x05\x66\x65nce\x18\t \x01(\x03R\x05\x66\x65nce\x12\x31\n\x08\x66indings\x18\n \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\x12\x33\n\tartifacts\x18\x0b \x03(\x0b\x32\x15.maieutic.v1.ArtifactR\tartifacts\"\xb8\x01\n\x08\x46indings\x12\x42\n\x0especifications\x18\x01 \x03(\x0b\x32\x1a.maieutic.v1.SpecificationR\x0especifications\x12\x33\n\tconflicts\x18\x02 \x03(\x0b\x32\x15.maieutic.v1.ConflictR\tconflicts\x12\x33\n\tquestions\x18\x03 \x03(\x0b\x32\x15.maieutic.v1.QuestionR\tquestions\"\xa7\x03\n\x05Usage\x12\x12\n\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12!\n\x0cinput_tokens\x18\x03 \x01(\x03R\x0binputTokens\x12#\n\routput_tokens\x18\x04 \x01(\x03R\x0coutputTokens\x12#\n\rcached_tokens\x18\x05 \x01(\x03R\x0c\x63\x61\x63hedTokens\x12\x35\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64uration\x12\x16\n\x06prompt\x18\x07 \x01(\tR\x06prompt\x12,\n\x12\x63\x61\x63he_write_tokens\x18\x08 \x01(\x03R\x10\x63\x61\x63heWriteTokens\x12$\n\x0b\x63ost_micros\x18\t \x01(\x03H\x00R\ncostMicros\x88\x01\x01\x12\x1a\n\x08\x63urrency\x18\n \x01(\tR\x08\x63urrency\x12\x1d\n\nprice_date\x18\x0b \x01(\tR\tpriceDate\x12\x19\n\x08usage_id\x18\x0c \x01(\tR\x07usageIdB\x0e\n\x0c_cost_micros\"\xb0\x03\n\tTurnFrame\x12\x16\n\x06\x63ursor\x18\x01 \x01(\tR\x06\x63ursor\x12\x17\n\x07turn_id\x18\x02 \x01(\tR\x06turnId\x12\x37\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x19.maieutic.v1.TurnAcceptedH\x00R\x08\x61\x63\x63\x65pted\x12\x34\n\x07started\x18\x04 \x01(\x0b\x32\x18.maieutic.v1.TurnStartedH\x00R\x07started\x12.\n\x05\x64\x65lta\x18\x05 \x01(\x0b\x32\x16.maieutic.v1.TurnDeltaH\x00R\x05\x64\x65lta\x12\x37\n\x08snapshot\x18\x06 \x01(\x0b\x32\x19.maieutic.v1.TurnSnapshotH\x00R\x08snapshot\x12\x31\n\x06notice\x18\x07 \x01(\x0b\x32\x17.maieutic.v1.TurnNoticeH\x00R\x06notice\x12\x34\n\x07outcome\x18\x08 \x01(\x0b\x32\x18.maieutic.v1.TurnOutcomeH\x00R\x07outcome\x12(\n\x03gap\x18\t \x01(\x0b\x32\x14.maieutic.v1.TurnGapH\x00R\x03gapB\x07\n\x05\x65vent\"5\n\x0cTurnAccepted\x12%\n\x04turn\x18\x01 \x01(\x0b\x32\x11.maieutic.v1.TurnR\x04turn\"\'\n\x0bTurnStarted\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\"\x1f\n\tTurnDelta\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\"\"\n\x0cTurnSnapshot\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\"\x87\x01\n\x07TurnGap\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\'\n\x0ftext_incomplete\x18\x03 \x01(\x08R\x0etextIncomplete\x12%\n\x0emissing_frames\x18\x04 \x01(\x03R\rmissingFrames\"4\n\nTurnNotice\x12\x12\n\x04\x63ode\x18\x01 \x01(\tR\x04\x63ode\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"\xfc\x02\n\x11StreamTurnRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12\x1f\n\x04text\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x02R\x04text\x12\x42\n\x0b\x62usy_policy\x18\x04 \x01(\x0e\x32\x17.maieutic.v1.BusyPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nbusyPolicy\x12K\n\x0btime_budget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x03\x08\x90\x1c\x32\x02\x08\x01R\ntimeBudget\x12\x37\n\x05\x61gent\x18\x07 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([a-z][a-z0-9_-]{0,63})?$R\x05\x61gent\"B\n\x12StreamTurnResponse\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x16.maieutic.v1.TurnFrameR\x05\x66rame\"\xfb\x02\n\x10\x42\x65ginTurnRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12\x1f\n\x04text\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x02R\x04text\x12\x42\n\x0b\x62usy_policy\x18\x04 \x01(\x0e\x32\x17.maieutic.v1.BusyPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nbusyPolicy\x12K\n\x0btime_budget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x03\x08\x90\x1c\x32\x02\x08\x01R\ntimeBudget\x12\x37\n\x05\x61gent\x18\x07 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([a-z][a-z0-9_-]{0,63})?$R\x05\x61gent\":\n\x11\x42\x65ginTurnResponse\x12%\n\x04turn\x18\x01 \x01(\x0b\x32\x11.maieutic.v1.TurnR\x04turn\"\xa4\x02\n\x13NextQuestionRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12\x42\n\x0b\x62usy_policy\x18\x03 \x01(\x0e\x32\x17.maieutic.v1.BusyPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nbusyPolicy\x12K\n\x0btime_budget\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x03\x08\x90\x1c\x32\x02\x08\x01R\ntimeBudget\"D\n\x14NextQuestionResponse\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x16.maieutic.v1.TurnFrameR\x05\x66rame\"l\n\x10WatchTurnRequest\x12\x37\n\x07turn_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\x06turnId\x12\x1f\n\x06\x63ursor\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x06\x63ursor\"A\n\x11WatchTurnResponse\x12,\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x16.maieutic.v1.TurnFrameR\x05\x66rame\"I\n\x0eGetTurnRequest\x12\x37\n\x07turn_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\x06turnId\"8\n\x0fGetTurnResponse\x12%\n\x04turn\x18\x01 \x01(\x0b\x32\x11.maieutic.v1.TurnR\x04turn\"\x8b\x01\n\x11\x43\x61ncelTurnRequest\x12\x37\n\x07turn_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\x06turnId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\";\n\x12\x43\x61ncelTurnResponse\x12%\n\x04turn\x18\x01 \x01(\x0b\x32\x11.maieutic.v1.TurnR\x04turn*\x8c\x02\n\tTurnState\x12\x1a\n\x16TURN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TURN_STATE_WAITING\x10\x01\x12\x15\n\x11TURN_STATE_QUEUED\x10\x02\x12\x16\n\x12TURN_STATE_RUNNING\x10\x03\x12\x19\n\x15TURN_STATE_CANCELLING\x10\x04\x12\x18\n\x14TURN_STATE_COMPLETED\x10\x05\x12\x15\n\x11TURN_STATE_FAILED\x10\x06\x12\x18\n\x14TURN_STATE_CANCELLED\x10\x07\x12\x1a\n\x16TURN_STATE_INTERRUPTED\x10\x08\x12\x1a\n\x16TURN_STATE_ROLLED_BACK\x10\t*m\n\x08TurnKind\x12\x19\n\x15TURN_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rTURN_KIND_ASK\x10\x01\x12\x1b\n\x17TURN_KIND_NEXT_QUESTION\x10\x02\x12\x16\n\x12TURN_KIND_ANALYSIS\x10\x03*\x8f\x01\n\nBusyPolicy\x12\x1b\n\x17\x42USY_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42USY_POLICY_REJECT\x10\x01\x12\x17\n\x13\x42USY_POLICY_ENQUEUE\x10\x02\x12\x19\n\x15\x42USY_POLICY_INTERRUPT\x10\x03\x12\x18\n\x14\x42USY_POLICY_ROLLBACK\x10\x04\x32\xf0\x03\n\x0bTurnService\x12Q\n\nStreamTurn\x12\x1e.maieutic.v1.StreamTurnRequest\x1a\x1f.maieutic.v1.StreamTurnResponse\"\x00\x30\x01\x12L\n\tBeginTurn\x12\x1d.maieutic.v1.BeginTurnRequest\x1a\x1e.maieutic.v1.BeginTurnResponse\"\x00\x12W\n\x0cNextQuestion\x12 .maieutic.v1.NextQuestionRequest\x1a!.maieutic.v1.NextQuestionResponse\"\x00\x30\x01\x12N\n\tWatchTurn\x12\x1d.maieutic.v1.WatchTurnRequest\x1a\x1e.maieutic.v1.WatchTurnResponse\"\x00\x30\x01\x12\x46\n\x07GetTurn\x12\x1b.maieutic.v1.GetTurnRequest\x1a\x1c.maieutic.v1.GetTurnResponse\"\x00\x12O\n\nCancelTurn\x12\x1e.maieutic.v1.CancelTurnRequest\x1a\x1f.maieutic.v1.CancelTurnResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -77,58 +78,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELTURNREQUEST'].fields_by_name['turn_id']._serialized_options = b'\272H\033r\0312\027^[A-Za-z0-9_-]{32,128}$'
   _globals['_CANCELTURNREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CANCELTURNREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[A-Za-z0-9._:-]*$'
-  _globals['_TURNSTATE']._serialized_start=4402
-  _globals['_TURNSTATE']._serialized_end=4670
-  _globals['_TURNKIND']._serialized_start=4672
-  _globals['_TURNKIND']._serialized_end=4781
-  _globals['_BUSYPOLICY']._serialized_start=4784
-  _globals['_BUSYPOLICY']._serialized_end=4927
-  _globals['_TURN']._serialized_start=173
-  _globals['_TURN']._serialized_end=826
-  _globals['_TURNOUTCOME']._serialized_start=829
-  _globals['_TURNOUTCOME']._serialized_end=1223
-  _globals['_FINDINGS']._serialized_start=1226
-  _globals['_FINDINGS']._serialized_end=1410
-  _globals['_USAGE']._serialized_start=1413
-  _globals['_USAGE']._serialized_end=1836
-  _globals['_TURNFRAME']._serialized_start=1839
-  _globals['_TURNFRAME']._serialized_end=2271
-  _globals['_TURNACCEPTED']._serialized_start=2273
-  _globals['_TURNACCEPTED']._serialized_end=2326
-  _globals['_TURNSTARTED']._serialized_start=2328
-  _globals['_TURNSTARTED']._serialized_end=2367
-  _globals['_TURNDELTA']._serialized_start=2369
-  _globals['_TURNDELTA']._serialized_end=2400
-  _globals['_TURNSNAPSHOT']._serialized_start=2402
-  _globals['_TURNSNAPSHOT']._serialized_end=2436
-  _globals['_TURNGAP']._serialized_start=2439
-  _globals['_TURNGAP']._serialized_end=2574
-  _globals['_TURNNOTICE']._serialized_start=2576
-  _globals['_TURNNOTICE']._serialized_end=2628
-  _globals['_STREAMTURNREQUEST']._serialized_start=2631
-  _globals['_STREAMTURNREQUEST']._serialized_end=3011
-  _globals['_STREAMTURNRESPONSE']._serialized_start=3013
-  _globals['_STREAMTURNRESPONSE']._serialized_end=3079
-  _globals['_BEGINTURNREQUEST']._serialized_start=3082
-  _globals['_BEGINTURNREQUEST']._serialized_end=3461
-  _globals['_BEGINTURNRESPONSE']._serialized_start=3463
-  _globals['_BEGINTURNRESPONSE']._serialized_end=3521
-  _globals['_NEXTQUESTIONREQUEST']._serialized_start=3524
-  _globals['_NEXTQUESTIONREQUEST']._serialized_end=3816
-  _globals['_NEXTQUESTIONRESPONSE']._serialized_start=3818
-  _globals['_NEXTQUESTIONRESPONSE']._serialized_end=3886
-  _globals['_WATCHTURNREQUEST']._serialized_start=3888
-  _globals['_WATCHTURNREQUEST']._serialized_end=3996
-  _globals['_WATCHTURNRESPONSE']._serialized_start=3998
-  _globals['_WATCHTURNRESPONSE']._serialized_end=4063
-  _globals['_GETTURNREQUEST']._serialized_start=4065
-  _globals['_GETTURNREQUEST']._serialized_end=4138
-  _globals['_GETTURNRESPONSE']._serialized_start=4140
-  _globals['_GETTURNRESPONSE']._serialized_end=4196
-  _globals['_CANCELTURNREQUEST']._serialized_start=4199
-  _globals['_CANCELTURNREQUEST']._serialized_end=4338
-  _globals['_CANCELTURNRESPONSE']._serialized_start=4340
-  _globals['_CANCELTURNRESPONSE']._serialized_end=4399
-  _globals['_TURNSERVICE']._serialized_start=4930
-  _globals['_TURNSERVICE']._serialized_end=5426
+  _globals['_TURNSTATE']._serialized_start=4483
+  _globals['_TURNSTATE']._serialized_end=4751
+  _globals['_TURNKIND']._serialized_start=4753
+  _globals['_TURNKIND']._serialized_end=4862
+  _globals['_BUSYPOLICY']._serialized_start=4865
+  _globals['_BUSYPOLICY']._serialized_end=5008
+  _globals['_TURN']._serialized_start=201
+  _globals['_TURN']._serialized_end=854
+  _globals['_TURNOUTCOME']._serialized_start=857
+  _globals['_TURNOUTCOME']._serialized_end=1304
+  _globals['_FINDINGS']._serialized_start=1307
+  _globals['_FINDINGS']._serialized_end=1491
+  _globals['_USAGE']._serialized_start=1494
+  _globals['_USAGE']._serialized_end=1917
+  _globals['_TURNFRAME']._serialized_start=1920
+  _globals['_TURNFRAME']._serialized_end=2352
+  _globals['_TURNACCEPTED']._serialized_start=2354
+  _globals['_TURNACCEPTED']._serialized_end=2407
+  _globals['_TURNSTARTED']._serialized_start=2409
+  _globals['_TURNSTARTED']._serialized_end=2448
+  _globals['_TURNDELTA']._serialized_start=2450
+  _globals['_TURNDELTA']._serialized_end=2481
+  _globals['_TURNSNAPSHOT']._serialized_start=2483
+  _globals['_TURNSNAPSHOT']._serialized_end=2517
+  _globals['_TURNGAP']._serialized_start=2520
+  _globals['_TURNGAP']._serialized_end=2655
+  _globals['_TURNNOTICE']._serialized_start=2657
+  _globals['_TURNNOTICE']._serialized_end=2709
+  _globals['_STREAMTURNREQUEST']._serialized_start=2712
+  _globals['_STREAMTURNREQUEST']._serialized_end=3092
+  _globals['_STREAMTURNRESPONSE']._serialized_start=3094
+  _globals['_STREAMTURNRESPONSE']._serialized_end=3160
+  _globals['_BEGINTURNREQUEST']._serialized_start=3163
+  _globals['_BEGINTURNREQUEST']._serialized_end=3542
+  _globals['_BEGINTURNRESPONSE']._serialized_start=3544
+  _globals['_BEGINTURNRESPONSE']._serialized_end=3602
+  _globals['_NEXTQUESTIONREQUEST']._serialized_start=3605
+  _globals['_NEXTQUESTIONREQUEST']._serialized_end=3897
+  _globals['_NEXTQUESTIONRESPONSE']._serialized_start=3899
+  _globals['_NEXTQUESTIONRESPONSE']._serialized_end=3967
+  _globals['_WATCHTURNREQUEST']._serialized_start=3969
+  _globals['_WATCHTURNREQUEST']._serialized_end=4077
+  _globals['_WATCHTURNRESPONSE']._serialized_start=4079
+  _globals['_WATCHTURNRESPONSE']._serialized_end=4144
+  _globals['_GETTURNREQUEST']._serialized_start=4146
+  _globals['_GETTURNREQUEST']._serialized_end=4219
+  _globals['_GETTURNRESPONSE']._serialized_start=4221
+  _globals['_GETTURNRESPONSE']._serialized_end=4277
+  _globals['_CANCELTURNREQUEST']._serialized_start=4280
+  _globals['_CANCELTURNREQUEST']._serialized_end=4419
+  _globals['_CANCELTURNRESPONSE']._serialized_start=4421
+  _globals['_CANCELTURNRESPONSE']._serialized_end=4480
+  _globals['_TURNSERVICE']._serialized_start=5011
+  _globals['_TURNSERVICE']._serialized_end=5507
 # @@protoc_insertion_point(module_scope)

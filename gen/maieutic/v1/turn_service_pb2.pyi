@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from maieutic.v1 import artifact_pb2 as _artifact_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import specification_pb2 as _specification_pb2
 import builtins as _builtins
@@ -243,6 +244,7 @@ class TurnOutcome(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
     state: Global___TurnState.ValueType
     text: _builtins.str
     """The whole answer, or what there was of it when the turn was stopped."""
@@ -267,6 +269,10 @@ class TurnOutcome(_message.Message):
     def findings(self) -> Global___Findings:
         """What was found besides the text; those of all steps together."""
 
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
+        """The files that were made, of all steps together; see ArtifactService."""
+
     def __init__(
         self,
         *,
@@ -280,10 +286,11 @@ class TurnOutcome(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         fence: _builtins.int = ...,
         findings: Global___Findings | None = ...,
+        artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "citations", b"citations", "explanation", b"explanation", "fence", b"fence", "findings", b"findings", "finish_time", b"finish_time", "reason", b"reason", "state", b"state", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempts", b"attempts", "citations", b"citations", "explanation", b"explanation", "fence", b"fence", "findings", b"findings", "finish_time", b"finish_time", "reason", b"reason", "state", b"state", "text", b"text", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from services.persistence.adapters.artifacts import ArtifactShelf
 from services.persistence.adapters.branches import Branches
 from services.persistence.adapters.dead_letters import DeadLetterFile
 from services.persistence.adapters.document_upkeep import UpkeepLedger
@@ -28,6 +29,7 @@ class SqlArchive(
     UpkeepLedger,
     IndexLedger,
     DeadLetterFile,
+    ArtifactShelf,
 ):
     """The whole archive on one database; see `ports.Archive`."""
 

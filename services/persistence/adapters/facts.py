@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
+from services.persistence.adapters.artifacts import FORGET_ARTIFACTS, NAME
 from services.persistence.adapters.session_documents import (
     FORGET_SESSION_DOCUMENTS,
     keep_session_documents,
@@ -106,7 +107,13 @@ ON CONFLICT DO NOTHING
 FORGET_MESSAGES = "DELETE FROM messages WHERE session_id = $1"
 FORGET_TURNS = "DELETE FROM turns WHERE session_id = $1"
 FORGET_ANNOTATIONS = "DELETE FROM annotations WHERE session_id = $1"
-FORGET_ALL = (FORGET_MESSAGES, FORGET_TURNS, FORGET_ANNOTATIONS, FORGET_SESSION_DOCUMENTS)
+FORGET_ALL = (
+    FORGET_MESSAGES,
+    FORGET_TURNS,
+    FORGET_ANNOTATIONS,
+    FORGET_SESSION_DOCUMENTS,
+    FORGET_ARTIFACTS,
+)
 
 # The condition on ensure_time stands twice: a second caller that waited for the row tests it
 # again on what the first one left.
@@ -151,6 +158,7 @@ class FactWriter:
             await connection.write(KEEP_TURN, planned.turns)
             await connection.write(KEEP_MESSAGE, planned.messages)
             await connection.write(WITHDRAW_MESSAGES, planned.withdrawn)
+            await connection.write(NAME, planned.artifacts)
             await connection.write(KEEP_USAGE, planned.usage)
             await connection.write(KEEP_ANNOTATIONS, planned.annotations)
             await connection.write(KEEP_EVENT, planned.events)

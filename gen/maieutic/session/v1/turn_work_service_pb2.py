@@ -25,68 +25,73 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from maieutic.bus.v1 import bus_pb2 as maieutic_dot_bus_dot_v1_dot_bus__pb2
+from maieutic.v1 import artifact_pb2 as maieutic_dot_v1_dot_artifact__pb2
 from maieutic.v1 import message_pb2 as maieutic_dot_v1_dot_message__pb2
 from maieutic.v1 import session_service_pb2 as maieutic_dot_v1_dot_session__service__pb2
 from maieutic.v1 import turn_service_pb2 as maieutic_dot_v1_dot_turn__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+maieutic/session/v1/turn_work_service.proto\x12\x13maieutic.session.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/bus/v1/bus.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\x1a\x1emaieutic/v1/turn_service.proto\"\x98\x01\n\x10\x43laimTurnRequest\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x19\n\x08\x63laim_id\x18\x02 \x01(\tR\x07\x63laimId\x12*\n\x03job\x18\x03 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12 \n\x0btraceparent\x18\x04 \x01(\tR\x0btraceparent\"\xfc\x01\n\x11\x43laimTurnResponse\x12\x36\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x1e.maieutic.session.v1.TurnClaimH\x00R\x05\x63laim\x12\x33\n\x04held\x18\x02 \x01(\x0b\x32\x1d.maieutic.session.v1.TurnHeldH\x00R\x04held\x12;\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedH\x00R\x08\x66inished\x12\x33\n\x04gone\x18\x04 \x01(\x0b\x32\x1d.maieutic.session.v1.TurnGoneH\x00R\x04goneB\x08\n\x06result\"\xd5\x03\n\tTurnClaim\x12\x14\n\x05\x66\x65nce\x18\x01 \x01(\x03R\x05\x66\x65nce\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12!\n\x0cmax_attempts\x18\x03 \x01(\x05R\x0bmaxAttempts\x12.\n\x07session\x18\x04 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12,\n\x06window\x18\x05 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12/\n\x05lease\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12\x36\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x64\x65\x61\x64line\x12\x31\n\x14\x65\x61rlier_traceparents\x18\x08 \x03(\tR\x13\x65\x61rlierTraceparents\x12!\n\x0c\x61nswer_bytes\x18\t \x01(\x05R\x0b\x61nswerBytes\x12\x31\n\x08\x66indings\x18\n \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\x12%\n\x0e\x66inished_steps\x18\x0b \x03(\tR\rfinishedSteps\"\n\n\x08TurnHeld\"\n\n\x08TurnGone\"\xb1\x01\n\x17RecordTurnEventsRequest\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\x03R\x07\x62\x61tchId\x12\x37\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1f.maieutic.session.v1.TurnEventsR\x06\x65vents\x12\x42\n\nheartbeats\x18\x03 \x03(\x0b\x32\".maieutic.session.v1.TurnHeartbeatR\nheartbeats\"\xa3\x01\n\nTurnEvents\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x1b\n\tfirst_seq\x18\x04 \x01(\x03R\x08\x66irstSeq\x12.\n\x06\x66rames\x18\x05 \x03(\x0b\x32\x16.maieutic.v1.TurnFrameR\x06\x66rames\"Y\n\rTurnHeartbeat\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\"\x87\x01\n\x18RecordTurnEventsResponse\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\x03R\x07\x62\x61tchId\x12&\n\x0f\x66\x65nced_turn_ids\x18\x02 \x03(\tR\rfencedTurnIds\x12(\n\x10missing_turn_ids\x18\x03 \x03(\tR\x0emissingTurnIds\"\x9f\x01\n\x17ListTurnMessagesRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x1b\n\tpage_size\x18\x04 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x05 \x01(\tR\tpageToken\"\xae\x01\n\x18ListTurnMessagesResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x08messages\x12&\n\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xd0\x01\n\x13\x43ompleteStepRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x12\n\x04step\x18\x04 \x01(\tR\x04step\x12\x31\n\x08\x66indings\x18\x05 \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\x12(\n\x05usage\x18\x06 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\"\x83\x01\n\x14\x43ompleteStepResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x31\n\x08\x66indings\x18\x02 \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\"\xa0\x02\n\x13\x43ompleteTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12\x33\n\tcitations\x18\x06 \x03(\x0b\x32\x15.maieutic.v1.CitationR\tcitations\x12(\n\x05usage\x18\x07 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\x12\x31\n\x08\x66indings\x18\x08 \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\"\x8b\x01\n\x14\x43ompleteTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\"\xb4\x02\n\x0f\x46\x61ilTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12 \n\x0b\x65xplanation\x18\x06 \x01(\tR\x0b\x65xplanation\x12\x1c\n\tretryable\x18\x07 \x01(\x08R\tretryable\x12:\n\x0bretry_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\nretryAfter\x12(\n\x05usage\x18\t \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\"\x87\x01\n\x10\x46\x61ilTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\"\x9a\x01\n\x12ReleaseTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12:\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\nretryAfter\"O\n\x13ReleaseTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\"\xb8\x01\n\x13MarkArchivedRequest\x12\x33\n\x05turns\x18\x01 \x03(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x05turns\x12@\n\x08sessions\x18\x02 \x03(\x0b\x32$.maieutic.session.v1.ArchivedSessionR\x08sessions\x12*\n\x11\x61\x63\x63\x65pted_turn_ids\x18\x03 \x03(\tR\x0f\x61\x63\x63\x65ptedTurnIds\"\x7f\n\x0f\x41rchivedSession\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x1a\n\x08revision\x18\x02 \x01(\x03R\x08revision\x12\x31\n\x14\x61nnotations_revision\x18\x03 \x01(\x03R\x13\x61nnotationsRevision\"\x16\n\x14MarkArchivedResponse\"B\n\x12\x45nsureTurnsRequest\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x04jobs\"?\n\x13\x45nsureTurnsResponse\x12(\n\x10rebuilt_turn_ids\x18\x01 \x03(\tR\x0erebuiltTurnIds*x\n\x0bWriteStatus\x12\x1c\n\x18WRITE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14WRITE_STATUS_APPLIED\x10\x01\x12\x17\n\x13WRITE_STATUS_FENCED\x10\x02\x12\x18\n\x14WRITE_STATUS_MISSING\x10\x03\x32\xb1\x07\n\x0fTurnWorkService\x12\\\n\tClaimTurn\x12%.maieutic.session.v1.ClaimTurnRequest\x1a&.maieutic.session.v1.ClaimTurnResponse\"\x00\x12u\n\x10RecordTurnEvents\x12,.maieutic.session.v1.RecordTurnEventsRequest\x1a-.maieutic.session.v1.RecordTurnEventsResponse\"\x00(\x01\x30\x01\x12q\n\x10ListTurnMessages\x12,.maieutic.session.v1.ListTurnMessagesRequest\x1a-.maieutic.session.v1.ListTurnMessagesResponse\"\x00\x12\x65\n\x0c\x43ompleteStep\x12(.maieutic.session.v1.CompleteStepRequest\x1a).maieutic.session.v1.CompleteStepResponse\"\x00\x12\x65\n\x0c\x43ompleteTurn\x12(.maieutic.session.v1.CompleteTurnRequest\x1a).maieutic.session.v1.CompleteTurnResponse\"\x00\x12Y\n\x08\x46\x61ilTurn\x12$.maieutic.session.v1.FailTurnRequest\x1a%.maieutic.session.v1.FailTurnResponse\"\x00\x12\x62\n\x0bReleaseTurn\x12\'.maieutic.session.v1.ReleaseTurnRequest\x1a(.maieutic.session.v1.ReleaseTurnResponse\"\x00\x12\x65\n\x0cMarkArchived\x12(.maieutic.session.v1.MarkArchivedRequest\x1a).maieutic.session.v1.MarkArchivedResponse\"\x00\x12\x62\n\x0b\x45nsureTurns\x12\'.maieutic.session.v1.EnsureTurnsRequest\x1a(.maieutic.session.v1.EnsureTurnsResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+maieutic/session/v1/turn_work_service.proto\x12\x13maieutic.session.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/bus/v1/bus.proto\x1a\x1amaieutic/v1/artifact.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\x1a\x1emaieutic/v1/turn_service.proto\"\x98\x01\n\x10\x43laimTurnRequest\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x19\n\x08\x63laim_id\x18\x02 \x01(\tR\x07\x63laimId\x12*\n\x03job\x18\x03 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12 \n\x0btraceparent\x18\x04 \x01(\tR\x0btraceparent\"\xfc\x01\n\x11\x43laimTurnResponse\x12\x36\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x1e.maieutic.session.v1.TurnClaimH\x00R\x05\x63laim\x12\x33\n\x04held\x18\x02 \x01(\x0b\x32\x1d.maieutic.session.v1.TurnHeldH\x00R\x04held\x12;\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedH\x00R\x08\x66inished\x12\x33\n\x04gone\x18\x04 \x01(\x0b\x32\x1d.maieutic.session.v1.TurnGoneH\x00R\x04goneB\x08\n\x06result\"\xd5\x03\n\tTurnClaim\x12\x14\n\x05\x66\x65nce\x18\x01 \x01(\x03R\x05\x66\x65nce\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12!\n\x0cmax_attempts\x18\x03 \x01(\x05R\x0bmaxAttempts\x12.\n\x07session\x18\x04 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12,\n\x06window\x18\x05 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x06window\x12/\n\x05lease\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12\x36\n\x08\x64\x65\x61\x64line\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x64\x65\x61\x64line\x12\x31\n\x14\x65\x61rlier_traceparents\x18\x08 \x03(\tR\x13\x65\x61rlierTraceparents\x12!\n\x0c\x61nswer_bytes\x18\t \x01(\x05R\x0b\x61nswerBytes\x12\x31\n\x08\x66indings\x18\n \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\x12%\n\x0e\x66inished_steps\x18\x0b \x03(\tR\rfinishedSteps\"\n\n\x08TurnHeld\"\n\n\x08TurnGone\"\xb1\x01\n\x17RecordTurnEventsRequest\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\x03R\x07\x62\x61tchId\x12\x37\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1f.maieutic.session.v1.TurnEventsR\x06\x65vents\x12\x42\n\nheartbeats\x18\x03 \x03(\x0b\x32\".maieutic.session.v1.TurnHeartbeatR\nheartbeats\"\xa3\x01\n\nTurnEvents\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x1b\n\tfirst_seq\x18\x04 \x01(\x03R\x08\x66irstSeq\x12.\n\x06\x66rames\x18\x05 \x03(\x0b\x32\x16.maieutic.v1.TurnFrameR\x06\x66rames\"Y\n\rTurnHeartbeat\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\"\x87\x01\n\x18RecordTurnEventsResponse\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\x03R\x07\x62\x61tchId\x12&\n\x0f\x66\x65nced_turn_ids\x18\x02 \x03(\tR\rfencedTurnIds\x12(\n\x10missing_turn_ids\x18\x03 \x03(\tR\x0emissingTurnIds\"\x9f\x01\n\x17ListTurnMessagesRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x1b\n\tpage_size\x18\x04 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x05 \x01(\tR\tpageToken\"\xae\x01\n\x18ListTurnMessagesResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x14.maieutic.v1.MessageR\x08messages\x12&\n\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xaf\x01\n\x16PutTurnArtifactRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x12\n\x04path\x18\x04 \x01(\tR\x04path\x12\x1d\n\nmedia_type\x18\x05 \x01(\tR\tmediaType\x12\x18\n\x07\x63ontent\x18\x06 \x01(\x0cR\x07\x63ontent\"\x86\x01\n\x17PutTurnArtifactResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x31\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\x15.maieutic.v1.ArtifactR\x08\x61rtifact\"\xd0\x01\n\x13\x43ompleteStepRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x12\n\x04step\x18\x04 \x01(\tR\x04step\x12\x31\n\x08\x66indings\x18\x05 \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\x12(\n\x05usage\x18\x06 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\"\x83\x01\n\x14\x43ompleteStepResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x31\n\x08\x66indings\x18\x02 \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\"\xa0\x02\n\x13\x43ompleteTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x12\n\x04text\x18\x05 \x01(\tR\x04text\x12\x33\n\tcitations\x18\x06 \x03(\x0b\x32\x15.maieutic.v1.CitationR\tcitations\x12(\n\x05usage\x18\x07 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\x12\x31\n\x08\x66indings\x18\x08 \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\"\x8b\x01\n\x14\x43ompleteTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\"\xb4\x02\n\x0f\x46\x61ilTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12 \n\x0b\x65xplanation\x18\x06 \x01(\tR\x0b\x65xplanation\x12\x1c\n\tretryable\x18\x07 \x01(\x08R\tretryable\x12:\n\x0bretry_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\nretryAfter\x12(\n\x05usage\x18\t \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\"\x87\x01\n\x10\x46\x61ilTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\x12\x39\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x08\x66inished\"\x9a\x01\n\x12ReleaseTurnRequest\x12\x17\n\x07turn_id\x18\x01 \x01(\tR\x06turnId\x12\x14\n\x05\x66\x65nce\x18\x02 \x01(\x03R\x05\x66\x65nce\x12\x19\n\x08\x63laim_id\x18\x03 \x01(\tR\x07\x63laimId\x12:\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\nretryAfter\"O\n\x13ReleaseTurnResponse\x12\x38\n\x06status\x18\x01 \x01(\x0e\x32 .maieutic.session.v1.WriteStatusR\x06status\"\xb8\x01\n\x13MarkArchivedRequest\x12\x33\n\x05turns\x18\x01 \x03(\x0b\x32\x1d.maieutic.bus.v1.TurnFinishedR\x05turns\x12@\n\x08sessions\x18\x02 \x03(\x0b\x32$.maieutic.session.v1.ArchivedSessionR\x08sessions\x12*\n\x11\x61\x63\x63\x65pted_turn_ids\x18\x03 \x03(\tR\x0f\x61\x63\x63\x65ptedTurnIds\"\x7f\n\x0f\x41rchivedSession\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x1a\n\x08revision\x18\x02 \x01(\x03R\x08revision\x12\x31\n\x14\x61nnotations_revision\x18\x03 \x01(\x03R\x13\x61nnotationsRevision\"\x16\n\x14MarkArchivedResponse\"B\n\x12\x45nsureTurnsRequest\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x04jobs\"?\n\x13\x45nsureTurnsResponse\x12(\n\x10rebuilt_turn_ids\x18\x01 \x03(\tR\x0erebuiltTurnIds*x\n\x0bWriteStatus\x12\x1c\n\x18WRITE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14WRITE_STATUS_APPLIED\x10\x01\x12\x17\n\x13WRITE_STATUS_FENCED\x10\x02\x12\x18\n\x14WRITE_STATUS_MISSING\x10\x03\x32\xa1\x08\n\x0fTurnWorkService\x12\\\n\tClaimTurn\x12%.maieutic.session.v1.ClaimTurnRequest\x1a&.maieutic.session.v1.ClaimTurnResponse\"\x00\x12u\n\x10RecordTurnEvents\x12,.maieutic.session.v1.RecordTurnEventsRequest\x1a-.maieutic.session.v1.RecordTurnEventsResponse\"\x00(\x01\x30\x01\x12q\n\x10ListTurnMessages\x12,.maieutic.session.v1.ListTurnMessagesRequest\x1a-.maieutic.session.v1.ListTurnMessagesResponse\"\x00\x12n\n\x0fPutTurnArtifact\x12+.maieutic.session.v1.PutTurnArtifactRequest\x1a,.maieutic.session.v1.PutTurnArtifactResponse\"\x00\x12\x65\n\x0c\x43ompleteStep\x12(.maieutic.session.v1.CompleteStepRequest\x1a).maieutic.session.v1.CompleteStepResponse\"\x00\x12\x65\n\x0c\x43ompleteTurn\x12(.maieutic.session.v1.CompleteTurnRequest\x1a).maieutic.session.v1.CompleteTurnResponse\"\x00\x12Y\n\x08\x46\x61ilTurn\x12$.maieutic.session.v1.FailTurnRequest\x1a%.maieutic.session.v1.FailTurnResponse\"\x00\x12\x62\n\x0bReleaseTurn\x12\'.maieutic.session.v1.ReleaseTurnRequest\x1a(.maieutic.session.v1.ReleaseTurnResponse\"\x00\x12\x65\n\x0cMarkArchived\x12(.maieutic.session.v1.MarkArchivedRequest\x1a).maieutic.session.v1.MarkArchivedResponse\"\x00\x12\x62\n\x0b\x45nsureTurns\x12\'.maieutic.session.v1.EnsureTurnsRequest\x1a(.maieutic.session.v1.EnsureTurnsResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maieutic.session.v1.turn_work_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WRITESTATUS']._serialized_start=4012
-  _globals['_WRITESTATUS']._serialized_end=4132
-  _globals['_CLAIMTURNREQUEST']._serialized_start=255
-  _globals['_CLAIMTURNREQUEST']._serialized_end=407
-  _globals['_CLAIMTURNRESPONSE']._serialized_start=410
-  _globals['_CLAIMTURNRESPONSE']._serialized_end=662
-  _globals['_TURNCLAIM']._serialized_start=665
-  _globals['_TURNCLAIM']._serialized_end=1134
-  _globals['_TURNHELD']._serialized_start=1136
-  _globals['_TURNHELD']._serialized_end=1146
-  _globals['_TURNGONE']._serialized_start=1148
-  _globals['_TURNGONE']._serialized_end=1158
-  _globals['_RECORDTURNEVENTSREQUEST']._serialized_start=1161
-  _globals['_RECORDTURNEVENTSREQUEST']._serialized_end=1338
-  _globals['_TURNEVENTS']._serialized_start=1341
-  _globals['_TURNEVENTS']._serialized_end=1504
-  _globals['_TURNHEARTBEAT']._serialized_start=1506
-  _globals['_TURNHEARTBEAT']._serialized_end=1595
-  _globals['_RECORDTURNEVENTSRESPONSE']._serialized_start=1598
-  _globals['_RECORDTURNEVENTSRESPONSE']._serialized_end=1733
-  _globals['_LISTTURNMESSAGESREQUEST']._serialized_start=1736
-  _globals['_LISTTURNMESSAGESREQUEST']._serialized_end=1895
-  _globals['_LISTTURNMESSAGESRESPONSE']._serialized_start=1898
-  _globals['_LISTTURNMESSAGESRESPONSE']._serialized_end=2072
-  _globals['_COMPLETESTEPREQUEST']._serialized_start=2075
-  _globals['_COMPLETESTEPREQUEST']._serialized_end=2283
-  _globals['_COMPLETESTEPRESPONSE']._serialized_start=2286
-  _globals['_COMPLETESTEPRESPONSE']._serialized_end=2417
-  _globals['_COMPLETETURNREQUEST']._serialized_start=2420
-  _globals['_COMPLETETURNREQUEST']._serialized_end=2708
-  _globals['_COMPLETETURNRESPONSE']._serialized_start=2711
-  _globals['_COMPLETETURNRESPONSE']._serialized_end=2850
-  _globals['_FAILTURNREQUEST']._serialized_start=2853
-  _globals['_FAILTURNREQUEST']._serialized_end=3161
-  _globals['_FAILTURNRESPONSE']._serialized_start=3164
-  _globals['_FAILTURNRESPONSE']._serialized_end=3299
-  _globals['_RELEASETURNREQUEST']._serialized_start=3302
-  _globals['_RELEASETURNREQUEST']._serialized_end=3456
-  _globals['_RELEASETURNRESPONSE']._serialized_start=3458
-  _globals['_RELEASETURNRESPONSE']._serialized_end=3537
-  _globals['_MARKARCHIVEDREQUEST']._serialized_start=3540
-  _globals['_MARKARCHIVEDREQUEST']._serialized_end=3724
-  _globals['_ARCHIVEDSESSION']._serialized_start=3726
-  _globals['_ARCHIVEDSESSION']._serialized_end=3853
-  _globals['_MARKARCHIVEDRESPONSE']._serialized_start=3855
-  _globals['_MARKARCHIVEDRESPONSE']._serialized_end=3877
-  _globals['_ENSURETURNSREQUEST']._serialized_start=3879
-  _globals['_ENSURETURNSREQUEST']._serialized_end=3945
-  _globals['_ENSURETURNSRESPONSE']._serialized_start=3947
-  _globals['_ENSURETURNSRESPONSE']._serialized_end=4010
-  _globals['_TURNWORKSERVICE']._serialized_start=4135
-  _globals['_TURNWORKSERVICE']._serialized_end=5080
+  _globals['_WRITESTATUS']._serialized_start=4355
+  _globals['_WRITESTATUS']._serialized_end=4475
+  _globals['_CLAIMTURNREQUEST']._serialized_start=283
+  _globals['_CLAIMTURNREQUEST']._serialized_end=435
+  _globals['_CLAIMTURNRESPONSE']._serialized_start=438
+  _globals['_CLAIMTURNRESPONSE']._serialized_end=690
+  _globals['_TURNCLAIM']._serialized_start=693
+  _globals['_TURNCLAIM']._serialized_end=1162
+  _globals['_TURNHELD']._serialized_start=1164
+  _globals['_TURNHELD']._serialized_end=1174
+  _globals['_TURNGONE']._serialized_start=1176
+  _globals['_TURNGONE']._serialized_end=1186
+  _globals['_RECORDTURNEVENTSREQUEST']._serialized_start=1189
+  _globals['_RECORDTURNEVENTSREQUEST']._serialized_end=1366
+  _globals['_TURNEVENTS']._serialized_start=1369
+  _globals['_TURNEVENTS']._serialized_end=1532
+  _globals['_TURNHEARTBEAT']._serialized_start=1534
+  _globals['_TURNHEARTBEAT']._serialized_end=1623
+  _globals['_RECORDTURNEVENTSRESPONSE']._serialized_start=1626
+  _globals['_RECORDTURNEVENTSRESPONSE']._serialized_end=1761
+  _globals['_LISTTURNMESSAGESREQUEST']._serialized_start=1764
+  _globals['_LISTTURNMESSAGESREQUEST']._serialized_end=1923
+  _globals['_LISTTURNMESSAGESRESPONSE']._serialized_start=1926
+  _globals['_LISTTURNMESSAGESRESPONSE']._serialized_end=2100
+  _globals['_PUTTURNARTIFACTREQUEST']._serialized_start=2103
+  _globals['_PUTTURNARTIFACTREQUEST']._serialized_end=2278
+  _globals['_PUTTURNARTIFACTRESPONSE']._serialized_start=2281
+  _globals['_PUTTURNARTIFACTRESPONSE']._serialized_end=2415
+  _globals['_COMPLETESTEPREQUEST']._serialized_start=2418
+  _globals['_COMPLETESTEPREQUEST']._serialized_end=2626
+  _globals['_COMPLETESTEPRESPONSE']._serialized_start=2629
+  _globals['_COMPLETESTEPRESPONSE']._serialized_end=2760
+  _globals['_COMPLETETURNREQUEST']._serialized_start=2763
+  _globals['_COMPLETETURNREQUEST']._serialized_end=3051
+  _globals['_COMPLETETURNRESPONSE']._serialized_start=3054
+  _globals['_COMPLETETURNRESPONSE']._serialized_end=3193
+  _globals['_FAILTURNREQUEST']._serialized_start=3196
+  _globals['_FAILTURNREQUEST']._serialized_end=3504
+  _globals['_FAILTURNRESPONSE']._serialized_start=3507
+  _globals['_FAILTURNRESPONSE']._serialized_end=3642
+  _globals['_RELEASETURNREQUEST']._serialized_start=3645
+  _globals['_RELEASETURNREQUEST']._serialized_end=3799
+  _globals['_RELEASETURNRESPONSE']._serialized_start=3801
+  _globals['_RELEASETURNRESPONSE']._serialized_end=3880
+  _globals['_MARKARCHIVEDREQUEST']._serialized_start=3883
+  _globals['_MARKARCHIVEDREQUEST']._serialized_end=4067
+  _globals['_ARCHIVEDSESSION']._serialized_start=4069
+  _globals['_ARCHIVEDSESSION']._serialized_end=4196
+  _globals['_MARKARCHIVEDRESPONSE']._serialized_start=4198
+  _globals['_MARKARCHIVEDRESPONSE']._serialized_end=4220
+  _globals['_ENSURETURNSREQUEST']._serialized_start=4222
+  _globals['_ENSURETURNSREQUEST']._serialized_end=4288
+  _globals['_ENSURETURNSRESPONSE']._serialized_start=4290
+  _globals['_ENSURETURNSRESPONSE']._serialized_end=4353
+  _globals['_TURNWORKSERVICE']._serialized_start=4478
+  _globals['_TURNWORKSERVICE']._serialized_end=5535
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maieutic.bus.v1 import bus_pb2 as _bus_pb2
+from maieutic.v1 import artifact_pb2 as _artifact_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import session_service_pb2 as _session_service_pb2
 from maieutic.v1 import turn_service_pb2 as _turn_service_pb2
@@ -398,6 +399,67 @@ class ListTurnMessagesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTurnMessagesResponse: _TypeAlias = ListTurnMessagesResponse  # noqa: Y015
+
+@_typing.final
+class PutTurnArtifactRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    turn_id: _builtins.str
+    fence: _builtins.int
+    claim_id: _builtins.str
+    path: _builtins.str
+    media_type: _builtins.str
+    content: _builtins.bytes
+    """At most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        turn_id: _builtins.str = ...,
+        fence: _builtins.int = ...,
+        claim_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        media_type: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "content", b"content", "fence", b"fence", "media_type", b"media_type", "path", b"path", "turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutTurnArtifactRequest: _TypeAlias = PutTurnArtifactRequest  # noqa: Y015
+
+@_typing.final
+class PutTurnArtifactResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    status: Global___WriteStatus.ValueType
+    """Other than APPLIED: the claim does not hold, and nothing is stored."""
+    @_builtins.property
+    def artifact(self) -> _artifact_pb2.Artifact:
+        """Set if applied."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___WriteStatus.ValueType = ...,
+        artifact: _artifact_pb2.Artifact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutTurnArtifactResponse: _TypeAlias = PutTurnArtifactResponse  # noqa: Y015
 
 @_typing.final
 class CompleteStepRequest(_message.Message):

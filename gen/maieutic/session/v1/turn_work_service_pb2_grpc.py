@@ -56,6 +56,11 @@ class TurnWorkServiceStub(object):
                 request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesRequest.SerializeToString,
                 response_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesResponse.FromString,
                 _registered_method=True)
+        self.PutTurnArtifact = channel.unary_unary(
+                '/maieutic.session.v1.TurnWorkService/PutTurnArtifact',
+                request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.PutTurnArtifactRequest.SerializeToString,
+                response_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.PutTurnArtifactResponse.FromString,
+                _registered_method=True)
         self.CompleteStep = channel.unary_unary(
                 '/maieutic.session.v1.TurnWorkService/CompleteStep',
                 request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepRequest.SerializeToString,
@@ -119,6 +124,16 @@ class TurnWorkServiceServicer(object):
         """ListTurnMessages lists what was said in the session of a turn, newest first,
         all of it. The claim is the permission: it reads for the turn's user, and
         only as long as it holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutTurnArtifact(self, request, context):
+        """PutTurnArtifact stores a file that an agent has made in a turn, as long as
+        the claim holds. Again with the same path and bytes it changes nothing and
+        returns the same artifact. Only what the turn's outcome names is kept.
+        Errors are those of the archive's PutArtifact.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,6 +204,11 @@ def add_TurnWorkServiceServicer_to_server(servicer, server):
                     servicer.ListTurnMessages,
                     request_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesRequest.FromString,
                     response_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesResponse.SerializeToString,
+            ),
+            'PutTurnArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutTurnArtifact,
+                    request_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.PutTurnArtifactRequest.FromString,
+                    response_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.PutTurnArtifactResponse.SerializeToString,
             ),
             'CompleteStep': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteStep,
@@ -309,6 +329,33 @@ class TurnWorkService(object):
             '/maieutic.session.v1.TurnWorkService/ListTurnMessages',
             maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesRequest.SerializeToString,
             maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ListTurnMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutTurnArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.session.v1.TurnWorkService/PutTurnArtifact',
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.PutTurnArtifactRequest.SerializeToString,
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.PutTurnArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,12 @@ class TurnWorkServiceStub:
     all of it. The claim is the permission: it reads for the turn's user, and
     only as long as it holds.
     """
+    PutTurnArtifact: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.PutTurnArtifactRequest, _turn_work_service_pb2.PutTurnArtifactResponse]
+    """PutTurnArtifact stores a file that an agent has made in a turn, as long as
+    the claim holds. Again with the same path and bytes it changes nothing and
+    returns the same artifact. Only what the turn's outcome names is kept.
+    Errors are those of the archive's PutArtifact.
+    """
     CompleteStep: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteStepRequest, _turn_work_service_pb2.CompleteStepResponse]
     """CompleteStep commits what one agent of a turn's routing slip has found: it
     does not run again, whoever claims the turn next. The turn stays with its
@@ -103,6 +109,12 @@ class TurnWorkServiceAsyncStub(TurnWorkServiceStub):
     """ListTurnMessages lists what was said in the session of a turn, newest first,
     all of it. The claim is the permission: it reads for the turn's user, and
     only as long as it holds.
+    """
+    PutTurnArtifact: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.PutTurnArtifactRequest, _turn_work_service_pb2.PutTurnArtifactResponse]  # type: ignore[assignment]
+    """PutTurnArtifact stores a file that an agent has made in a turn, as long as
+    the claim holds. Again with the same path and bytes it changes nothing and
+    returns the same artifact. Only what the turn's outcome names is kept.
+    Errors are those of the archive's PutArtifact.
     """
     CompleteStep: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteStepRequest, _turn_work_service_pb2.CompleteStepResponse]  # type: ignore[assignment]
     """CompleteStep commits what one agent of a turn's routing slip has found: it
@@ -168,6 +180,18 @@ class TurnWorkServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListTurnMessages lists what was said in the session of a turn, newest first,
         all of it. The claim is the permission: it reads for the turn's user, and
         only as long as it holds.
+        """
+
+    @_abc_1.abstractmethod
+    def PutTurnArtifact(
+        self,
+        request: _turn_work_service_pb2.PutTurnArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_turn_work_service_pb2.PutTurnArtifactResponse, _abc.Awaitable[_turn_work_service_pb2.PutTurnArtifactResponse]]:
+        """PutTurnArtifact stores a file that an agent has made in a turn, as long as
+        the claim holds. Again with the same path and bytes it changes nothing and
+        returns the same artifact. Only what the turn's outcome names is kept.
+        Errors are those of the archive's PutArtifact.
         """
 
     @_abc_1.abstractmethod
