@@ -2,7 +2,7 @@
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import grpc
 
@@ -14,6 +14,10 @@ from maieutic_client.tracing import CallSpan, Metadata
 
 if TYPE_CHECKING:
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
+
+
+StreamRequest: TypeAlias = pb.StreamTurnRequest | pb.NextQuestionRequest | pb.AnalyzeRequest
+"""What begins a turn and streams it."""
 
 
 class TurnStream:
@@ -30,7 +34,7 @@ class TurnStream:
         connection: Connection,
         stub: "TurnServiceAsyncStub",
         *,
-        begin: pb.StreamTurnRequest | pb.NextQuestionRequest | None = None,
+        begin: StreamRequest | None = None,
         turn_id: str = "",
         cursor: str = "",
         timeout: float | None = None,
@@ -124,15 +128,19 @@ class TurnStream:
     def _open(self, timeout: float | None) -> Any:
         if self._begin is not None and not self.turn_id:
             metadata = self._metadata(self._begin)
-            if isinstance(self._begin, pb.NextQuestionRequest):
-                return self._stub.NextQuestion(self._begin, timeout=timeout, metadata=metadata)
-            return self._stub.StreamTurn(self._begin, timeout=timeout, metadata=metadata)
+            return self._beginning(self._begin)(self._begin, timeout=timeout, metadata=metadata)
         request = pb.WatchTurnRequest(turn_id=self.turn_id, cursor=self.cursor)
         return self._stub.WatchTurn(request, timeout=timeout, metadata=self._metadata(request))
 
-    def _metadata(
-        self, request: pb.StreamTurnRequest | pb.NextQuestionRequest | pb.WatchTurnRequest
-    ) -> Metadata:
+    def _beginning(self, request: StreamRequest) -> Any:
+        """Return the call that takes the request."""
+        if isinstance(request, pb.NextQuestionRequest):
+            return self._stub.NextQuestion
+        if isinstance(request, pb.AnalyzeRequest):
+            return self._stub.Analyze
+        return self._stub.StreamTurn
+
+    def _metadata(self, request: StreamRequest | pb.WatchTurnRequest) -> Metadata:
         """Return what the stream carries; one span lasts over all its connections."""
         if self._span is None:
             self._span = self._connection.tracing.started(request)

@@ -67,6 +67,35 @@ class Turns:
         )
         return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
 
+    def analyze(
+        self,
+        session: SessionLike,
+        *,
+        text: str = "",
+        turn_id: str = "",
+        collection: str = "",
+        request_id: str | None = None,
+        time_budget: timedelta | None = None,
+        timeout: float | None = None,
+    ) -> TurnStream:
+        """Look how documents support an answer: *text*, or the answer of the turn *turn_id*.
+
+        The documents are those of *collection*, or, without one, the session's. The report is in
+        the outcome: `(await stream.result()).findings.support`. Everything else is as with
+        `stream`, but it runs beside the conversation and is never busy.
+        """
+        request = pb.AnalyzeRequest(
+            session_id=session_id_of(session),
+            request_id=request_id or new_request_id(),
+            collection=collection,
+            time_budget=_duration(time_budget),
+        )
+        if turn_id:
+            request.turn_id = turn_id
+        elif text:
+            request.text = text
+        return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
+
     async def begin(
         self,
         session: SessionLike,

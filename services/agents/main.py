@@ -20,9 +20,10 @@ from services.agents.accounts import Accounts
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
-from services.agents.agents import conflict, context
+from services.agents.agents import claims, conflict, context, verdicts
 from services.agents.agents.direct import DirectAgent, DirectPrompts
 from services.agents.agents.loop import LoopOptions
+from services.agents.agents.shelf import Shelf
 from services.agents.agents.socratic import SocraticAgent
 from services.agents.agents.team_tools import TeamTools
 from services.agents.agents.tools import DirectTools
@@ -92,7 +93,8 @@ async def agents_service(
         metered = MeteredModel(gated, prices=prices, accounts=accounts)
         tuned = TunedModel(metered, settings.model.agents)
         tools = DirectTools(DocumentServiceStub(retrieval), TeamTools(extensions.tools).of)
-        crew = _crew(tuned, tools, settings.model.loop, extensions)
+        shelf = Shelf(DocumentServiceStub(retrieval))
+        crew = _crew(tuned, tools, shelf, settings.model.loop, extensions)
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
             recorder=recorder,
@@ -109,7 +111,9 @@ async def agents_service(
             yield RunningAgents(server=server, worker=worker)
 
 
-def _crew(model: Model, tools: DirectTools, options: LoopOptions, extensions: Extensions) -> Crew:
+def _crew(
+    model: Model, tools: DirectTools, shelf: Shelf, options: LoopOptions, extensions: Extensions
+) -> Crew:
     prompt = extensions.prompt
     direct = DirectPrompts(
         grounded=prompt("direct", 2), ungrounded=prompt("direct_without_documents", 2)
@@ -119,9 +123,12 @@ def _crew(model: Model, tools: DirectTools, options: LoopOptions, extensions: Ex
         "socratic": SocraticAgent(model, prompt("socratic", 1)),
         context.STEP: context.ContextAgent(model, prompt("context", 1)),
         conflict.STEP: conflict.ConflictAgent(model, prompt("conflict", 1)),
+        claims.STEP: claims.ClaimsAgent(model, prompt(claims.STEP, 1)),
+        verdicts.STEP: verdicts.VerdictsAgent(model, shelf, prompt(verdicts.STEP, 1)),
     }
     theirs = extensions.agents(AgentParts(model=model, tools=tools.of, loop=options))
-    agents, steps = {**ours, **theirs}, (context.STEP, conflict.STEP)
+    agents = {**ours, **theirs}
+    steps = (context.STEP, conflict.STEP, claims.STEP, verdicts.STEP)
     return Crew(
         answering={
             SESSION_MODE_UNSPECIFIED: agents["direct"],

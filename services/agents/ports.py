@@ -219,6 +219,8 @@ class AgentContext:
     """All that was said in the session, the window included."""
     findings: Findings
     """What agents have found in the session so far."""
+    collection: str = ""
+    """Whose documents the turn is about; empty if it is about those of the session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

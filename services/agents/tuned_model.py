@@ -38,6 +38,9 @@ class Tuning:
     conflict: AgentTuning = field(default=AgentTuning())
     """Compares specifications."""
 
+    citation: AgentTuning = field(default=AgentTuning())
+    """Looks how documents support an answer, in both of its steps."""
+
     def by_step(self) -> Mapping[str, AgentTuning]:
         """Return each agent's, by the step that its requests name."""
         return {
@@ -45,6 +48,8 @@ class Tuning:
             "socratic": self.socratic,
             "context": self.context,
             "conflict": self.conflict,
+            "citation_claims": self.citation,
+            "citation_verdicts": self.citation,
         }
 
 

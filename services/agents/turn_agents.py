@@ -114,8 +114,11 @@ async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn, most: i
 
 
 def _size(event: AgentEvent) -> int:
-    cited = event.citations if isinstance(event, Answer) else ()
-    return len(event.text.encode()) + sum(citation.ByteSize() for citation in cited)
+    size = len(event.text.encode())
+    if isinstance(event, Answer):
+        size += sum(citation.ByteSize() for citation in event.citations)
+        size += event.findings.ByteSize() if event.findings is not None else 0
+    return size
 
 
 def _context(job: RunTurn, claim: TurnClaim, history: ReadHistory) -> AgentContext:
@@ -128,6 +131,7 @@ def _context(job: RunTurn, claim: TurnClaim, history: ReadHistory) -> AgentConte
         history=history,
         findings=claim.findings,
         document_ids=tuple(claim.session.document_ids),
+        collection=job.collection,
         messages=tuple(
             ModelMessage(
                 author=Author.AGENT if message.author == AUTHOR_AGENT else Author.USER,

@@ -105,6 +105,22 @@ class UnknownDocuments(NotFound):
         )
 
 
+class UnknownCollection(NotFound):
+    """A request names a collection in which there are no documents for the caller."""
+
+    def __init__(self, field: str, collection: str) -> None:
+        violation = BadRequest.FieldViolation(field=field, description="no such collection")
+        ServiceError.__init__(
+            self,
+            f"{field}: {collection} not found: attach documents to it first, or leave it out",
+            reason="COLLECTION_NOT_FOUND",
+            extra=[
+                BadRequest(field_violations=[violation]),
+                ResourceInfo(resource_type="collection", resource_name=collection),
+            ],
+        )
+
+
 def _violations(field: str, missing: Mapping[int, str]) -> BadRequest:
     violation, problem = BadRequest.FieldViolation, "no such document"
     return BadRequest(

@@ -60,9 +60,9 @@ from services.gateway.rpc import (
     IndexAdmin,
     Sessions,
     Specifications,
-    Turns,
 )
 from services.gateway.settings import GatewaySettings
+from services.gateway.turn_rpc import Turns
 from services.gateway.validation import CheckedRequests, RequestRules
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer
@@ -122,7 +122,7 @@ def _registering(
     def register(server: grpc.aio.Server) -> Sequence[str]:
         sessions, turns = SessionServiceStub(session), TurnServiceStub(session)
         add_SessionServiceServicer_to_server(Sessions(sessions, documents), server)
-        add_TurnServiceServicer_to_server(Turns(turns), server)
+        add_TurnServiceServicer_to_server(Turns(turns, documents), server)
         add_AdminServiceServicer_to_server(Admin(AdminServiceStub(session)), server)
         letters = DeadLetterAdmin(DeadLetterAdminServiceStub(session))
         add_DeadLetterAdminServiceServicer_to_server(letters, server)

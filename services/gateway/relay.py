@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from maieutic.v1.document_service_pb2 import GetDocumentRequest
-from services.gateway.errors import PeerAway, UnknownDocuments
+from maieutic.v1.document_service_pb2 import GetDocumentRequest, ListDocumentsRequest
+from services.gateway.errors import PeerAway, UnknownCollection, UnknownDocuments
 from services.runtime.errors import Cancelled, ServiceError, Unavailable, from_rpc
 from services.runtime.interceptors import Answer, Around, Call
 
@@ -94,6 +94,15 @@ async def require_documents(
             call.cancel()
     if missing:
         raise UnknownDocuments(field, missing)
+
+
+async def require_collection(
+    documents: "DocumentServiceAsyncStub", collection: str, *, field: str
+) -> None:
+    """Raise UnknownCollection, naming *field*, unless the collection has documents."""
+    wanted = ListDocumentsRequest(collection=collection, page_size=1)
+    if not (await documents.ListDocuments(wanted)).documents:
+        raise UnknownCollection(field, collection)
 
 
 async def _found(call: "grpc.aio.UnaryUnaryCall[Any, Any]") -> bool:

@@ -13,7 +13,6 @@ from maieutic.v1 import (
     index_admin_service_pb2 as indexes,
     session_service_pb2 as sessions,
     specification_service_pb2 as specifications,
-    turn_service_pb2 as turns,
 )
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
 from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServiceServicer
@@ -22,7 +21,6 @@ from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServicer
-from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.gateway.relay import exchanged, relayed, require_documents
 
 if TYPE_CHECKING:  # typing names of the generated stubs
@@ -33,7 +31,6 @@ if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceAsyncStub
-    from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
 
     Context = grpc.aio.ServicerContext[Any, Any]
 else:
@@ -154,52 +151,6 @@ class Sessions(SessionServiceServicer):
     ) -> sessions.GetSessionStatisticsResponse:
         """Pass on."""
         return await self._service.GetSessionStatistics(request)
-
-
-class Turns(TurnServiceServicer):
-    """Turns and their streams, at the session service."""
-
-    def __init__(self, service: "TurnServiceAsyncStub") -> None:
-        self._service = service
-
-    async def StreamTurn(
-        self, request: turns.StreamTurnRequest, context: Context
-    ) -> AsyncIterator[turns.StreamTurnResponse]:
-        """Pass on frame by frame."""
-        async for response in relayed(self._service.StreamTurn(request)):
-            yield response
-
-    async def BeginTurn(
-        self, request: turns.BeginTurnRequest, context: Context
-    ) -> turns.BeginTurnResponse:
-        """Pass on."""
-        return await self._service.BeginTurn(request)
-
-    async def NextQuestion(
-        self, request: turns.NextQuestionRequest, context: Context
-    ) -> AsyncIterator[turns.NextQuestionResponse]:
-        """Pass on frame by frame."""
-        async for response in relayed(self._service.NextQuestion(request)):
-            yield response
-
-    async def WatchTurn(
-        self, request: turns.WatchTurnRequest, context: Context
-    ) -> AsyncIterator[turns.WatchTurnResponse]:
-        """Pass on frame by frame."""
-        async for response in relayed(self._service.WatchTurn(request)):
-            yield response
-
-    async def GetTurn(
-        self, request: turns.GetTurnRequest, context: Context
-    ) -> turns.GetTurnResponse:
-        """Pass on."""
-        return await self._service.GetTurn(request)
-
-    async def CancelTurn(
-        self, request: turns.CancelTurnRequest, context: Context
-    ) -> turns.CancelTurnResponse:
-        """Pass on."""
-        return await self._service.CancelTurn(request)
 
 
 class Specifications(SpecificationServiceServicer):

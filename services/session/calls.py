@@ -39,6 +39,7 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
         "StreamTurn": StoreOperation.TURN,
         "BeginTurn": StoreOperation.TURN,
         "NextQuestion": StoreOperation.TURN,
+        "Analyze": StoreOperation.TURN,
         "GetTurn": StoreOperation.TURN,
         "CancelTurn": StoreOperation.TURN,
         "WatchTurn": StoreOperation.EVENTS,

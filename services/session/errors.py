@@ -81,6 +81,16 @@ class SessionBusy(FailedPrecondition):
         self.turn_id = turn_id
 
 
+class TurnNotEnded(FailedPrecondition):
+    """The turn's answer is asked for, and it has none yet."""
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__(
+            f"turn {turn_id} has not ended: watch it to its end, then ask again",
+            reason="TURN_NOT_ENDED",
+        )
+
+
 class SessionDeleted(FailedPrecondition):
     """The request id made a session that has been deleted since."""
 

@@ -55,6 +55,8 @@ def named(found: Findings, turn: TurnRecord, now_ms: int) -> Findings:
             text=question.text[:MOST_TEXT_CHARACTERS],
             create_time=now,
         )
+    if found.HasField("support"):
+        result.support.CopyFrom(found.support)
     return result
 
 
@@ -201,8 +203,17 @@ def _changed(draft: Draft) -> None:
 
 
 def together(parts: Iterable[Findings]) -> Findings:
-    """Return several findings as one."""
+    """Return several findings as one; of reports the last, which goes on from those before it."""
     whole = Findings()
     for part in parts:
+        if part.HasField("support"):
+            whole.ClearField("support")
         whole.MergeFrom(part)
     return whole
+
+
+def hand_on(turn: TurnRecord, known: Findings) -> None:
+    """Add to what the session knows what the turn's steps have found for each other alone."""
+    for step in turn.finished_steps:
+        if step.findings.HasField("support"):
+            known.support.CopyFrom(step.findings.support)

@@ -1,7 +1,7 @@
 """What callers ask for as the jobs of turns."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
@@ -11,12 +11,14 @@ from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import turn_service_pb2 as pb
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
 from services.runtime import telemetry
+from services.runtime.errors import InvalidArgument
 from services.session.beginning import MOST_WAITING
 from services.session.ids import Ids
 from services.session.lanes import ANALYSIS, INTERACTIVE, TimeBudgets
 from services.session.model import Caller, user_message
 
 ANALYSIS_STEPS = ("context", "conflict")
+SUPPORT_STEPS = ("citation_claims", "citation_verdicts")
 
 BeginRequest: TypeAlias = pb.BeginTurnRequest | pb.StreamTurnRequest | pb.NextQuestionRequest
 
@@ -50,9 +52,27 @@ class Jobs:
 
     def of(self, caller: Caller, request: BeginRequest) -> RunTurn:
         """Return the job of a turn in a session's conversation."""
-        turn_id = self._ids.turn(request.session_id, request.request_id)
         text = "" if isinstance(request, pb.NextQuestionRequest) else request.text
-        lane, asked = INTERACTIVE, request.HasField("time_budget")
+        job = self._job(caller, request, text, INTERACTIVE)
+        job.request_hash = _request_hash(request, text)
+        job.busy_policy = request.busy_policy
+        job.kind, job.agent = _KINDS[type(request)], _agent(request)
+        return job
+
+    def support_of(self, caller: Caller, request: pb.AnalyzeRequest, text: str) -> RunTurn:
+        """Return the job that looks how documents support the answer *text*."""
+        job = self._job(caller, request, text, ANALYSIS)
+        job.request_hash = _support_hash(request)
+        job.kind, job.collection = pb.TURN_KIND_SUPPORT, request.collection
+        job.steps.extend(SUPPORT_STEPS)
+        return job
+
+    def _job(
+        self, caller: Caller, request: BeginRequest | pb.AnalyzeRequest, text: str, lane: str
+    ) -> RunTurn:
+        """Return what the jobs of all requests have in common."""
+        turn_id = self._ids.turn(request.session_id, request.request_id)
+        asked = request.HasField("time_budget")
         trace: dict[str, str] = {}
         telemetry.inject(trace)
         return RunTurn(
@@ -60,15 +80,11 @@ class Jobs:
             user_id=caller.user,
             turn_id=turn_id,
             request_id=request.request_id,
-            request_hash=_request_hash(request, text),
             lane=lane,
             message=user_message(turn_id, request.session_id, text),
             time_budget=request.time_budget if asked else self._limits.time_budgets.of(lane),
             max_attempts=self._limits.max_attempts,
             trace_context=trace,
-            busy_policy=request.busy_policy,
-            kind=_KINDS[type(request)],
-            agent=_agent(request),
         )
 
     def analysis_of(self, job: RunTurn) -> RunTurn:
@@ -91,6 +107,14 @@ def is_analysed(job: RunTurn, session: SessionRecord) -> bool:
     return job.kind == pb.TURN_KIND_ASK and session.session.mode == SESSION_MODE_SOCRATIC
 
 
+def require_sources(job: RunTurn, session: SessionRecord) -> None:
+    """Raise InvalidArgument if the turn is about documents and none are named."""
+    named = job.collection or session.session.document_ids
+    if job.kind == pb.TURN_KIND_SUPPORT and not named:
+        problem = "is empty, and the session has no documents: name one, or give the session some"
+        raise InvalidArgument("collection", problem)
+
+
 def _agent(request: BeginRequest) -> str:
     return "" if isinstance(request, pb.NextQuestionRequest) else request.agent
 
@@ -102,6 +126,16 @@ def _request_hash(request: BeginRequest, text: str) -> bytes:
         parts.append("next question")
     if agent := _agent(request):
         parts.append(agent)
+    return _digest(parts)
+
+
+def _support_hash(request: pb.AnalyzeRequest) -> bytes:
+    budget, which = request.time_budget.ToMilliseconds(), request.WhichOneof("answer") or ""
+    answer = request.turn_id or request.text
+    return _digest(["analyze", request.session_id, which, answer, request.collection, str(budget)])
+
+
+def _digest(parts: Iterable[str]) -> bytes:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part.encode())

@@ -31,6 +31,7 @@ from services.session.adapters.orphans import RedisKeySpace
 from services.session.adapters.private_valkey import valkey_in_memory
 from services.session.adapters.redis import RedisSessionStore
 from services.session.adapters.wake import RedisWakes
+from services.session.analyses import Analyses
 from services.session.annotations import Annotations
 from services.session.archive import Archive
 from services.session.archiving import Archiving
@@ -44,7 +45,7 @@ from services.session.dead_letter_rpc import DeadLetterServicer
 from services.session.figures import Figures
 from services.session.history import History
 from services.session.ids import Ids
-from services.session.jobs import Limits
+from services.session.jobs import Jobs, Limits
 from services.session.limits import SessionLimits
 from services.session.listing import SessionList
 from services.session.live import LiveSessions
@@ -205,7 +206,10 @@ def _registering(
 ) -> Callable[[grpc.aio.Server], Sequence[str]]:
     """Return what adds the services to a server."""
     annotations = Annotations(shared.store, shared.live, shared.publisher)
-    turns = _turns(shared, sweeper)
+    limits = _limits(shared.settings)
+    jobs = Jobs(shared.ids, limits)
+    turns = _turns(shared, sweeper, jobs, limits)
+    analyses = Analyses(turns, jobs)
     watching = Watching(store=shared.store, turns=turns, wakes=wakes)
     artifacts = Artifacts(
         store=shared.store, live=shared.live, archive=ArtifactArchive(archive), turns=turns
@@ -214,7 +218,7 @@ def _registering(
     def register(server: grpc.aio.Server) -> Sequence[str]:
         found = SpecificationServicer(Specifications(annotations))
         add_SessionServiceServicer_to_server(_sessions(shared, annotations), server)
-        add_TurnServiceServicer_to_server(TurnServicer(turns, watching), server)
+        add_TurnServiceServicer_to_server(TurnServicer(turns, analyses, watching), server)
         add_SpecificationServiceServicer_to_server(found, server)
         add_TurnWorkServiceServicer_to_server(_work(shared, artifacts), server)
         add_ArtifactServiceServicer_to_server(ArtifactServicer(artifacts), server)
@@ -267,24 +271,27 @@ def _history(shared: _Shared) -> History:
     return History(store=shared.store, archive=shared.archive, conversations=_conversations(shared))
 
 
-def _turns(shared: _Shared, sweeper: Sweeper) -> Turns:
+def _limits(settings: SessionSettings) -> Limits:
+    return Limits(
+        max_attempts=settings.max_attempts,
+        oldest_unconfirmed=settings.overload_after,
+        most_waiting=settings.waiting_turns,
+        time_budgets=settings.time_budget,
+    )
+
+
+def _turns(shared: _Shared, sweeper: Sweeper, jobs: Jobs, limits: Limits) -> Turns:
     """Wire what callers do with turns."""
-    settings = shared.settings
     return Turns(
         store=shared.store,
         live=shared.live,
         archive=shared.archive,
         publisher=shared.publisher,
         losses=shared.losses,
-        ids=shared.ids,
+        jobs=jobs,
         timing=shared.timing,
-        limits=Limits(
-            max_attempts=settings.max_attempts,
-            oldest_unconfirmed=settings.overload_after,
-            most_waiting=settings.waiting_turns,
-            time_budgets=settings.time_budget,
-        ),
-        most=settings.most(),
+        limits=limits,
+        most=shared.settings.most(),
         memory_full=sweeper.memory_full,
     )
 

@@ -18,6 +18,7 @@ from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServicer
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
 from services.runtime.identity import current_identity
+from services.session.analyses import Analyses
 from services.session.archiving import Archiving
 from services.session.artifacts import Artifacts
 from services.session.branching import Branching
@@ -212,8 +213,9 @@ class SpecificationServicer(SpecificationServiceServicer):
 class TurnServicer(TurnServiceServicer):
     """The public TurnService, for the tenant and user that the gateway vouches for."""
 
-    def __init__(self, turns: Turns, watching: Watching) -> None:
+    def __init__(self, turns: Turns, analyses: Analyses, watching: Watching) -> None:
         self._turns = turns
+        self._analyses = analyses
         self._watching = watching
 
     async def StreamTurn(
@@ -236,6 +238,14 @@ class TurnServicer(TurnServiceServicer):
         turn = await self._turns.begin(caller, request)
         async for frame in self._watching.follow(caller, turn):
             yield turn_pb.NextQuestionResponse(frame=frame)
+
+    async def Analyze(
+        self, request: turn_pb.AnalyzeRequest, context: Context
+    ) -> AsyncIterator[turn_pb.AnalyzeResponse]:
+        caller = _caller()
+        turn = await self._analyses.begin(caller, request)
+        async for frame in self._watching.follow(caller, turn):
+            yield turn_pb.AnalyzeResponse(frame=frame)
 
     async def WatchTurn(
         self, request: turn_pb.WatchTurnRequest, context: Context

@@ -15,7 +15,7 @@ from maieutic.v1.turn_service_pb2 import (
 )
 from services.session.ending import Ending, end, end_waiting, stop
 from services.session.errors import EventsOutOfStep
-from services.session.findings import keep, named
+from services.session.findings import hand_on, keep, named
 from services.session.model import (
     LEASED,
     PROVISIONAL,
@@ -126,6 +126,7 @@ def _granted(
     lease = Duration()
     lease.FromMilliseconds(timing.lease)
     granted.lease.CopyFrom(lease)
+    hand_on(turn, granted.findings)
     return work.ClaimTurnResponse(claim=granted)
 
 
@@ -159,9 +160,11 @@ def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.C
         turn.finished_steps.append(step)
         keep(draft, step.findings)
         draft.put_turn(turn)
-    return work.CompleteStepResponse(
+    response = work.CompleteStepResponse(
         status=work.WRITE_STATUS_APPLIED, findings=draft.kept_annotations.findings
     )
+    hand_on(turn, response.findings)
+    return response
 
 
 def completed_step(request: work.CompleteStepRequest) -> record.FinishedStep:

@@ -20,8 +20,8 @@ from services.session.errors import (
     TurnNotBack,
     turn_not_found,
 )
-from services.session.ids import Ids, checked, shard_of
-from services.session.jobs import BeginRequest, Jobs, Limits, is_analysed
+from services.session.ids import checked, shard_of
+from services.session.jobs import BeginRequest, Jobs, Limits, is_analysed, require_sources
 from services.session.limits import Most, check_text
 from services.session.live import LiveSessions, owned
 from services.session.logs import story_of
@@ -69,7 +69,7 @@ class Turns:
         archive: Archive,
         publisher: Publisher,
         losses: Losses,
-        ids: Ids,
+        jobs: Jobs,
         timing: Timing,
         limits: Limits,
         most: Most,
@@ -80,7 +80,7 @@ class Turns:
         self._archive = archive
         self._publisher = publisher
         self._losses = losses
-        self._jobs = Jobs(ids, limits)
+        self._jobs = jobs
         self._timing = timing
         self._limits = limits
         self._most = most
@@ -89,14 +89,19 @@ class Turns:
     async def begin(self, caller: Caller, request: BeginRequest) -> pb.Turn:
         """Accept the turn, or find what this request id began; waits a little for durability."""
         checked("session_id", request.session_id)
-        job = self._jobs.of(caller, request)
+        return await self.begin_job(caller, self._jobs.of(caller, request))
+
+    async def begin_job(self, caller: Caller, job: RunTurn) -> pb.Turn:
+        """See `begin`."""
+        session_id = job.message.session_id
 
         def decide(draft: Draft) -> TurnRecord:
-            record = owned(draft.session, request.session_id, caller.tenant, caller.user)
+            record = owned(draft.session, session_id, caller.tenant, caller.user)
             begins = job.turn_id not in draft.turns  # one that is here is found in any case
             if begins:
                 check_text(job.message.text, self._most)
                 require_open(record)
+                require_sources(job, record)
                 self._admit()
             turn = begin(draft, job, self._timing, most_waiting=self._limits.most_waiting)
             if begins and is_analysed(job, record):
@@ -108,7 +113,7 @@ class Turns:
 
         try:
             turn, draft = await self._live.transact(
-                request.session_id, decide, Reads(turns=[job.turn_id], running=True), prepare
+                session_id, decide, Reads(turns=[job.turn_id], running=True), prepare
             )
         except _Ended as ended:
             return _the_same(ended.row, job)

@@ -12,6 +12,7 @@ from tests.gateway.bad_input import (
     INVALID,
     METHODS,
     NOT_FOUND,
+    SOURCES,
     UNAUTHENTICATED,
     Api,
     Case,
@@ -91,6 +92,7 @@ async def made(backend: Backend, channel: grpc.aio.Channel) -> Api:
         session = await client.sessions.create()
         text = f"{TEA}\n{session.session_id}\n"  # its own document, which a test may delete
         document = (await client.documents.add("tea.md", text)).document
+        await client.documents.attach(SOURCES, [document.document_id])
         stream = client.turns.stream(session.session_id, "How hot is tea?")
         await stream.result()
         messages = [message async for message in client.sessions.messages(session)]

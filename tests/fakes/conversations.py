@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -90,10 +90,13 @@ class Conversations:
         self.session(session_id)
         return [
             message_pb2.Message(
-                message_id=stable_id(turn.turn_id, str(author)), author=author, text=text
+                message_id=stable_id(turn.turn_id, str(author)),
+                turn_id=turn.turn_id,
+                author=author,
+                text=text,
             )
             for _, turn in self.turns.values()
-            if turn.session_id == session_id
+            if turn.session_id == session_id and turn.kind != turn_pb.TURN_KIND_SUPPORT
             for author, text in (
                 (message_pb2.AUTHOR_USER, turn.text),
                 (message_pb2.AUTHOR_AGENT, turn.outcome.text),
@@ -299,6 +302,14 @@ class FakeSessions(SessionServiceServicer):
         return session_pb.DeleteBookmarkResponse(session=session)
 
 
+KINDS: Mapping[type[Any], turn_pb.TurnKind.ValueType] = {
+    turn_pb.NextQuestionRequest: turn_pb.TURN_KIND_NEXT_QUESTION,
+    turn_pb.AnalyzeRequest: turn_pb.TURN_KIND_SUPPORT,
+}
+
+REJECTING = frozenset({turn_pb.BUSY_POLICY_UNSPECIFIED, turn_pb.BUSY_POLICY_REJECT})
+
+
 class FakeTurns(TurnServiceServicer):
     def __init__(self, state: Conversations) -> None:
         self._state = state
@@ -324,6 +335,16 @@ class FakeTurns(TurnServiceServicer):
         async for frame in self._sent(self._state.frames[turn.turn_id]):
             yield turn_pb.NextQuestionResponse(frame=frame)
 
+    async def Analyze(
+        self, request: turn_pb.AnalyzeRequest, context: Context
+    ) -> AsyncIterator[turn_pb.AnalyzeResponse]:
+        self._state.opened.append("Analyze")
+        if request.turn_id:
+            request.text = self._state.turn(request.turn_id).outcome.text
+        turn = self._begun(request)
+        async for frame in self._sent(self._state.frames[turn.turn_id]):
+            yield turn_pb.AnalyzeResponse(frame=frame)
+
     async def WatchTurn(
         self, request: turn_pb.WatchTurnRequest, context: Context
     ) -> AsyncIterator[turn_pb.WatchTurnResponse]:
@@ -347,15 +368,17 @@ class FakeTurns(TurnServiceServicer):
 
     def _begun(
         self,
-        request: turn_pb.StreamTurnRequest | turn_pb.BeginTurnRequest | turn_pb.NextQuestionRequest,
+        request: turn_pb.StreamTurnRequest
+        | turn_pb.BeginTurnRequest
+        | turn_pb.NextQuestionRequest
+        | turn_pb.AnalyzeRequest,
     ) -> turn_pb.Turn:
         state = self._state
-        asks = isinstance(request, turn_pb.NextQuestionRequest)
         text = "" if isinstance(request, turn_pb.NextQuestionRequest) else request.text
         state.session(request.session_id)
         state.once(request, "turn", request.session_id)
-        policy = request.busy_policy or turn_pb.BUSY_POLICY_REJECT
-        if text == "busy" and policy == turn_pb.BUSY_POLICY_REJECT:
+        waits = isinstance(request, turn_pb.AnalyzeRequest) or request.busy_policy not in REJECTING
+        if text == "busy" and not waits:
             raise FailedPrecondition("another turn is running", reason="SESSION_BUSY")
         turn = turn_pb.Turn(
             turn_id=stable_id(request.session_id, request.request_id),
@@ -363,7 +386,7 @@ class FakeTurns(TurnServiceServicer):
             request_id=request.request_id,
             state=turn_pb.TURN_STATE_COMPLETED,
             text=text,
-            kind=turn_pb.TURN_KIND_NEXT_QUESTION if asks else turn_pb.TURN_KIND_ASK,
+            kind=KINDS.get(type(request), turn_pb.TURN_KIND_ASK),
             durable=True,
         )
         if turn.turn_id not in state.turns:

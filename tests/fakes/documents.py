@@ -86,6 +86,7 @@ class FakeDocuments(DocumentServiceServicer):
             state=pb.DOCUMENT_STATE_READY,
             size=len(request.content),
             chunk_count=1,
+            indexed_version=1,
             content_hash=digest,
         )
         document.create_time.GetCurrentTime()
@@ -169,11 +170,9 @@ class FakeDocuments(DocumentServiceServicer):
         if self._library.searches_left < 0:
             await self._library.refuse()
         wanted = set(request.query.lower().split())
-        searched = (
-            [self._library.get(id_) for id_ in request.document_ids]
-            if request.document_ids
-            else self._library.own()
-        )
+        collections = [self._library.collections.get(name, set()) for name in request.collections]
+        named = [*request.document_ids, *sorted(set().union(*collections))]
+        searched = [self._library.get(id_) for id_ in named] if named else self._library.own()
         scored = [
             (len(wanted & set(text.lower().split())), document, text) for document, text in searched
         ]

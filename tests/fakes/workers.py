@@ -78,7 +78,8 @@ class Office:
 
     def add_document(self, name: str, text: str) -> str:
         """Give the user a document; returns its id."""
-        document = Document(document_id=f"document-{len(self.library.texts):039d}", name=name)
+        document_id = f"document-{len(self.library.texts):039d}"
+        document = Document(document_id=document_id, name=name, indexed_version=1)
         self.library.texts[(TENANT, USER), document.document_id] = (document, text)
         return document.document_id
 

@@ -35,7 +35,8 @@ METHODS: Mapping[str, MethodDescriptor] = {
     if not method.client_streaming  # of a stream each message is checked alike
 }
 STREAMING = frozenset(
-    f"/maieutic.v1.TurnService/{name}" for name in ("StreamTurn", "NextQuestion", "WatchTurn")
+    f"/maieutic.v1.TurnService/{name}"
+    for name in ("StreamTurn", "NextQuestion", "Analyze", "WatchTurn")
 )
 REQUIRED = frozenset(
     {
@@ -63,6 +64,8 @@ FORGIVEN = frozenset(
         *("/DeleteNote.note_id", "/DeleteBookmark.bookmark_id"),
     }
 )
+SOURCES = "sources"
+"""A collection that has documents, and from which no request takes them."""
 HUGE = 70_000
 NOT_UTF8 = b"\xff\xfe"
 LENGTH_DELIMITED = 2
@@ -122,6 +125,7 @@ def cases() -> list[Case]:
         for method, descriptor in METHODS.items()
         for case in (
             *_of_fields(method, descriptor),
+            *_of_choices(method, descriptor),
             *_of_references(method, descriptor),
             Case(name="not protobuf", method=method, wrong=b"\xff\xff\xff\xff", field="request"),
         )
@@ -130,7 +134,7 @@ def cases() -> list[Case]:
 
 def _of_fields(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
     for field in descriptor.input_type.fields:
-        if field.name in REQUIRED:
+        if field.name in REQUIRED and field.containing_oneof is None:
             yield Case(
                 name=f"{field.name} is missing",
                 method=method,
@@ -145,6 +149,20 @@ def _of_fields(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
                 wrong=wrong,
                 field=field.name,
                 cleared=(field.name,),
+            )
+
+
+def _of_choices(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
+    """Nothing where one of several fields is needed."""
+    for choice in descriptor.input_type.oneofs:
+        names = tuple(field.name for field in choice.fields)
+        if len(names) > 1:  # alone it is an optional field
+            yield Case(
+                name=f"{choice.name} is missing",
+                method=method,
+                wrong=b"",
+                field=choice.name,
+                cleared=names,
             )
 
 
@@ -275,6 +293,8 @@ def valid_request(api: Api, method: str) -> Message:
     kind = METHODS[method].input_type
     if method.endswith(("/AttachDocuments", "/DetachDocuments", "/CreateDocumentSet")):
         values |= {"document_ids": [api.document_id]}
+    if method.endswith("/Analyze"):
+        values |= {"collection": SOURCES}
     present = {field.name: values[field.name] for field in kind.fields if field.name in values}
     message: Message = GetMessageClass(kind)(**present)
     return message

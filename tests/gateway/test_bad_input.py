@@ -13,6 +13,7 @@ from tests.gateway.bad_input import (
     INVALID,
     METHODS,
     NOT_FOUND,
+    SOURCES,
     UNAUTHENTICATED,
     Api,
     Case,
@@ -31,6 +32,7 @@ async def api(stack: Stack, client: Maieutic) -> AsyncIterator[Api]:
     turn = await client.turns.begin(session.session_id, "one two")
     messages = [message async for message in client.sessions.messages(session)]
     document = (await client.documents.add("facts.md", "some facts")).document
+    await client.documents.attach(SOURCES, [document.document_id])
     async with grpc.aio.insecure_channel(stack.address) as channel:
         yield Api(
             channel=channel,

@@ -41,7 +41,7 @@ METHODS: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Every call that changes something, with its request; `GetOrCreateSession` has no request id."""
-STREAMS = frozenset({"StreamTurn", "NextQuestion"})
+STREAMS = frozenset({"StreamTurn", "NextQuestion", "Analyze"})
 OF_ONE_SESSION = frozenset(METHODS) - {"CreateSession", "BranchSession", "BeginTurn"} - STREAMS
 """Their ids are of one session. What the others make has its own id, made of the request's."""
 SCOPE = frozenset({"request_id", "session_id"})
@@ -74,7 +74,9 @@ class Place:
     def request(self, method: str, request_id: str, **values: Any) -> Message:
         made: Message = METHODS[method](request_id=request_id)
         names = made.DESCRIPTOR.fields_by_name
-        for name, value in {**self.values, **values}.items():
+        # What a test asks for comes last: of several choices the last one counts.
+        usual = {name: value for name, value in self.values.items() if name not in values}
+        for name, value in {**usual, **values}.items():
             if name in names:
                 made.MergeFrom(METHODS[method](**{name: value}))
         return made
@@ -105,6 +107,7 @@ async def place(shared: Stack) -> Place:
         "update_mask": ({"paths": ["title"]}, {"paths": ["mode"]}),
         "expected_revision": (0, 1),
         "text": ("Really?", "Truly?"),
+        "collection": ("brand-x", "brand-y"),
         "busy_policy": (turns.BUSY_POLICY_ENQUEUE, turns.BUSY_POLICY_INTERRUPT),
         "time_budget": ({"seconds": 60}, {"seconds": 61}),
         "agent": ("reviewer", "direct"),
@@ -117,7 +120,7 @@ async def place(shared: Stack) -> Place:
         "value": ("this", "that"),
     }
     place.values = {"session_id": session_id} | {name: pair[0] for name, pair in pairs.items()}
-    place.others = {name: pair[1] for name, pair in pairs.items()}
+    place.others = {name: pair[1] for name, pair in pairs.items()} | {"turn_id": asked.turn_id}
     return place
 
 

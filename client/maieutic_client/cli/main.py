@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from maieutic_client.cli.admin import admin
+from maieutic_client.cli.analyzing import analyze
 from maieutic_client.cli.chat import chat
 from maieutic_client.cli.documents import docs
 from maieutic_client.cli.emulating import emulate
@@ -41,5 +42,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character
 
 
-for command in (serve, chat, docs, sessions, notes, specs, index, admin, demo, emulate):
+for command in (serve, chat, analyze, docs, sessions, notes, specs, index, admin, demo, emulate):
     main.add_command(command)

@@ -13,6 +13,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maieutic.v1 import artifact_pb2 as _artifact_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import specification_pb2 as _specification_pb2
+from maieutic.v1 import support_pb2 as _support_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -77,6 +78,8 @@ class _TurnKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnKind.Val
     """Beside a Socratic turn: specifications and conflicts in what was said.
     Ends with that turn if it is cancelled or rolled back.
     """
+    TURN_KIND_SUPPORT: _TurnKind.ValueType  # 6
+    """How documents support an answer; its text is that answer."""
 
 class TurnKind(_TurnKind, metaclass=_TurnKindEnumTypeWrapper):
     """What a turn is for. Questions take their place in the session's conversation,
@@ -94,6 +97,8 @@ TURN_KIND_ANALYSIS: TurnKind.ValueType  # 3
 """Beside a Socratic turn: specifications and conflicts in what was said.
 Ends with that turn if it is cancelled or rolled back.
 """
+TURN_KIND_SUPPORT: TurnKind.ValueType  # 6
+"""How documents support an answer; its text is that answer."""
 Global___TurnKind: _TypeAlias = TurnKind  # noqa: Y015
 
 class _BusyPolicy:
@@ -305,22 +310,28 @@ class Findings(_message.Message):
     SPECIFICATIONS_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
     QUESTIONS_FIELD_NUMBER: _builtins.int
+    SUPPORT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def specifications(self) -> _containers.RepeatedCompositeFieldContainer[_specification_pb2.Specification]: ...
     @_builtins.property
     def conflicts(self) -> _containers.RepeatedCompositeFieldContainer[_specification_pb2.Conflict]: ...
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_specification_pb2.Question]: ...
+    @_builtins.property
+    def support(self) -> _support_pb2.SupportReport:
+        """Of a SUPPORT turn's outcome. Sessions do not keep it."""
+
     def __init__(
         self,
         *,
         specifications: _abc.Iterable[_specification_pb2.Specification] | None = ...,
         conflicts: _abc.Iterable[_specification_pb2.Conflict] | None = ...,
         questions: _abc.Iterable[_specification_pb2.Question] | None = ...,
+        support: _support_pb2.SupportReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["support", b"support"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "questions", b"questions", "specifications", b"specifications"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "questions", b"questions", "specifications", b"specifications", "support", b"support"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -781,6 +792,70 @@ class NextQuestionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NextQuestionResponse: _TypeAlias = NextQuestionResponse  # noqa: Y015
+
+@_typing.final
+class AnalyzeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    TIME_BUDGET_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    request_id: _builtins.str
+    text: _builtins.str
+    """In characters."""
+    turn_id: _builtins.str
+    """The answer of a turn of this session that has ended, as far as it went."""
+    collection: _builtins.str
+    """Whose documents are searched; NOT_FOUND if it has none. Empty: those of the
+    session, which then must have some.
+    """
+    @_builtins.property
+    def time_budget(self) -> _duration_pb2.Duration:
+        """As in StreamTurnRequest."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        turn_id: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        time_budget: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "text", b"text", "time_budget", b"time_budget", "turn_id", b"turn_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "collection", b"collection", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget", "turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["text", "turn_id"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___AnalyzeRequest: _TypeAlias = AnalyzeRequest  # noqa: Y015
+
+@_typing.final
+class AnalyzeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frame(self) -> Global___TurnFrame: ...
+    def __init__(
+        self,
+        *,
+        frame: Global___TurnFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnalyzeResponse: _TypeAlias = AnalyzeResponse  # noqa: Y015
 
 @_typing.final
 class WatchTurnRequest(_message.Message):

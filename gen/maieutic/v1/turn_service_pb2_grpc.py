@@ -54,6 +54,11 @@ class TurnServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_turn__service__pb2.NextQuestionRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_turn__service__pb2.NextQuestionResponse.FromString,
                 _registered_method=True)
+        self.Analyze = channel.unary_stream(
+                '/maieutic.v1.TurnService/Analyze',
+                request_serializer=maieutic_dot_v1_dot_turn__service__pb2.AnalyzeRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_turn__service__pb2.AnalyzeResponse.FromString,
+                _registered_method=True)
         self.WatchTurn = channel.unary_stream(
                 '/maieutic.v1.TurnService/WatchTurn',
                 request_serializer=maieutic_dot_v1_dot_turn__service__pb2.WatchTurnRequest.SerializeToString,
@@ -105,6 +110,16 @@ class TurnServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Analyze(self, request, context):
+        """Analyze begins a turn, beside the conversation, that looks how documents
+        support an answer, and streams it. Its outcome's findings have the report;
+        the conversation and what agents know of it stay as they are. Same rules as
+        StreamTurn, but for the busy policy: it neither waits nor keeps waiting.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTurn(self, request, context):
         """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
         is malformed or of another turn is INVALID_ARGUMENT, never "from the
@@ -148,6 +163,11 @@ def add_TurnServiceServicer_to_server(servicer, server):
                     servicer.NextQuestion,
                     request_deserializer=maieutic_dot_v1_dot_turn__service__pb2.NextQuestionRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_turn__service__pb2.NextQuestionResponse.SerializeToString,
+            ),
+            'Analyze': grpc.unary_stream_rpc_method_handler(
+                    servicer.Analyze,
+                    request_deserializer=maieutic_dot_v1_dot_turn__service__pb2.AnalyzeRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_turn__service__pb2.AnalyzeResponse.SerializeToString,
             ),
             'WatchTurn': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTurn,
@@ -251,6 +271,33 @@ class TurnService(object):
             '/maieutic.v1.TurnService/NextQuestion',
             maieutic_dot_v1_dot_turn__service__pb2.NextQuestionRequest.SerializeToString,
             maieutic_dot_v1_dot_turn__service__pb2.NextQuestionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Analyze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/maieutic.v1.TurnService/Analyze',
+            maieutic_dot_v1_dot_turn__service__pb2.AnalyzeRequest.SerializeToString,
+            maieutic_dot_v1_dot_turn__service__pb2.AnalyzeResponse.FromString,
             options,
             channel_credentials,
             insecure,

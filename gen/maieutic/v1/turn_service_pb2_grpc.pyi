@@ -51,6 +51,12 @@ class TurnServiceStub:
     the next question, from what is known and what conflicts, and streams it.
     Same rules as StreamTurn.
     """
+    Analyze: _grpc.UnaryStreamMultiCallable[_turn_service_pb2.AnalyzeRequest, _turn_service_pb2.AnalyzeResponse]
+    """Analyze begins a turn, beside the conversation, that looks how documents
+    support an answer, and streams it. Its outcome's findings have the report;
+    the conversation and what agents know of it stay as they are. Same rules as
+    StreamTurn, but for the busy policy: it neither waits nor keeps waiting.
+    """
     WatchTurn: _grpc.UnaryStreamMultiCallable[_turn_service_pb2.WatchTurnRequest, _turn_service_pb2.WatchTurnResponse]
     """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
     is malformed or of another turn is INVALID_ARGUMENT, never "from the
@@ -87,6 +93,12 @@ class TurnServiceAsyncStub(TurnServiceStub):
     """NextQuestion begins a turn in which the user says nothing and an agent asks
     the next question, from what is known and what conflicts, and streams it.
     Same rules as StreamTurn.
+    """
+    Analyze: _aio.UnaryStreamMultiCallable[_turn_service_pb2.AnalyzeRequest, _turn_service_pb2.AnalyzeResponse]  # type: ignore[assignment]
+    """Analyze begins a turn, beside the conversation, that looks how documents
+    support an answer, and streams it. Its outcome's findings have the report;
+    the conversation and what agents know of it stay as they are. Same rules as
+    StreamTurn, but for the busy policy: it neither waits nor keeps waiting.
     """
     WatchTurn: _aio.UnaryStreamMultiCallable[_turn_service_pb2.WatchTurnRequest, _turn_service_pb2.WatchTurnResponse]  # type: ignore[assignment]
     """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
@@ -139,6 +151,18 @@ class TurnServiceServicer(metaclass=_abc_1.ABCMeta):
         """NextQuestion begins a turn in which the user says nothing and an agent asks
         the next question, from what is known and what conflicts, and streams it.
         Same rules as StreamTurn.
+        """
+
+    @_abc_1.abstractmethod
+    def Analyze(
+        self,
+        request: _turn_service_pb2.AnalyzeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_turn_service_pb2.AnalyzeResponse], _abc.AsyncIterator[_turn_service_pb2.AnalyzeResponse]]:
+        """Analyze begins a turn, beside the conversation, that looks how documents
+        support an answer, and streams it. Its outcome's findings have the report;
+        the conversation and what agents know of it stay as they are. Same rules as
+        StreamTurn, but for the busy policy: it neither waits nor keeps waiting.
         """
 
     @_abc_1.abstractmethod

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from services.agents.adapters.offline_forms import filled_form, next_question
+from services.agents.adapters.offline_words import sentences, shortened, terms
 from services.agents.errors import ModelRejected
 from services.agents.ports import (
     Author,
@@ -21,29 +22,14 @@ MODEL_NAME = "offline-extractive-1"
 MAX_QUOTES = 3
 MAX_TOPICS = 10
 TOPIC_CHARACTERS = 120
-QUOTE_CHARACTERS = 400
 
 OFFLINE = "I am the offline model: I quote and do not reason."
 
-_WORD = re.compile(r"\w+")
 _CHUNK = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+$")
-_PARAGRAPH_END = re.compile(r"\n\s*\n|\n(?=\s*[-*#>|])")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
 _SUMMARY = re.compile(
     r"\bsummar|\bsum up\b|\brecap\b|\bwhat (?:did|have|were) we (?:talk|discuss|spoke|speak)",
     re.IGNORECASE,
 )
-# Words that say nothing about the topic; a longer list changes little on short texts.
-# fmt: off
-_STOPWORDS = frozenset({
-    "a", "about", "am", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by", "can",
-    "could", "did", "do", "does", "for", "from", "had", "has", "have", "he", "her", "his", "how",
-    "i", "if", "in", "into", "is", "it", "its", "me", "my", "no", "not", "of", "on", "or", "our",
-    "she", "should", "so", "some", "tell", "than", "that", "the", "their", "them", "then",
-    "there", "these", "they", "this", "to", "was", "we", "were", "what", "when", "where",
-    "which", "who", "whom", "whose", "why", "will", "with", "would", "you", "your",
-})
-# fmt: on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +96,7 @@ def _topics(request: ModelRequest) -> str:
     asked = [m.text for m in request.messages[:-1] if m.author is Author.USER]
     if not asked:
         return f"{OFFLINE} This is the first question I can see, so there is nothing to sum up."
-    lines = [f"- {_shortened(text, TOPIC_CHARACTERS)}" for text in asked[-MAX_TOPICS:]]
+    lines = [f"- {shortened(text, TOPIC_CHARACTERS)}" for text in asked[-MAX_TOPICS:]]
     return "\n".join([f"{OFFLINE} So far you asked about:", *lines])
 
 
@@ -122,7 +108,7 @@ def _from_passages(question: str, passages: Sequence[ModelPassage]) -> str:
     first = passages[0]
     return (
         f"{OFFLINE} No sentence of the documents shares a word with your question. "
-        f"The nearest passage begins: “{_sentences(first.text)[0]}” [{first.number}]"
+        f"The nearest passage begins: “{sentences(first.text)[0]}” [{first.number}]"
     )
 
 
@@ -141,46 +127,21 @@ def _from_conversation(question: str, request: ModelRequest) -> str:
 
 def _nearest(question: str, texts: Sequence[tuple[int, str]]) -> list[_Quote]:
     """Return the best sentences, best first; of equal ones the earlier."""
-    wanted = _terms(question)
+    wanted = terms(question)
     quotes = [
-        _Quote(score=_overlap(wanted, _terms(sentence)), number=number, text=sentence)
+        _Quote(score=_overlap(wanted, terms(sentence)), number=number, text=sentence)
         for number, text in texts
-        for sentence in _sentences(text)
+        for sentence in sentences(text)
     ]
     found = sorted((q for q in quotes if q.score > 0), key=lambda q: -q.score)
     unique = {quote.text: quote for quote in reversed(found)}
     return [quote for quote in found if unique[quote.text] is quote][:MAX_QUOTES]
 
 
-def _overlap(wanted: frozenset[str], terms: frozenset[str]) -> float:
+def _overlap(wanted: frozenset[str], said: frozenset[str]) -> float:
     # The small second part prefers, of sentences with the same hits, the one that says less else.
-    hits = len(wanted & terms)
-    return hits + hits / (1 + len(terms)) if hits else 0.0
-
-
-def _terms(text: str) -> frozenset[str]:
-    words = (word.casefold() for word in _WORD.findall(text))
-    return frozenset(_stem(word) for word in words if word not in _STOPWORDS)
-
-
-def _stem(word: str) -> str:
-    """Make the plural and the simple forms of a word one."""
-    for ending in ("ing", "ies", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:  # noqa: PLR2004 - a stem
-            return word.removesuffix(ending)
-    return word
-
-
-def _sentences(text: str) -> list[str]:
-    """Split into sentences; a line break inside a paragraph ends none, for texts are wrapped."""
-    lines = (" ".join(part.split()) for part in _PARAGRAPH_END.split(text))
-    parts = (part for line in lines for part in _SENTENCE_END.split(line) if part)
-    return [_shortened(part, QUOTE_CHARACTERS) for part in parts] or [text.strip()]
-
-
-def _shortened(text: str, limit: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    hits = len(wanted & said)
+    return hits + hits / (1 + len(said)) if hits else 0.0
 
 
 def _limited(text: str, words: int | None) -> str:

@@ -10,6 +10,7 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
+from services.agents.adapters import offline_support
 from services.agents.ports import ModelRequest
 
 MOST_SPECIFICATIONS = 20
@@ -73,7 +74,12 @@ LAST_QUESTION = "What have we not talked about that would change what you build?
 
 def filled_form(request: ModelRequest) -> str | None:
     """Return the answer to a step that this model can take; None for one that it cannot."""
-    fill = {"context": _specifications, "conflict": _conflicts}.get(request.step)
+    fill = {
+        "context": _specifications,
+        "conflict": _conflicts,
+        "citation_claims": offline_support.claims,
+        "citation_verdicts": offline_support.verdicts,
+    }.get(request.step)
     return None if fill is None else json.dumps(fill(request), ensure_ascii=False)
 
 

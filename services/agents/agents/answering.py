@@ -4,9 +4,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from maieutic.v1.turn_service_pb2 import Usage
-from services.agents.agents.citations import Cited, Sources, cited
+from services.agents.agents.citations import Sources, cited, count_citations
 from services.agents.ports import AgentEvent, Answer, Delta, Notice
-from services.runtime import names, telemetry
 
 
 async def answered(
@@ -23,16 +22,6 @@ async def answered(
                 text.append(event.text)
             yield event
     whole = "".join(text)
-    checked = _counted(cited(whole, sources.passages))
+    checked = cited(whole, sources.passages)
+    count_citations(supported=len(checked.citations), unsupported=checked.unsupported)
     yield Answer(text=whole, citations=checked.citations, usage=tuple(usage))
-
-
-def _counted(checked: Cited) -> Cited:
-    counter = telemetry.current().counter(names.CITATIONS)
-    for outcome, count in (
-        ("supported", len(checked.citations)),
-        ("unsupported", checked.unsupported),
-    ):
-        if count:
-            counter.add(count, {names.CITATION_OUTCOME: outcome})
-    return checked

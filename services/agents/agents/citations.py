@@ -8,6 +8,7 @@ from html import escape
 from maieutic.v1.document_service_pb2 import Passage
 from maieutic.v1.message_pb2 import Citation
 from services.agents.ports import ModelPassage
+from services.runtime import names, telemetry
 
 QUOTE_CHARACTERS = 1000
 LEAST_QUOTED_WORDS = 4
@@ -81,7 +82,10 @@ def cited(text: str, passages: Sequence[Passage]) -> Cited:
     supported = {number for number, quote in references if _supports(passages, number, quote)}
     dropped = sum(not _supports(passages, number, quote) for number, quote in references)
     return Cited(
-        citations=tuple(_citation(number, passages[number - 1]) for number in sorted(supported)),
+        citations=tuple(
+            citation_of(number, passages[number - 1], passages[number - 1].text)
+            for number in sorted(supported)
+        ),
         unsupported=dropped,
     )
 
@@ -96,19 +100,42 @@ def _references(text: str) -> Iterator[tuple[int, str]]:
 def _supports(passages: Sequence[Passage], number: int, quote: str) -> bool:
     if not 1 <= number <= len(passages):
         return False
-    words = _WORD.findall(quote.casefold())
-    if len(words) < LEAST_QUOTED_WORDS:
-        return True
-    return " ".join(words) in " ".join(_WORD.findall(passages[number - 1].text.casefold()))
+    named = len(_WORD.findall(quote)) < LEAST_QUOTED_WORDS
+    return named or bool(words_of(quote, passages[number - 1].text))
 
 
-def _citation(number: int, passage: Passage) -> Citation:
+def words_of(quote: str, text: str) -> str:
+    """Return the quotation as it stands in the text, whatever its case and punctuation.
+
+    Empty if the text does not hold it, or if there are no words in it.
+    """
+    wanted = " ".join(_WORD.findall(quote.casefold()))
+    words = list(_WORD.finditer(text))
+    joined = " ".join(word[0].casefold() for word in words)
+    start = f" {joined} ".find(f" {wanted} ")
+    if not wanted or start < 0:
+        return ""
+    first = joined.count(" ", 0, start)
+    last = first + wanted.count(" ")
+    return text[words[first].start() : words[last].end()]
+
+
+def citation_of(number: int, passage: Passage, quote: str) -> Citation:
+    """Return a reference to the passage, by the number that it has."""
     return Citation(
         number=number,
         document_id=passage.document_id,
         document_name=passage.document_name,
         chunk_id=passage.chunk_id,
         chunk_position=passage.position,
-        quote=passage.text[:QUOTE_CHARACTERS],
+        quote=quote[:QUOTE_CHARACTERS],
         score=passage.score,
     )
+
+
+def count_citations(*, supported: int, unsupported: int) -> None:
+    """Count what an agent's model has cited, by whether a passage holds it."""
+    counter = telemetry.current().counter(names.CITATIONS)
+    for outcome, count in (("supported", supported), ("unsupported", unsupported)):
+        if count:
+            counter.add(count, {names.CITATION_OUTCOME: outcome})

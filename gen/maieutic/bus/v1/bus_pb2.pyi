@@ -70,6 +70,7 @@ class RunTurn(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     PARENT_TURN_ID_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
@@ -88,6 +89,8 @@ class RunTurn(_message.Message):
     """Unspecified means ASK."""
     parent_turn_id: _builtins.str
     """The turn that this one was begun with; empty if it stands alone."""
+    collection: _builtins.str
+    """Of a SUPPORT turn: whose documents are searched; empty: the session's."""
     agent: _builtins.str
     """The agent that answers; empty: the one of the session's mode."""
     @_builtins.property
@@ -134,11 +137,12 @@ class RunTurn(_message.Message):
         kind: _turn_service_pb2.TurnKind.ValueType = ...,
         parent_turn_id: _builtins.str = ...,
         steps: _abc.Iterable[_builtins.str] | None = ...,
+        collection: _builtins.str = ...,
         agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "message", b"message", "session", b"session", "time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "busy_policy", b"busy_policy", "create_time", b"create_time", "kind", b"kind", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "parent_turn_id", b"parent_turn_id", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "steps", b"steps", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "busy_policy", b"busy_policy", "collection", b"collection", "create_time", b"create_time", "kind", b"kind", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "parent_turn_id", b"parent_turn_id", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "steps", b"steps", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

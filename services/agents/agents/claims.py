@@ -1,0 +1,92 @@
+"""The citation agent's first step: what an answer says is so."""
+
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from maieutic.v1.support_pb2 import Claim, SupportReport
+from maieutic.v1.turn_service_pb2 import Findings, Usage
+from services.agents.agents.asking import as_data, filled_in, schema_of
+from services.agents.agents.citations import words_of
+from services.agents.ports import (
+    AgentContext,
+    AgentEvent,
+    Answer,
+    Author,
+    Model,
+    ModelMessage,
+    ModelRequest,
+    ModelSection,
+    Notice,
+)
+from services.agents.prompts import Prompt
+
+STEP = "citation_claims"
+MOST_CLAIMS = 30
+MOST_LISTED = 100
+"""By a model that does not keep to the most: the first ones are taken."""
+TEXT_CHARACTERS = 500
+"""Of a claim's text and of its quotation, so that a report fits the messages it travels in."""
+READING = Notice(code="READING_ANSWER", text="Reading what the answer claims")
+ASK = ModelMessage(author=Author.USER, text="Which claims does the answer make?")
+
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class _Claim(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    text: Text
+    quote: Text
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    claims: Annotated[list[_Claim], Field(max_length=MOST_LISTED)]
+
+
+class ClaimsAgent:
+    """Lists claims; says nothing to the user."""
+
+    def __init__(self, model: Model, prompt: Prompt) -> None:
+        self._model = model
+        self._prompt = prompt
+        self._schema = schema_of(_Form)
+
+    async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
+        """List what the turn's text claims, in a report without verdicts. Raises ModelMalformed.
+
+        A claim whose quotation is not in the text is left out.
+        """
+        yield READING
+        listed, usage = list[_Claim](), tuple[Usage, ...]()
+        if context.text.strip():
+            form, usage = await filled_in(
+                self._model, self._request(context), _Form, prompt=self._prompt.label
+            )
+            listed = form.claims
+        claims = [claim for one in listed if (claim := _claim(one, context.text)).quote]
+        report = SupportReport(
+            collection=context.collection,
+            claims=claims[:MOST_CLAIMS],
+            claims_left_out=len(listed) - len(claims[:MOST_CLAIMS]),
+        )
+        yield Answer(text="", usage=usage, findings=Findings(support=report))
+
+    def _request(self, context: AgentContext) -> ModelRequest:
+        return ModelRequest(
+            turn_id=context.turn_id,
+            step=STEP,
+            system=self._prompt.text,
+            messages=(ASK,),
+            sections=(ModelSection(name="answer", text=as_data(context.text)),),
+            schema=self._schema,
+        )
+
+
+def _claim(listed: _Claim, answer: str) -> Claim:
+    return Claim(
+        text=listed.text[:TEXT_CHARACTERS], quote=words_of(listed.quote, answer)[:TEXT_CHARACTERS]
+    )
