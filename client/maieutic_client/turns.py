@@ -5,6 +5,7 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 
 from maieutic.v1 import turn_service_pb2 as pb
+from maieutic.v1.budget_pb2 import Budget
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub
 from maieutic_client.connection import Connection, new_request_id
 from maieutic_client.session_ids import SessionLike, session_id_of
@@ -26,15 +27,17 @@ class Turns:
         request_id: str | None = None,
         busy_policy: pb.BusyPolicy.ValueType = pb.BUSY_POLICY_UNSPECIFIED,
         time_budget: timedelta | None = None,
+        budget: Budget | None = None,
         agent: str = "",
         timeout: float | None = None,
     ) -> TurnStream:
         """Begin a turn and stream it; nothing is sent before the stream is read.
 
-        *time_budget* is how long the turn may run, *timeout* the seconds that this caller watches
-        it. The same *request_id* attaches to the turn that the first call began. *busy_policy* says
-        what happens while another turn runs in the session; without it SessionBusy is raised.
-        *agent* names who answers; empty is the agent of the session's mode.
+        *time_budget* is how long the turn may run, *budget* what its calls of models may consume
+        together, and *timeout* the seconds that this caller watches it. The same *request_id*
+        attaches to the turn that the first call began. *busy_policy* says what happens while
+        another turn runs in the session; without it SessionBusy is raised. *agent* names who
+        answers; empty is the agent of the session's mode.
         """
         request = pb.StreamTurnRequest(
             session_id=session_id_of(session),
@@ -42,6 +45,7 @@ class Turns:
             text=text,
             busy_policy=busy_policy,
             time_budget=_duration(time_budget),
+            budget=budget,
             agent=agent,
         )
         return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
@@ -53,6 +57,7 @@ class Turns:
         request_id: str | None = None,
         busy_policy: pb.BusyPolicy.ValueType = pb.BUSY_POLICY_UNSPECIFIED,
         time_budget: timedelta | None = None,
+        budget: Budget | None = None,
         timeout: float | None = None,
     ) -> TurnStream:
         """Have an agent ask the next question, and stream it; the user says nothing.
@@ -64,6 +69,7 @@ class Turns:
             request_id=request_id or new_request_id(),
             busy_policy=busy_policy,
             time_budget=_duration(time_budget),
+            budget=budget,
         )
         return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
 
@@ -76,6 +82,7 @@ class Turns:
         collection: str = "",
         request_id: str | None = None,
         time_budget: timedelta | None = None,
+        budget: Budget | None = None,
         timeout: float | None = None,
     ) -> TurnStream:
         """Look how documents support an answer: *text*, or the answer of the turn *turn_id*.
@@ -89,6 +96,7 @@ class Turns:
             request_id=request_id or new_request_id(),
             collection=collection,
             time_budget=_duration(time_budget),
+            budget=budget,
         )
         if turn_id:
             request.turn_id = turn_id
@@ -104,6 +112,7 @@ class Turns:
         request_id: str | None = None,
         busy_policy: pb.BusyPolicy.ValueType = pb.BUSY_POLICY_UNSPECIFIED,
         time_budget: timedelta | None = None,
+        budget: Budget | None = None,
         agent: str = "",
     ) -> pb.Turn:
         """Begin a turn without watching it."""
@@ -113,6 +122,7 @@ class Turns:
             text=text,
             busy_policy=busy_policy,
             time_budget=_duration(time_budget),
+            budget=budget,
             agent=agent,
         )
         return (await self._connection.call(self._stub.BeginTurn, request)).turn

@@ -7,6 +7,7 @@ from itertools import count
 from google.protobuf.duration_pb2 import Duration
 
 from maieutic.v1.turn_service_pb2 import Usage
+from services.agents.budget import TurnBudget
 from services.agents.ports import ModelUsage
 
 
@@ -17,10 +18,19 @@ class Account:
         """*claim_id* is the run's; it makes the ids of the entries unique."""
         self._ids = (f"{claim_id}:{number}" for number in count(1))
         self._entries: dict[str, Usage] = {}
+        self._under_way: set[str] = set()
+        self.budget: TurnBudget | None = None
+        """Asked before each call, if there is one."""
 
-    def next_id(self) -> str:
-        """Return the id of another call."""
-        return next(self._ids)
+    @contextmanager
+    def call(self) -> Iterator[str]:
+        """Give the id of another call, which is under way during the block."""
+        usage_id = next(self._ids)
+        self._under_way.add(usage_id)
+        try:
+            yield usage_id
+        finally:
+            self._under_way.discard(usage_id)
 
     def note(self, usage: Usage) -> None:
         """Keep what a call has consumed by now; the last word counts."""
@@ -30,6 +40,23 @@ class Account:
         """Return what is not among what is *told* elsewhere."""
         known = {usage.usage_id for usage in told}
         return [usage for usage_id, usage in self._entries.items() if usage_id not in known]
+
+    def ended(self) -> list[Usage]:
+        """Return what the calls have consumed that are not under way."""
+        return [self._entries[usage_id] for usage_id in self._entries.keys() - self._under_way]
+
+    def reserved_besides(self, told: Iterable[Usage]) -> list[Usage]:
+        """Return of the calls that were reserved what they have consumed, if it is not *told*.
+
+        That is nothing for a call whose model has said nothing of it.
+        """
+        known = {usage.usage_id for usage in told}
+        asked = self.budget.asked if self.budget is not None else ()
+        return [
+            self._entries.get(usage_id, Usage(usage_id=usage_id))
+            for usage_id in asked
+            if usage_id not in known
+        ]
 
 
 class Accounts:

@@ -43,6 +43,8 @@ class Failure:
     retryable: bool
     retry_after: float | None = None
     """Seconds."""
+    over_budget: bool = False
+    """A budget does not allow to go on: what was said so far is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

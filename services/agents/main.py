@@ -17,6 +17,7 @@ from maieutic.v1.session_service_pb2 import (
     SESSION_MODE_UNSPECIFIED,
 )
 from services.agents.accounts import Accounts
+from services.agents.adapters import offline, scripted
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
@@ -27,6 +28,7 @@ from services.agents.agents.shelf import Shelf
 from services.agents.agents.socratic import SocraticAgent
 from services.agents.agents.team_tools import TeamTools
 from services.agents.agents.tools import DirectTools
+from services.agents.budget import CallBounds
 from services.agents.consumer import Worker
 from services.agents.crew import Crew
 from services.agents.entry_points import Extensions, load_extensions
@@ -36,7 +38,7 @@ from services.agents.metered_model import MeteredModel
 from services.agents.ports import Agent, Model
 from services.agents.prices import PriceTable, price_table
 from services.agents.recorder import Recorder
-from services.agents.settings import AgentsSettings, PriceOptions
+from services.agents.settings import AgentsSettings, ModelSettings, PriceOptions
 from services.agents.traced_model import TracedModel
 from services.agents.tuned_model import TunedModel
 from services.agents.turn_run import TurnParts, TurnRun
@@ -76,7 +78,7 @@ async def agents_service(
 
     Raises BadSettings for prices that make no sense, and for extensions that cannot be used.
     """
-    prices = _prices(settings.model.prices)
+    bounds = _bounds(settings.model)
     extensions = load_extensions(settings.extensions)
     async with (
         open_channel(
@@ -90,7 +92,7 @@ async def agents_service(
     ):
         gated = GatedModel(TracedModel(model, provider=settings.model.provider))
         accounts = Accounts()
-        metered = MeteredModel(gated, prices=prices, accounts=accounts)
+        metered = MeteredModel(gated, bounds=bounds, accounts=accounts)
         tuned = TunedModel(metered, settings.model.agents)
         tools = DirectTools(DocumentServiceStub(retrieval), TeamTools(extensions.tools).of)
         shelf = Shelf(DocumentServiceStub(retrieval))
@@ -139,6 +141,15 @@ def _crew(
         steps={step: agents[step] for step in steps},
         named={name: agent for name, agent in agents.items() if name not in steps},
     )
+
+
+def _bounds(model: ModelSettings) -> CallBounds:
+    prices = _prices(model.prices)
+    if model.kind == "claude":
+        claude = model.claude
+        return CallBounds(prices=prices, model=claude.model, max_tokens=claude.max_tokens)
+    here = {"offline": offline.MODEL_NAME, "scripted": scripted.MODEL_NAME}
+    return CallBounds(prices=prices, model=here[model.kind])
 
 
 def _prices(options: PriceOptions) -> PriceTable:

@@ -1,42 +1,51 @@
-"""Any model, with what its calls cost; what they consume is noted in their turns' accounts."""
+"""Any model, with what its calls cost: within their turns' budgets, and noted in their accounts."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import replace
 from time import monotonic
 
 from services.agents.accounts import Account, Accounts, usage_of
+from services.agents.budget import CallBounds
 from services.agents.ports import Model, ModelEvent, ModelRequest, ModelUsage
-from services.agents.prices import PriceTable
 
 
 class MeteredModel:
-    """See `ports.Model`; says also what a call costs."""
+    """See `ports.Model`; says also what a call costs, and raises CallRefused."""
 
-    def __init__(self, model: Model, *, prices: PriceTable, accounts: Accounts) -> None:
+    def __init__(self, model: Model, *, bounds: CallBounds, accounts: Accounts) -> None:
         self._model = model
-        self._prices = prices
+        self._bounds = bounds
         self._accounts = accounts
 
     @asynccontextmanager
     async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
-        """Start one call."""
+        """Start one call, if the turn's budgets allow it; it may then say less than it asks for."""
         account = self._accounts.of(request.turn_id)
-        async with (
-            self._model.stream(request) as events,
-            aclosing(self._metered(events, request, account)) as metered,
-        ):
-            yield metered
+        with account.call() if account is not None else nullcontext("") as usage_id:
+            if account is not None and account.budget is not None:
+                most = await account.budget.reserved(self._bounds.of(request, usage_id))
+                request = replace(request, max_tokens=most)
+            async with (
+                self._model.stream(request) as events,
+                aclosing(self._metered(events, request, usage_id, account)) as metered,
+            ):
+                yield metered
 
     async def _metered(
-        self, events: AsyncIterator[ModelEvent], request: ModelRequest, account: Account | None
+        self,
+        events: AsyncIterator[ModelEvent],
+        request: ModelRequest,
+        usage_id: str,
+        account: Account | None,
     ) -> AsyncGenerator[ModelEvent, None]:
-        usage_id, started = account.next_id() if account else "", monotonic()
+        started = monotonic()
         async for event in events:
             if not isinstance(event, ModelUsage):
                 yield event
                 continue
-            consumed = replace(event, usage_id=usage_id, cost=self._prices.cost(event))
+            cost = self._bounds.prices.cost(event)
+            consumed = replace(event, usage_id=usage_id, cost=cost)
             if account is not None:
                 # Noted before anybody hears of it: whoever is stopped then has consumed it.
                 account.note(usage_of(consumed, request.step, "", monotonic() - started))

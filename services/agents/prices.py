@@ -42,7 +42,7 @@ class PriceTable:
 
     def cost(self, used: ModelUsage) -> Cost | None:
         """Return the cost of a call, rounded to the nearest; None if the model has no price."""
-        if (price := self._price(used.model)) is None:
+        if (price := self.of(used.model)) is None:
             return None
         fresh = max(0, used.input_tokens - used.cached_tokens - used.cache_write_tokens)
         total = (
@@ -54,7 +54,7 @@ class PriceTable:
         micros = (total + MILLION // 2) // MILLION
         return Cost(micros=micros, currency=self.currency, price_date=self.date)
 
-    def _price(self, model: str) -> Price | None:
+    def of(self, model: str) -> Price | None:
         """Return the price under the model's own name, or under its longest beginning."""
         if (own := self.prices.get(model)) is not None:
             return own

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
@@ -14,13 +15,18 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     WRITE_STATUS_APPLIED,
     WRITE_STATUS_FENCED,
     WRITE_STATUS_MISSING,
+    BudgetRefused,
     CompleteTurnResponse,
     FailTurnResponse,
+    ReserveBudgetRequest,
+    ReserveBudgetResponse,
     TurnClaim,
     WriteStatus,
 )
+from maieutic.v1.turn_service_pb2 import Usage
 from services.agents import publishing
 from services.agents.accounts import Account, Accounts
+from services.agents.budget import TurnBudget
 from services.agents.crew import Crew
 from services.agents.errors import (
     LogBehind,
@@ -136,6 +142,15 @@ class TurnRun:
             await publishing.confirmed(self._parts.bus, message)
         if finished is not None:
             await publishing.confirmed(self._parts.bus, publishing.outcome(finished))
+        await self._settle(told)
+
+    async def _settle(self, told: Iterable[Usage]) -> None:
+        """Tell the turn's budgets what they have not heard; else they count with the most."""
+        if untold := self._account.reserved_besides(told):
+            try:
+                await self._parts.work.settle(self._job.turn_id, untold)
+            except ServiceError as error:
+                _LOG.warning("turn %s: not settled: %s", self._job.turn_id, error.reason)
 
     def fenced(self) -> None:
         """See `TurnListener`. While a commit is under way its own answer tells."""
@@ -167,6 +182,8 @@ class TurnRun:
         )
         with recorded as turn:
             self._turn = turn
+            if claim.budgeted:
+                self._account.budget = TurnBudget(partial(self._reserve, turn))
             try:
                 return await self._unless_stopped(self._attempt(turn, claim))
             except WorkerDraining:
@@ -181,7 +198,7 @@ class TurnRun:
 
         Raises WorkerDraining if only its job can bring it back.
         """
-        response = await self._parts.work.release(turn.log, seconds)
+        response = await self._parts.work.release(turn.log, seconds, self._account.besides(()))
         if response.status == WRITE_STATUS_MISSING:
             raise WorkerDraining
 
@@ -238,10 +255,14 @@ class TurnRun:
         try:
             async with budget:
                 return await self._agents.answer(turn, claim)
+        except TurnStopped:
+            raise
         # The edge of the agents' code: whatever an agent raises ends this attempt, not the worker.
         except Exception as error:  # noqa: BLE001 - see above
             if isinstance(error, TimeoutError) and budget.expired():
                 return TIME_BUDGET
+            if self._account.budget is not None and self._account.budget.refused is not None:
+                return _not_allowed(self._account.budget.refused)
             chance = random.random()  # noqa: S311 - no secret
             if (postponement := postponement_of(error, _left(claim), chance)) is not None:
                 return postponement
@@ -250,6 +271,12 @@ class TurnRun:
             log("turn %s: attempt %d failed: %s", self._job.turn_id, claim.attempt, failure.reason)
             wait = wait_before_retry(failure.retry_after, claim.attempt, chance)
             return replace(failure, retry_after=wait) if failure.retryable else failure
+
+    async def _reserve(
+        self, turn: RecordedTurn, call: ReserveBudgetRequest
+    ) -> ReserveBudgetResponse:
+        work, account = self._parts.work, self._account
+        return await self._commit(turn, lambda _: work.reserve(turn.log, call, account.ended()))
 
     async def _complete(
         self, turn: RecordedTurn, last_seq: int, answer: Answer
@@ -287,6 +314,15 @@ class TurnRun:
             if response.status == WRITE_STATUS_FENCED and not claimed_again:
                 raise TurnOver
             await self._claim_again(turn, fence)
+
+
+def _not_allowed(refused: BudgetRefused) -> Failure:
+    return Failure(
+        reason=refused.reason,
+        explanation=refused.explanation,
+        retryable=False,
+        over_budget=refused.over_budget,
+    )
 
 
 def _left(claim: TurnClaim) -> float:

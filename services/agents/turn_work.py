@@ -22,6 +22,9 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     ListTurnMessagesRequest,
     ReleaseTurnRequest,
     ReleaseTurnResponse,
+    ReserveBudgetRequest,
+    ReserveBudgetResponse,
+    SettleBudgetRequest,
 )
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import Usage
@@ -106,6 +109,24 @@ class TurnWork:
         )
         return await _persistently(self._stub.CompleteStep, request)
 
+    async def reserve(
+        self, log: TurnLog, call: ReserveBudgetRequest, usage: Sequence[Usage]
+    ) -> ReserveBudgetResponse:
+        """Ask whether budgets allow a call; *usage* is what those before it have consumed."""
+        request = ReserveBudgetRequest(
+            turn_id=log.turn_id, fence=log.fence, claim_id=log.claim_id, usage=usage
+        )
+        request.MergeFrom(call)
+        return await _persistently(self._stub.ReserveBudget, request)
+
+    async def settle(self, turn_id: str, usage: Sequence[Usage]) -> None:
+        """Tell budgets what an ended run has consumed; not repeated: they count with the most."""
+        request = SettleBudgetRequest(turn_id=turn_id, usage=usage)
+        try:
+            await self._stub.SettleBudget(request)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
+
     async def complete(self, log: TurnLog, last_seq: int, answer: Answer) -> CompleteTurnResponse:
         """Commit the answer; raises LogBehind if the log does not end with the last frame."""
         request = CompleteTurnRequest(
@@ -137,16 +158,21 @@ class TurnWork:
             retryable=failure.retryable,
             retry_after=_duration(failure.retry_after),
             usage=usage,
+            over_budget=failure.over_budget,
+            text=log.text if failure.over_budget else "",
         )
         return await _persistently(self._stub.FailTurn, request)
 
-    async def release(self, log: TurnLog, seconds: float = 0.0) -> ReleaseTurnResponse:
+    async def release(
+        self, log: TurnLog, seconds: float = 0.0, usage: Sequence[Usage] = ()
+    ) -> ReleaseTurnResponse:
         """Hand the turn back for so long; the attempt does not count."""
         request = ReleaseTurnRequest(
             turn_id=log.turn_id,
             fence=log.fence,
             claim_id=log.claim_id,
             retry_after=_duration(seconds),
+            usage=usage,
         )
         return await _persistently(self._stub.ReleaseTurn, request)
 

@@ -49,6 +49,7 @@ TERMINAL = frozenset(
         turn_service_pb2.TURN_STATE_CANCELLED,
         turn_service_pb2.TURN_STATE_INTERRUPTED,
         turn_service_pb2.TURN_STATE_ROLLED_BACK,
+        turn_service_pb2.TURN_STATE_OVER_BUDGET,
     }
 )
 

@@ -48,6 +48,8 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
         "ListTurnMessages": StoreOperation.LIST,
         "PutTurnArtifact": StoreOperation.TURN,
         "CompleteStep": StoreOperation.TURN,
+        "ReserveBudget": StoreOperation.TURN,
+        "SettleBudget": StoreOperation.TURN,
         "CompleteTurn": StoreOperation.TURN,
         "FailTurn": StoreOperation.TURN,
         "ReleaseTurn": StoreOperation.TURN,

@@ -1,7 +1,7 @@
 """What callers ask for as the jobs of turns."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
@@ -85,6 +85,7 @@ class Jobs:
             time_budget=request.time_budget if asked else self._limits.time_budgets.of(lane),
             max_attempts=self._limits.max_attempts,
             trace_context=trace,
+            budget=request.budget if request.HasField("budget") else None,
         )
 
     def analysis_of(self, job: RunTurn) -> RunTurn:
@@ -99,6 +100,7 @@ class Jobs:
         analysis.message.CopyFrom(user_message(turn_id, session_id, job.message.text))
         for own in ("session", "create_time", "predecessor_turn_id", "busy_policy", "agent"):
             analysis.ClearField(own)
+        analysis.ClearField("budget")
         return analysis
 
 
@@ -126,13 +128,21 @@ def _request_hash(request: BeginRequest, text: str) -> bytes:
         parts.append("next question")
     if agent := _agent(request):
         parts.append(agent)
-    return _digest(parts)
+    return _digest([*parts, *_budget_of(request)])
 
 
 def _support_hash(request: pb.AnalyzeRequest) -> bytes:
     budget, which = request.time_budget.ToMilliseconds(), request.WhichOneof("answer") or ""
     answer = request.turn_id or request.text
-    return _digest(["analyze", request.session_id, which, answer, request.collection, str(budget)])
+    parts = ["analyze", request.session_id, which, answer, request.collection, str(budget)]
+    return _digest([*parts, *_budget_of(request)])
+
+
+def _budget_of(request: BeginRequest | pb.AnalyzeRequest) -> Sequence[str]:
+    """Return what tells the request's budget; nothing for one that has none."""
+    if not request.HasField("budget"):
+        return ()
+    return (f"budget {request.budget.SerializeToString(deterministic=True).hex()}",)
 
 
 def _digest(parts: Iterable[str]) -> bytes:

@@ -306,6 +306,19 @@ class TurnWorkServicer(TurnWorkServiceServicer):
         _only(WORKERS)
         return await self._work.complete_step(request)
 
+    async def ReserveBudget(
+        self, request: work_pb.ReserveBudgetRequest, context: Context
+    ) -> work_pb.ReserveBudgetResponse:
+        _only(WORKERS)
+        return await self._work.reserve_budget(request)
+
+    async def SettleBudget(
+        self, request: work_pb.SettleBudgetRequest, context: Context
+    ) -> work_pb.SettleBudgetResponse:
+        _only(WORKERS)
+        await self._work.settle_budget(request)
+        return work_pb.SettleBudgetResponse()
+
     async def CompleteTurn(
         self, request: work_pb.CompleteTurnRequest, context: Context
     ) -> work_pb.CompleteTurnResponse:

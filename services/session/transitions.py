@@ -1,5 +1,6 @@
 """The states of a turn, row by row, from claim to cancel. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,9 +11,12 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_CANCELLED,
     TURN_STATE_COMPLETED,
     TURN_STATE_FAILED,
+    TURN_STATE_OVER_BUDGET,
     TurnFrame,
     TurnStarted,
+    Usage,
 )
+from services.session.budgets import is_bounded, reserve, settle, void_rest
 from services.session.ending import Ending, end, end_waiting, stop
 from services.session.errors import EventsOutOfStep
 from services.session.findings import hand_on, keep, named
@@ -122,6 +126,7 @@ def _granted(
         ],
         findings=draft.kept_annotations.findings,
         finished_steps=[step.step for step in turn.finished_steps],
+        budgeted=is_bounded(turn.job),
     )
     lease = Duration()
     lease.FromMilliseconds(timing.lease)
@@ -151,6 +156,22 @@ def heartbeat(draft: Draft, hold: Hold, timing: Timing) -> work.WriteStatus.Valu
     return work.WRITE_STATUS_APPLIED
 
 
+def reserve_budget(
+    draft: Draft, hold: Hold, asked: work.ReserveBudgetRequest
+) -> work.ReserveBudgetResponse:
+    """Keep what a call of a model may consume, or refuse the call."""
+    if (turn := _held_turn(draft, hold)) is None:
+        return work.ReserveBudgetResponse(status=_refusal(draft, hold))
+    return reserve(draft, turn, asked)
+
+
+def settle_budget(draft: Draft, told: work.SettleBudgetRequest) -> None:
+    """Note what a run has consumed that has ended; the turn may have ended, too."""
+    if (turn := draft.turns.get(told.turn_id)) is not None:
+        settle(turn, told.usage)
+        draft.put_turn(turn)
+
+
 def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.CompleteStepResponse:
     """Commit what one agent of the routing slip has found; its turn goes on with the next."""
     if (turn := _held_turn(draft, hold)) is None:
@@ -158,6 +179,7 @@ def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.C
     if step.step not in (done.step for done in turn.finished_steps):
         step.findings.CopyFrom(named(step.findings, turn, draft.now_ms))
         turn.finished_steps.append(step)
+        settle(turn, step.usage)
         keep(draft, step.findings)
         draft.put_turn(turn)
     response = work.CompleteStepResponse(
@@ -188,8 +210,15 @@ def complete(
     tail = draft.tails.get(hold.turn_id)
     if tail is not None and tail != (hold.fence, last_seq):
         raise EventsOutOfStep(tail.seq, last_seq)
+    _settle_run(turn, hold, ending.usage)
     finished = end(draft, turn, ending, timing)
     return work.CompleteTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=finished)
+
+
+def _settle_run(turn: record.TurnRecord, hold: Hold, told: Iterable[Usage]) -> None:
+    """Note what a run has consumed that ends: what it says nothing of was not consumed."""
+    settle(turn, told)
+    void_rest(turn, hold.claim_id)
 
 
 def _own_result(draft: Draft, hold: Hold) -> TurnFinished | None:
@@ -217,6 +246,7 @@ def fail_attempt(
         return work.FailTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=stored)
     if (turn := _held_turn(draft, hold)) is None:
         return work.FailTurnResponse(status=_refusal(draft, hold))
+    _settle_run(turn, hold, failure.ending.usage)
     # A next attempt that the time budget forbids would only keep the caller waiting.
     in_time = draft.now_ms + failure.retry_after_ms < _deadline_ms(turn)
     if failure.retryable and in_time and turn.attempt < turn.job.max_attempts:
@@ -226,10 +256,13 @@ def fail_attempt(
     return work.FailTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=finished)
 
 
-def release(draft: Draft, hold: Hold, retry_after_ms: int) -> work.WriteStatus.ValueType:
+def release(
+    draft: Draft, hold: Hold, retry_after_ms: int, consumed: Iterable[Usage] = ()
+) -> work.WriteStatus.ValueType:
     """Take the turn back from a worker that cannot go on; the attempt does not count."""
     if (turn := _held_turn(draft, hold)) is None:
         return _refusal(draft, hold)
+    _settle_run(turn, hold, consumed)
     turn.attempt -= 1
     _queue_again(draft, turn, retry_after_ms)
     return work.WRITE_STATUS_APPLIED
@@ -289,7 +322,8 @@ def completed(request: work.CompleteTurnRequest, most_bytes: int) -> Ending:
 def failed(request: work.FailTurnRequest) -> Failure:
     """Return a worker's failure."""
     ending = Ending(
-        state=TURN_STATE_FAILED,
+        state=TURN_STATE_OVER_BUDGET if request.over_budget else TURN_STATE_FAILED,
+        text=request.text,
         usage=request.usage,
         reason=request.reason,
         explanation=request.explanation,

@@ -28,6 +28,8 @@ from services.session.transitions import (
     failed,
     heartbeat,
     release,
+    reserve_budget,
+    settle_budget,
 )
 
 T = TypeVar("T")
@@ -171,6 +173,26 @@ class Work:
         self._publisher.after(draft)
         return response
 
+    async def reserve_budget(self, request: pb.ReserveBudgetRequest) -> pb.ReserveBudgetResponse:
+        """Keep what a call of a model may consume, or refuse the call."""
+        if (session_id := await self._session_of(request.turn_id)) is None:
+            return pb.ReserveBudgetResponse(status=pb.WRITE_STATUS_MISSING)
+        response, _ = await self._live.transact(
+            session_id,
+            lambda draft: reserve_budget(draft, _hold(request), request),
+            Reads(turns=[request.turn_id]),
+        )
+        return response
+
+    async def settle_budget(self, request: pb.SettleBudgetRequest) -> None:
+        """Note what a run has consumed that has ended without telling it."""
+        if (session_id := await self._session_of(request.turn_id)) is not None:
+            await self._live.transact(
+                session_id,
+                lambda draft: settle_budget(draft, request),
+                Reads(turns=[request.turn_id]),
+            )
+
     async def complete(self, request: pb.CompleteTurnRequest) -> pb.CompleteTurnResponse:
         """Commit the answer; one that is too large ends the turn as failed."""
         hold, ending = _hold(request), completed(request, self._answer_bytes)
@@ -204,7 +226,7 @@ class Work:
             return pb.ReleaseTurnResponse(status=pb.WRITE_STATUS_MISSING)
         status, draft = await self._live.transact(
             session_id,
-            lambda draft: release(draft, _hold(request), wait_ms),
+            lambda draft: release(draft, _hold(request), wait_ms, request.usage),
             Reads(turns=[request.turn_id]),
         )
         self._publisher.after(draft)
@@ -237,7 +259,8 @@ def _holds(turn: TurnRecord, beat: pb.TurnHeartbeat) -> bool:
 
 
 def _hold(
-    request: pb.CompleteStepRequest
+    request: pb.ReserveBudgetRequest
+    | pb.CompleteStepRequest
     | pb.CompleteTurnRequest
     | pb.FailTurnRequest
     | pb.ReleaseTurnRequest,

@@ -10,6 +10,7 @@ from maieutic.bus.v1.bus_pb2 import TurnUsed
 from maieutic.v1.turn_service_pb2 import TURN_STATE_FAILED
 from services.agents.accounts import Account, Accounts
 from services.agents.adapters.scripted import Script, ScriptedModel
+from services.agents.budget import CallBounds
 from services.agents.errors import ModelRejected
 from services.agents.metered_model import MeteredModel
 from services.agents.ports import ModelEvent, ModelRequest, ModelUsage, TextDelta
@@ -155,8 +156,8 @@ async def test_the_last_word_of_a_call_counts_and_calls_count_one_by_one(
     refuses: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     accounts, account = Accounts(), Account("claim")
-    prices = price_table("2026-01-01", "USD", {})
-    model = MeteredModel(Talkative(refuses=refuses), prices=prices, accounts=accounts)
+    bounds = CallBounds(prices=price_table("2026-01-01", "USD", {}), model="talkative")
+    model = MeteredModel(Talkative(refuses=refuses), bounds=bounds, accounts=accounts)
     request = ModelRequest(turn_id="t", system="", messages=())
     with accounts.kept("t", account):
         for _ in range(2):
@@ -165,7 +166,7 @@ async def test_the_last_word_of_a_call_counts_and_calls_count_one_by_one(
                     assert len([event async for event in events]) == 3
             except ModelRejected:
                 assert refuses
-    async with MeteredModel(Talkative(), prices=prices, accounts=accounts).stream(request) as late:
+    async with MeteredModel(Talkative(), bounds=bounds, accounts=accounts).stream(request) as late:
         assert [event.usage_id async for event in late if isinstance(event, ModelUsage)] == ["", ""]
     entries = account.besides([])
     assert [(u.usage_id, u.output_tokens) for u in entries] == [("claim:1", 9), ("claim:2", 9)]

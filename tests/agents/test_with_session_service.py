@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from maieutic.v1.budget_pb2 import Budget
 from maieutic.v1.turn_service_pb2 import (
     BUSY_POLICY_INTERRUPT,
     TURN_STATE_CANCELLED,
     TURN_STATE_COMPLETED,
     TURN_STATE_INTERRUPTED,
+    TURN_STATE_OVER_BUDGET,
     TurnFrame,
 )
 from services.agents.adapters.scripted import Script, ScriptedModel
@@ -85,9 +87,9 @@ class Conversation:
     model: ScriptedModel
     jobs: MemoryBus
 
-    async def ask(self) -> str:
+    async def ask(self, most: Budget | None = None, text: str = "Why?") -> str:
         """Begin a turn and give its first job to the workers; returns its id."""
-        turn = await self.user.begin(self.session_id)
+        turn = await self.user.begin(self.session_id, text, most=most)
         await self.deliver(turn.turn_id)
         return turn.turn_id
 
@@ -263,3 +265,60 @@ async def test_the_model_reads_the_conversation_beyond_its_window(
         said += [one["text"] for one in told["messages"] if one["author"] == "you"]
         page = told["next_page"]
     assert said == [f"Answer {number}." for number in reversed(range(turns))]
+
+
+async def test_a_turn_without_a_budget_left_ends_before_its_first_call(
+    conversation: Conversation,
+) -> None:
+    turn_id = await conversation.ask(Budget(tokens=100))
+    outcome = (await conversation.user.frames(turn_id))[-1].outcome
+    assert (outcome.state, outcome.reason) == (TURN_STATE_OVER_BUDGET, "TURN_BUDGET_SPENT")
+    assert "has 100 of 100 tokens left" in outcome.explanation
+    assert (outcome.text, outcome.attempts) == ("", 1)
+    assert conversation.model.calls[turn_id] == 0
+    await conversation.stack.archived(turn_id)
+    row = conversation.stack.archive.finished[turn_id]
+    assert row.outcome.state == TURN_STATE_OVER_BUDGET
+
+
+async def test_an_answer_is_as_long_as_the_budget_lets_it_be(
+    conversation: Conversation, model: HeldModel
+) -> None:
+    model.default = Script(text=" ".join(["word"] * 3000))
+    turn_id = await conversation.ask(Budget(tokens=2000))
+    frames = await conversation.user.frames(turn_id)
+    assert "ANSWER_CUT" in [frame.notice.code for frame in frames]
+    outcome = frames[-1].outcome
+    (used,) = outcome.usage
+    assert outcome.state == TURN_STATE_COMPLETED
+    assert 256 <= used.output_tokens < 2000 - used.input_tokens
+
+
+async def test_over_its_budget_in_a_late_round_a_turn_keeps_what_it_has_said(
+    conversation: Conversation, model: HeldModel
+) -> None:
+    call = {"name": "get_session_conversation_history", "input": {}}
+    model.default = Script(calls=[[call]], aloud="Let me look. ")
+    # What the tool brings, the question among it, leaves no room for a second call.
+    turn_id = await conversation.ask(Budget(tokens=15_000), text="Why? " * 5000)
+    outcome = (await conversation.user.frames(turn_id))[-1].outcome
+    assert (outcome.state, outcome.text) == (TURN_STATE_OVER_BUDGET, "Let me look. ")
+    assert len(outcome.usage) == model.calls[turn_id] == 1
+    message = (await conversation.user.all_messages(conversation.session_id))[-1]
+    assert (message.text, message.partial) == ("Let me look. ", True)
+
+
+async def test_a_late_round_is_reserved_though_the_store_has_lost_the_turn(
+    conversation: Conversation, model: HeldModel
+) -> None:
+    call = {"name": "get_session_conversation_history", "input": {}}
+    model.default = Script(calls=[[call]], aloud="Let me look. ", text="So.")
+    model.going.clear()
+    turn_id = await conversation.ask(Budget(tokens=50_000))
+    await conversation.streaming(turn_id)
+    await conversation.stack.redis.flushall()
+    model.going.set()
+    await wait_until(lambda: turn_id in conversation.stack.archive.finished)
+    turn = await conversation.user.ended(turn_id)
+    assert turn.outcome.state == TURN_STATE_COMPLETED
+    assert (model.calls[turn_id], len(turn.outcome.usage)) == (2, 2)

@@ -14,6 +14,7 @@ import pytest_asyncio
 from click.testing import CliRunner
 
 from maieutic.v1 import document_admin_service_pb2 as admin_pb, turn_service_pb2 as pb
+from maieutic.v1.budget_pb2 import Budget
 from maieutic.v1.specification_pb2 import (
     CONFLICT_SEVERITY_HIGH,
     Conflict,
@@ -342,6 +343,31 @@ async def test_a_turn_that_failed_is_explained_and_fails_the_command(cli: Cli) -
     ended = await cli.run("chat", "a question")
     assert ended.status == 1
     assert "the turn is failed (MODEL_REFUSED: ask something else)" in ended.err
+
+
+async def test_a_budget_goes_with_each_question_and_its_end_is_explained(cli: Cli) -> None:
+    explained = "the budget of the turn has 90 of 500 tokens left: ask for less"
+    outcome = pb.TurnOutcome(
+        state=pb.TURN_STATE_OVER_BUDGET,
+        text="So far",
+        reason="TURN_BUDGET_SPENT",
+        explanation=explained,
+    )
+    cli.stack.conversations.answer = lambda turn_id, text: [pb.TurnFrame(outcome=outcome)]
+    limits = ("--budget-tokens", "500", "--budget-cost", "0.25")
+    ended = await cli.run("chat", "a question", *limits)
+    assert (ended.status, ended.out) == (1, "So far\n\n")
+    assert f"the turn is over budget (TURN_BUDGET_SPENT: {explained})" in ended.err
+    *_, raw = cli.stack.conversations.requests.values()
+    budget = pb.StreamTurnRequest.FromString(raw).budget
+    assert budget == Budget(tokens=500, cost_micros=250_000, currency="USD")
+
+
+@pytest.mark.parametrize("amount", ["much", "0", "-1", "NaN", "Infinity", "0.0000001"])
+async def test_an_amount_of_money_that_is_none_is_refused(cli: Cli, amount: str) -> None:
+    ended = await cli.quick("chat", "a question", f"--budget-cost={amount}")
+    assert ended.status == 2
+    assert "is no amount such as 0.25" in ended.err
 
 
 async def test_an_interrupt_while_an_answer_is_written_cancels_the_turn(cli: Cli) -> None:

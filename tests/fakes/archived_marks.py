@@ -84,6 +84,12 @@ class MarksServicer(TurnWorkServiceServicer):
     async def CompleteStep(self, request: pb.CompleteStepRequest, context: Context) -> Any:
         raise Unimplemented("not the archive's")
 
+    async def ReserveBudget(self, request: pb.ReserveBudgetRequest, context: Context) -> Any:
+        raise Unimplemented("not the archive's")
+
+    async def SettleBudget(self, request: pb.SettleBudgetRequest, context: Context) -> Any:
+        raise Unimplemented("not the archive's")
+
     async def CompleteTurn(self, request: pb.CompleteTurnRequest, context: Context) -> Any:
         raise Unimplemented("not the archive's")
 

@@ -350,6 +350,16 @@ class FakeTurnWork(TurnWorkServiceServicer):
         turn.claim_id, turn.attempt = "", turn.attempt - 1
         return pb.ReleaseTurnResponse(status=pb.WRITE_STATUS_APPLIED)
 
+    async def ReserveBudget(
+        self, request: pb.ReserveBudgetRequest, context: Context
+    ) -> pb.ReserveBudgetResponse:
+        raise Unimplemented("no claim of this service is budgeted")
+
+    async def SettleBudget(
+        self, request: pb.SettleBudgetRequest, context: Context
+    ) -> pb.SettleBudgetResponse:
+        raise Unimplemented("no claim of this service is budgeted")
+
     async def MarkArchived(
         self, request: pb.MarkArchivedRequest, context: Context
     ) -> pb.MarkArchivedResponse:

@@ -196,6 +196,8 @@ def _wrong_messages(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
         yield from _wrong_masks(field)
     elif kind is not None and kind.full_name == "maieutic.v1.SessionFilter":
         yield from _wrong_filters(field)
+    elif kind is not None and kind.full_name == "maieutic.v1.Budget":
+        yield from _wrong_budgets(field)
     elif kind is not None and kind.full_name == "maieutic.v1.DocumentFilter":
         yield (
             "with an unknown format",
@@ -253,6 +255,18 @@ def _wrong_filters(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
     for part in SessionFilter.DESCRIPTOR.fields:
         for name, wrong in _wrong_values(part):
             yield f"with {part.name} {name}", _delimited(field, wrong)
+
+
+def _wrong_budgets(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
+    yield "of nothing", _with(field, {})
+    yield "of no tokens", _with(field, {"tokens": 0})
+    yield "of negative tokens", _with(field, {"tokens": -1})
+    yield "of absurd tokens", _with(field, {"tokens": 2**62})
+    yield "of absurd money", _with(field, {"cost_micros": 2**62, "currency": "USD"})
+    yield "of money without a currency", _with(field, {"cost_micros": 1})
+    yield "of tokens with a currency", _with(field, {"tokens": 1, "currency": "USD"})
+    yield "of a currency that is none", _with(field, {"cost_micros": 1, "currency": "dollars"})
+    yield "of a currency not UTF-8", _delimited(field, b"\x1a\x02" + NOT_UTF8)
 
 
 def _of_references(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:

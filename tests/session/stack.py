@@ -36,6 +36,7 @@ from maieutic.v1 import (
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceStub
 from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from maieutic.v1.budget_pb2 import Budget
 from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServiceStub
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
@@ -391,6 +392,7 @@ class User:
         request_id: str = "",
         *,
         budget: float = 0,
+        most: Budget | None = None,
         policy: turns.BusyPolicy.ValueType = turns.BUSY_POLICY_UNSPECIFIED,
         agent: str = "",
     ) -> turns.Turn:
@@ -400,6 +402,7 @@ class User:
             text=text,
             busy_policy=policy,
             agent=agent,
+            budget=most,
         )
         if budget:
             request.time_budget.CopyFrom(_duration(budget))
@@ -599,11 +602,34 @@ class Held:
         response: work.CompleteStepResponse = await self._replica.work.CompleteStep(request)
         return response
 
+    async def reserve(
+        self, number: int, **call: Any
+    ) -> work.BudgetGranted | work.BudgetRefused | work.WriteStatus.ValueType:
+        """Ask for a call; returns its status if that is not applied."""
+        response: work.ReserveBudgetResponse = await self._replica.work.ReserveBudget(
+            work.ReserveBudgetRequest(**self._hold, usage_id=f"{self.claim_id}:{number}", **call)
+        )
+        if response.status != work.WRITE_STATUS_APPLIED:
+            return response.status
+        return response.granted if response.HasField("granted") else response.refused
+
+    async def settle(self, *usage: turns.Usage) -> None:
+        """Tell what calls have consumed, as a run does after its end."""
+        request = work.SettleBudgetRequest(turn_id=self.turn_id, usage=usage)
+        await self._replica.work.SettleBudget(request)
+
     async def complete(
-        self, text: str, *, publish: bool = True, findings: turns.Findings | None = None
+        self,
+        text: str,
+        *,
+        publish: bool = True,
+        findings: turns.Findings | None = None,
+        usage: Sequence[turns.Usage] = (),
     ) -> work.CompleteTurnResponse:
         response: work.CompleteTurnResponse = await self._replica.work.CompleteTurn(
-            work.CompleteTurnRequest(**self._hold, last_seq=self.seq, text=text, findings=findings)
+            work.CompleteTurnRequest(
+                **self._hold, last_seq=self.seq, text=text, findings=findings, usage=usage
+            )
         )
         if publish and response.HasField("finished"):
             await self._stack.archiver.publish(self._stack.bus, response.finished)

@@ -111,6 +111,7 @@ async def place(shared: Stack) -> Place:
         "busy_policy": (turns.BUSY_POLICY_ENQUEUE, turns.BUSY_POLICY_INTERRUPT),
         "time_budget": ({"seconds": 60}, {"seconds": 61}),
         "agent": ("reviewer", "direct"),
+        "budget": ({"tokens": 10}, {"tokens": 11}),
         "note_id": tuple(notes),
         "bookmark_id": tuple(marks),
         "message_id": tuple(messages),

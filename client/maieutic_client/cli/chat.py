@@ -11,6 +11,8 @@ from functools import partial
 import click
 
 from maieutic.v1 import session_service_pb2 as pb, turn_service_pb2 as turn_pb
+from maieutic.v1.budget_pb2 import Budget
+from maieutic_client.cli.budgets import budget_options
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
@@ -58,10 +60,12 @@ QUIT = "/quit"
 )
 @click.option("--agent", default="", metavar="NAME", help="Let this agent answer, not the mode's.")
 @click.option("--no-documents", is_flag=True, help="Draw answers from the conversation alone.")
+@budget_options
 @target_options
 def chat(
     *,
     target: Target,
+    budget: Budget | None,
     question: str | None,
     session_id: str | None,
     mode: str,
@@ -71,6 +75,8 @@ def chat(
     no_documents: bool,
 ) -> None:
     """Ask QUESTION and leave, or, without one, talk: one question a line.
+
+    A budget is each question's own.
 
     Ctrl-C stops an answer that is being written, and leaves at the prompt. The answer goes to
     standard output, everything else to standard error unless a terminal is attached.
@@ -86,7 +92,13 @@ def chat(
                 session = await _begun(client, question, MODES[mode], ids)
             _introduce(screen, session)
             questions = _asked(screen) if question is None else _one(question)
-            asking = partial(client.turns.stream, session, busy_policy=BUSY[if_busy], agent=agent)
+            asking = partial(
+                client.turns.stream,
+                session,
+                busy_policy=BUSY[if_busy],
+                agent=agent,
+                budget=budget,
+            )
             status = await _talk(client, screen, questions, asking)
             return Exit.DONE if question is None and _interactive(screen) else status
 
@@ -157,7 +169,8 @@ def _show_end(screen: Screen, outcome: turn_pb.TurnOutcome) -> None:
         quote = " ".join(citation.quote.split())[:QUOTE_CHARACTERS]
         screen.line(f"[{citation.number}] {citation.document_name}: {quote}", style="dim")
     if outcome.state != turn_pb.TURN_STATE_COMPLETED:
-        state = turn_pb.TurnState.Name(outcome.state).removeprefix("TURN_STATE_").lower()
+        state = turn_pb.TurnState.Name(outcome.state).removeprefix("TURN_STATE_")
+        state = state.lower().replace("_", " ")
         said = ": ".join(part for part in (outcome.reason, outcome.explanation) if part)
         screen.problem(f"the turn is {state}{f' ({said})' if said else ''}")
     screen.line()

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maieutic.v1 import artifact_pb2 as _artifact_pb2
+from maieutic.v1 import budget_pb2 as _budget_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import specification_pb2 as _specification_pb2
 from maieutic.v1 import support_pb2 as _support_pb2
@@ -44,6 +45,10 @@ class _TurnStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnState.V
     TURN_STATE_CANCELLED: _TurnState.ValueType  # 7
     TURN_STATE_INTERRUPTED: _TurnState.ValueType  # 8
     TURN_STATE_ROLLED_BACK: _TurnState.ValueType  # 9
+    TURN_STATE_OVER_BUDGET: _TurnState.ValueType  # 10
+    """What the turn may consume does not allow another call of a model. What was
+    said so far is kept.
+    """
 
 class TurnState(_TurnState, metaclass=_TurnStateEnumTypeWrapper): ...
 
@@ -60,6 +65,10 @@ TURN_STATE_FAILED: TurnState.ValueType  # 6
 TURN_STATE_CANCELLED: TurnState.ValueType  # 7
 TURN_STATE_INTERRUPTED: TurnState.ValueType  # 8
 TURN_STATE_ROLLED_BACK: TurnState.ValueType  # 9
+TURN_STATE_OVER_BUDGET: TurnState.ValueType  # 10
+"""What the turn may consume does not allow another call of a model. What was
+said so far is kept.
+"""
 Global___TurnState: _TypeAlias = TurnState  # noqa: Y015
 
 class _TurnKind:
@@ -620,6 +629,7 @@ class StreamTurnRequest(_message.Message):
     BUSY_POLICY_FIELD_NUMBER: _builtins.int
     TIME_BUDGET_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     request_id: _builtins.str
     text: _builtins.str
@@ -637,6 +647,12 @@ class StreamTurnRequest(_message.Message):
         its lane: 10 minutes, unless the installation has another.
         """
 
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """What the turn may consume, over all of its attempts; unset: as much as it
+        needs. What runs beside it, as an analysis, is not counted here.
+        """
+
     def __init__(
         self,
         *,
@@ -646,10 +662,11 @@ class StreamTurnRequest(_message.Message):
         busy_policy: Global___BusyPolicy.ValueType = ...,
         time_budget: _duration_pb2.Duration | None = ...,
         agent: _builtins.str = ...,
+        budget: _budget_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time_budget", b"time_budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "budget", b"budget", "busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -685,6 +702,7 @@ class BeginTurnRequest(_message.Message):
     BUSY_POLICY_FIELD_NUMBER: _builtins.int
     TIME_BUDGET_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     request_id: _builtins.str
     text: _builtins.str
@@ -702,6 +720,12 @@ class BeginTurnRequest(_message.Message):
         its lane: 10 minutes, unless the installation has another.
         """
 
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """What the turn may consume, over all of its attempts; unset: as much as it
+        needs. What runs beside it, as an analysis, is not counted here.
+        """
+
     def __init__(
         self,
         *,
@@ -711,10 +735,11 @@ class BeginTurnRequest(_message.Message):
         busy_policy: Global___BusyPolicy.ValueType = ...,
         time_budget: _duration_pb2.Duration | None = ...,
         agent: _builtins.str = ...,
+        budget: _budget_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time_budget", b"time_budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "budget", b"budget", "busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -748,6 +773,7 @@ class NextQuestionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     BUSY_POLICY_FIELD_NUMBER: _builtins.int
     TIME_BUDGET_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     request_id: _builtins.str
     busy_policy: Global___BusyPolicy.ValueType
@@ -757,6 +783,12 @@ class NextQuestionRequest(_message.Message):
         its lane: 10 minutes, unless the installation has another.
         """
 
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """What the turn may consume, over all of its attempts; unset: as much as it
+        needs. What runs beside it, as an analysis, is not counted here.
+        """
+
     def __init__(
         self,
         *,
@@ -764,10 +796,11 @@ class NextQuestionRequest(_message.Message):
         request_id: _builtins.str = ...,
         busy_policy: Global___BusyPolicy.ValueType = ...,
         time_budget: _duration_pb2.Duration | None = ...,
+        budget: _budget_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time_budget", b"time_budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "time_budget", b"time_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "busy_policy", b"busy_policy", "request_id", b"request_id", "session_id", b"session_id", "time_budget", b"time_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -803,6 +836,7 @@ class AnalyzeRequest(_message.Message):
     TURN_ID_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     TIME_BUDGET_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     request_id: _builtins.str
     text: _builtins.str
@@ -817,6 +851,12 @@ class AnalyzeRequest(_message.Message):
     def time_budget(self) -> _duration_pb2.Duration:
         """As in StreamTurnRequest."""
 
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """What the turn may consume, over all of its attempts; unset: as much as it
+        needs.
+        """
+
     def __init__(
         self,
         *,
@@ -826,10 +866,11 @@ class AnalyzeRequest(_message.Message):
         turn_id: _builtins.str = ...,
         collection: _builtins.str = ...,
         time_budget: _duration_pb2.Duration | None = ...,
+        budget: _budget_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "text", b"text", "time_budget", b"time_budget", "turn_id", b"turn_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "budget", b"budget", "text", b"text", "time_budget", b"time_budget", "turn_id", b"turn_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "collection", b"collection", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "budget", b"budget", "collection", b"collection", "request_id", b"request_id", "session_id", b"session_id", "text", b"text", "time_budget", b"time_budget", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["text", "turn_id"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015

@@ -57,6 +57,8 @@ class Script:
     calls: Rounds = ()
     """Round by round the tools that are called, each as {"name": ..., "input": ...}, before the
     text is said; a round without any is a pause."""
+    aloud: str = ""
+    """What is said in each round that calls tools."""
     retry_after: float | None = None
     """What an unavailable model says about the time to wait."""
 
@@ -98,14 +100,15 @@ class ScriptedModel:
         self, request: ModelRequest, script: Script
     ) -> AsyncGenerator[ModelEvent, None]:
         wait = _wait(request, script)
-        chunks = [] if wait else _chunks(script)
+        chunks = [script.aloud] * bool(script.aloud) if wait else _chunks(script)
+        said = chunks[: request.max_tokens]
         failing = bool(script.fail) and self.calls[request.turn_id] <= script.fail_times
         words = sum(len(message.text.split()) for message in request.messages)
         done = False
         try:
             if script.tells_input:
                 yield ModelUsage(model=MODEL_NAME, input_tokens=words, output_tokens=0)
-            for index, chunk in enumerate(chunks[: script.fail_after] if failing else chunks):
+            for index, chunk in enumerate(said[: script.fail_after] if failing else said):
                 await asyncio.sleep(script.delay if index else script.first_latency)
                 yield TextDelta(text=chunk)
             if failing:
@@ -113,7 +116,12 @@ class ScriptedModel:
             done = True
             if wait is not None:
                 yield wait
-            yield ModelUsage(model=MODEL_NAME, input_tokens=words, output_tokens=len(chunks))
+            yield ModelUsage(
+                model=MODEL_NAME,
+                input_tokens=words,
+                output_tokens=len(said),
+                cut=len(said) < len(chunks),
+            )
         except ModelError:
             done = True
             raise

@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from maieutic.v1 import budget_pb2 as maieutic_dot_v1_dot_budget__pb2
 from maieutic.v1 import message_pb2 as maieutic_dot_v1_dot_message__pb2
 from maieutic.v1 import session_service_pb2 as maieutic_dot_v1_dot_session__service__pb2
 from maieutic.v1 import turn_service_pb2 as maieutic_dot_v1_dot_turn__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19maieutic/bus/v1/bus.proto\x12\x0fmaieutic.bus.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\x1a\x1emaieutic/v1/turn_service.proto\"\xbe\x06\n\x07RunTurn\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x17\n\x07turn_id\x18\x03 \x01(\tR\x06turnId\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestId\x12!\n\x0crequest_hash\x18\x05 \x01(\x0cR\x0brequestHash\x12\x12\n\x04lane\x18\x06 \x01(\tR\x04lane\x12.\n\x07session\x18\x07 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12.\n\x07message\x18\x08 \x01(\x0b\x32\x14.maieutic.v1.MessageR\x07message\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12:\n\x0btime_budget\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationR\ntimeBudget\x12!\n\x0cmax_attempts\x18\x0b \x01(\x05R\x0bmaxAttempts\x12.\n\x13predecessor_turn_id\x18\x0c \x01(\tR\x11predecessorTurnId\x12O\n\rtrace_context\x18\r \x03(\x0b\x32*.maieutic.bus.v1.RunTurn.TraceContextEntryR\x0ctraceContext\x12\x38\n\x0b\x62usy_policy\x18\x0e \x01(\x0e\x32\x17.maieutic.v1.BusyPolicyR\nbusyPolicy\x12)\n\x04kind\x18\x0f \x01(\x0e\x32\x15.maieutic.v1.TurnKindR\x04kind\x12$\n\x0eparent_turn_id\x18\x10 \x01(\tR\x0cparentTurnId\x12\x14\n\x05steps\x18\x11 \x03(\tR\x05steps\x12\x1e\n\ncollection\x18\x14 \x01(\tR\ncollection\x12\x14\n\x05\x61gent\x18\x15 \x01(\tR\x05\x61gent\x1a?\n\x11TraceContextEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\":\n\x0cTurnAccepted\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\"\x87\x02\n\x0cTurnFinished\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12\x32\n\x07outcome\x18\x02 \x01(\x0b\x32\x18.maieutic.v1.TurnOutcomeR\x07outcome\x12,\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x14.maieutic.v1.MessageR\x06\x61nswer\x12.\n\x07session\x18\x04 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12\x39\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\"\xf9\x01\n\x08TurnUsed\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x17\n\x07turn_id\x18\x03 \x01(\tR\x06turnId\x12.\n\x07session\x18\x04 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12\x19\n\x08\x63laim_id\x18\x05 \x01(\tR\x07\x63laimId\x12(\n\x05usage\x18\x06 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\x12.\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\x9f\x01\n\x0eSessionChanged\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12.\n\x07session\x18\x02 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12\x45\n\x0b\x61nnotations\x18\x03 \x01(\x0b\x32#.maieutic.bus.v1.SessionAnnotationsR\x0b\x61nnotations\"\xc1\x01\n\x12SessionAnnotations\x12\x1a\n\x08revision\x18\x01 \x01(\x03R\x08revision\x12\'\n\x05notes\x18\x02 \x03(\x0b\x32\x11.maieutic.v1.NoteR\x05notes\x12\x33\n\tbookmarks\x18\x03 \x03(\x0b\x32\x15.maieutic.v1.BookmarkR\tbookmarks\x12\x31\n\x08\x66indings\x18\x04 \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\"\x9d\x01\n\x0eSessionDeleted\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nsession_id\x18\x03 \x01(\tR\tsessionId\x12;\n\x0b\x64\x65lete_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ndeleteTime\"I\n\x0eIngestDocument\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentIdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19maieutic/bus/v1/bus.proto\x12\x0fmaieutic.bus.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18maieutic/v1/budget.proto\x1a\x19maieutic/v1/message.proto\x1a!maieutic/v1/session_service.proto\x1a\x1emaieutic/v1/turn_service.proto\"\xeb\x06\n\x07RunTurn\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x17\n\x07turn_id\x18\x03 \x01(\tR\x06turnId\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestId\x12!\n\x0crequest_hash\x18\x05 \x01(\x0cR\x0brequestHash\x12\x12\n\x04lane\x18\x06 \x01(\tR\x04lane\x12.\n\x07session\x18\x07 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12.\n\x07message\x18\x08 \x01(\x0b\x32\x14.maieutic.v1.MessageR\x07message\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12:\n\x0btime_budget\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationR\ntimeBudget\x12!\n\x0cmax_attempts\x18\x0b \x01(\x05R\x0bmaxAttempts\x12.\n\x13predecessor_turn_id\x18\x0c \x01(\tR\x11predecessorTurnId\x12O\n\rtrace_context\x18\r \x03(\x0b\x32*.maieutic.bus.v1.RunTurn.TraceContextEntryR\x0ctraceContext\x12\x38\n\x0b\x62usy_policy\x18\x0e \x01(\x0e\x32\x17.maieutic.v1.BusyPolicyR\nbusyPolicy\x12)\n\x04kind\x18\x0f \x01(\x0e\x32\x15.maieutic.v1.TurnKindR\x04kind\x12$\n\x0eparent_turn_id\x18\x10 \x01(\tR\x0cparentTurnId\x12\x14\n\x05steps\x18\x11 \x03(\tR\x05steps\x12\x1e\n\ncollection\x18\x14 \x01(\tR\ncollection\x12\x14\n\x05\x61gent\x18\x15 \x01(\tR\x05\x61gent\x12+\n\x06\x62udget\x18\x16 \x01(\x0b\x32\x13.maieutic.v1.BudgetR\x06\x62udget\x1a?\n\x11TraceContextEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\":\n\x0cTurnAccepted\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\"\x87\x02\n\x0cTurnFinished\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.maieutic.bus.v1.RunTurnR\x03job\x12\x32\n\x07outcome\x18\x02 \x01(\x0b\x32\x18.maieutic.v1.TurnOutcomeR\x07outcome\x12,\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x14.maieutic.v1.MessageR\x06\x61nswer\x12.\n\x07session\x18\x04 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12\x39\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\"\xf9\x01\n\x08TurnUsed\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x17\n\x07turn_id\x18\x03 \x01(\tR\x06turnId\x12.\n\x07session\x18\x04 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12\x19\n\x08\x63laim_id\x18\x05 \x01(\tR\x07\x63laimId\x12(\n\x05usage\x18\x06 \x03(\x0b\x32\x12.maieutic.v1.UsageR\x05usage\x12.\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\x9f\x01\n\x0eSessionChanged\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12.\n\x07session\x18\x02 \x01(\x0b\x32\x14.maieutic.v1.SessionR\x07session\x12\x45\n\x0b\x61nnotations\x18\x03 \x01(\x0b\x32#.maieutic.bus.v1.SessionAnnotationsR\x0b\x61nnotations\"\xc1\x01\n\x12SessionAnnotations\x12\x1a\n\x08revision\x18\x01 \x01(\x03R\x08revision\x12\'\n\x05notes\x18\x02 \x03(\x0b\x32\x11.maieutic.v1.NoteR\x05notes\x12\x33\n\tbookmarks\x18\x03 \x03(\x0b\x32\x15.maieutic.v1.BookmarkR\tbookmarks\x12\x31\n\x08\x66indings\x18\x04 \x01(\x0b\x32\x15.maieutic.v1.FindingsR\x08\x66indings\"\x9d\x01\n\x0eSessionDeleted\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nsession_id\x18\x03 \x01(\tR\tsessionId\x12;\n\x0b\x64\x65lete_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ndeleteTime\"I\n\x0eIngestDocument\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1f\n\x0b\x64ocument_id\x18\x02 \x01(\tR\ndocumentIdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,22 +39,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNTURN_TRACECONTEXTENTRY']._loaded_options = None
   _globals['_RUNTURN_TRACECONTEXTENTRY']._serialized_options = b'8\001'
-  _globals['_RUNTURN']._serialized_start=206
-  _globals['_RUNTURN']._serialized_end=1036
-  _globals['_RUNTURN_TRACECONTEXTENTRY']._serialized_start=973
-  _globals['_RUNTURN_TRACECONTEXTENTRY']._serialized_end=1036
-  _globals['_TURNACCEPTED']._serialized_start=1038
-  _globals['_TURNACCEPTED']._serialized_end=1096
-  _globals['_TURNFINISHED']._serialized_start=1099
-  _globals['_TURNFINISHED']._serialized_end=1362
-  _globals['_TURNUSED']._serialized_start=1365
-  _globals['_TURNUSED']._serialized_end=1614
-  _globals['_SESSIONCHANGED']._serialized_start=1617
-  _globals['_SESSIONCHANGED']._serialized_end=1776
-  _globals['_SESSIONANNOTATIONS']._serialized_start=1779
-  _globals['_SESSIONANNOTATIONS']._serialized_end=1972
-  _globals['_SESSIONDELETED']._serialized_start=1975
-  _globals['_SESSIONDELETED']._serialized_end=2132
-  _globals['_INGESTDOCUMENT']._serialized_start=2134
-  _globals['_INGESTDOCUMENT']._serialized_end=2207
+  _globals['_RUNTURN']._serialized_start=232
+  _globals['_RUNTURN']._serialized_end=1107
+  _globals['_RUNTURN_TRACECONTEXTENTRY']._serialized_start=1044
+  _globals['_RUNTURN_TRACECONTEXTENTRY']._serialized_end=1107
+  _globals['_TURNACCEPTED']._serialized_start=1109
+  _globals['_TURNACCEPTED']._serialized_end=1167
+  _globals['_TURNFINISHED']._serialized_start=1170
+  _globals['_TURNFINISHED']._serialized_end=1433
+  _globals['_TURNUSED']._serialized_start=1436
+  _globals['_TURNUSED']._serialized_end=1685
+  _globals['_SESSIONCHANGED']._serialized_start=1688
+  _globals['_SESSIONCHANGED']._serialized_end=1847
+  _globals['_SESSIONANNOTATIONS']._serialized_start=1850
+  _globals['_SESSIONANNOTATIONS']._serialized_end=2043
+  _globals['_SESSIONDELETED']._serialized_start=2046
+  _globals['_SESSIONDELETED']._serialized_end=2203
+  _globals['_INGESTDOCUMENT']._serialized_start=2205
+  _globals['_INGESTDOCUMENT']._serialized_end=2278
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from maieutic.v1 import budget_pb2 as _budget_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import session_service_pb2 as _session_service_pb2
 from maieutic.v1 import turn_service_pb2 as _turn_service_pb2
@@ -72,6 +73,7 @@ class RunTurn(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     turn_id: _builtins.str
@@ -117,6 +119,10 @@ class RunTurn(_message.Message):
         those before it have found. Empty: the one agent of the session's mode.
         """
 
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """Of the turn itself, whatever its session may have. Unset: none."""
+
     def __init__(
         self,
         *,
@@ -139,10 +145,11 @@ class RunTurn(_message.Message):
         steps: _abc.Iterable[_builtins.str] | None = ...,
         collection: _builtins.str = ...,
         agent: _builtins.str = ...,
+        budget: _budget_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "message", b"message", "session", b"session", "time_budget", b"time_budget"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "message", b"message", "session", b"session", "time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "busy_policy", b"busy_policy", "collection", b"collection", "create_time", b"create_time", "kind", b"kind", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "parent_turn_id", b"parent_turn_id", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "steps", b"steps", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "budget", b"budget", "busy_policy", b"busy_policy", "collection", b"collection", "create_time", b"create_time", "kind", b"kind", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "parent_turn_id", b"parent_turn_id", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "steps", b"steps", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -204,6 +204,7 @@ class TurnRecord(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     ATTEMPT_TRACEPARENTS_FIELD_NUMBER: _builtins.int
     FINISHED_STEPS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
     phase: Global___TurnPhase.ValueType
     fence: _builtins.int
     claim_id: _builtins.str
@@ -235,6 +236,10 @@ class TurnRecord(_message.Message):
     def finished_steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FinishedStep]:
         """Of its routing slip, in their order. None of them runs again."""
 
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeteredCall]:
+        """Of models, if a budget bounds the turn, over all of its attempts."""
+
     def __init__(
         self,
         *,
@@ -255,14 +260,54 @@ class TurnRecord(_message.Message):
         finished: _bus_pb2.TurnFinished | None = ...,
         attempt_traceparents: _abc.Iterable[_builtins.str] | None = ...,
         finished_steps: _abc.Iterable[Global___FinishedStep] | None = ...,
+        calls: _abc.Iterable[Global___MeteredCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "intent", b"intent", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_confirmed", b"acceptance_confirmed", "archive_ms", b"archive_ms", "attempt", b"attempt", "attempt_traceparents", b"attempt_traceparents", "claim_id", b"claim_id", "fence", b"fence", "finished", b"finished", "finished_steps", b"finished_steps", "intent", b"intent", "job", b"job", "job_confirmed", b"job_confirmed", "lease_end_ms", b"lease_end_ms", "not_before_ms", b"not_before_ms", "phase", b"phase", "provisional", b"provisional", "start_ms", b"start_ms", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_confirmed", b"acceptance_confirmed", "archive_ms", b"archive_ms", "attempt", b"attempt", "attempt_traceparents", b"attempt_traceparents", "calls", b"calls", "claim_id", b"claim_id", "fence", b"fence", "finished", b"finished", "finished_steps", b"finished_steps", "intent", b"intent", "job", b"job", "job_confirmed", b"job_confirmed", "lease_end_ms", b"lease_end_ms", "not_before_ms", b"not_before_ms", "phase", b"phase", "provisional", b"provisional", "start_ms", b"start_ms", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnRecord: _TypeAlias = TurnRecord  # noqa: Y015
+
+@_typing.final
+class MeteredCall(_message.Message):
+    """What a call has consumed, or may consume as long as it is not settled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    usage_id: _builtins.str
+    """As its usage has it."""
+    claim_id: _builtins.str
+    """Of the worker's run that makes it."""
+    tokens: _builtins.int
+    cost_micros: _builtins.int
+    max_tokens: _builtins.int
+    """Of its answer: what was granted."""
+    settled: _builtins.bool
+    def __init__(
+        self,
+        *,
+        usage_id: _builtins.str = ...,
+        claim_id: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        cost_micros: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+        settled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "cost_micros", b"cost_micros", "max_tokens", b"max_tokens", "settled", b"settled", "tokens", b"tokens", "usage_id", b"usage_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeteredCall: _TypeAlias = MeteredCall  # noqa: Y015
 
 @_typing.final
 class FinishedStep(_message.Message):

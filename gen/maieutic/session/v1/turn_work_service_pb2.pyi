@@ -135,6 +135,7 @@ class TurnClaim(_message.Message):
     ANSWER_BYTES_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     FINISHED_STEPS_FIELD_NUMBER: _builtins.int
+    BUDGETED_FIELD_NUMBER: _builtins.int
     fence: _builtins.int
     attempt: _builtins.int
     """From 1."""
@@ -143,6 +144,8 @@ class TurnClaim(_message.Message):
     """Most bytes of the answer's text and citations: a larger one ends the turn
     as failed. 0: not said, by a service of the version before.
     """
+    budgeted: _builtins.bool
+    """A budget bounds the turn: each call of a model is to be reserved."""
     @_builtins.property
     def session(self) -> _session_service_pb2.Session: ...
     @_builtins.property
@@ -183,10 +186,11 @@ class TurnClaim(_message.Message):
         answer_bytes: _builtins.int = ...,
         findings: _turn_service_pb2.Findings | None = ...,
         finished_steps: _abc.Iterable[_builtins.str] | None = ...,
+        budgeted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "findings", b"findings", "lease", b"lease", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "attempt", b"attempt", "deadline", b"deadline", "earlier_traceparents", b"earlier_traceparents", "fence", b"fence", "findings", b"findings", "finished_steps", b"finished_steps", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "attempt", b"attempt", "budgeted", b"budgeted", "deadline", b"deadline", "earlier_traceparents", b"earlier_traceparents", "fence", b"fence", "findings", b"findings", "finished_steps", b"finished_steps", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -527,6 +531,206 @@ class CompleteStepResponse(_message.Message):
 Global___CompleteStepResponse: _TypeAlias = CompleteStepResponse  # noqa: Y015
 
 @_typing.final
+class ReserveBudgetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    CLAIM_ID_FIELD_NUMBER: _builtins.int
+    USAGE_ID_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    turn_id: _builtins.str
+    fence: _builtins.int
+    claim_id: _builtins.str
+    usage_id: _builtins.str
+    """Of the call: unique within the turn."""
+    input_tokens: _builtins.int
+    """What it reads at most."""
+    max_tokens: _builtins.int
+    """What it may say at most."""
+    model: _builtins.str
+    """For explanations."""
+    @_builtins.property
+    def price(self) -> Global___TokenPrice:
+        """Unset: the model has no price."""
+
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]:
+        """Of this run's calls that have ended by now."""
+
+    def __init__(
+        self,
+        *,
+        turn_id: _builtins.str = ...,
+        fence: _builtins.int = ...,
+        claim_id: _builtins.str = ...,
+        usage_id: _builtins.str = ...,
+        input_tokens: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+        price: Global___TokenPrice | None = ...,
+        model: _builtins.str = ...,
+        usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "fence", b"fence", "input_tokens", b"input_tokens", "max_tokens", b"max_tokens", "model", b"model", "price", b"price", "turn_id", b"turn_id", "usage", b"usage", "usage_id", b"usage_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReserveBudgetRequest: _TypeAlias = ReserveBudgetRequest  # noqa: Y015
+
+@_typing.final
+class TokenPrice(_message.Message):
+    """What a million tokens cost at most, in millionths of the currency's unit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    input: _builtins.int
+    output: _builtins.int
+    currency: _builtins.str
+    """ISO 4217."""
+    def __init__(
+        self,
+        *,
+        input: _builtins.int = ...,
+        output: _builtins.int = ...,
+        currency: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "input", b"input", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenPrice: _TypeAlias = TokenPrice  # noqa: Y015
+
+@_typing.final
+class ReserveBudgetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    status: Global___WriteStatus.ValueType
+    @_builtins.property
+    def granted(self) -> Global___BudgetGranted: ...
+    @_builtins.property
+    def refused(self) -> Global___BudgetRefused: ...
+    def __init__(
+        self,
+        *,
+        status: Global___WriteStatus.ValueType = ...,
+        granted: Global___BudgetGranted | None = ...,
+        refused: Global___BudgetRefused | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "refused", b"refused", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "refused", b"refused", "result", b"result", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["granted", "refused"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___ReserveBudgetResponse: _TypeAlias = ReserveBudgetResponse  # noqa: Y015
+
+@_typing.final
+class BudgetGranted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    max_tokens: _builtins.int
+    """What the call may say: as much as was asked for, or what is left."""
+    def __init__(
+        self,
+        *,
+        max_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetGranted: _TypeAlias = BudgetGranted  # noqa: Y015
+
+@_typing.final
+class BudgetRefused(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    OVER_BUDGET_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """UPPER_SNAKE."""
+    explanation: _builtins.str
+    """For people."""
+    over_budget: _builtins.bool
+    """Whether it is for what was consumed, and not because nobody can tell what
+    the call would cost.
+    """
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        explanation: _builtins.str = ...,
+        over_budget: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "over_budget", b"over_budget", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetRefused: _TypeAlias = BudgetRefused  # noqa: Y015
+
+@_typing.final
+class SettleBudgetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    turn_id: _builtins.str
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]:
+        """One that has consumed nothing as far as its model has told has no tokens."""
+
+    def __init__(
+        self,
+        *,
+        turn_id: _builtins.str = ...,
+        usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleBudgetRequest: _TypeAlias = SettleBudgetRequest  # noqa: Y015
+
+@_typing.final
+class SettleBudgetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleBudgetResponse: _TypeAlias = SettleBudgetResponse  # noqa: Y015
+
+@_typing.final
 class CompleteTurnRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -612,6 +816,8 @@ class FailTurnRequest(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    OVER_BUDGET_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
@@ -620,6 +826,9 @@ class FailTurnRequest(_message.Message):
     """UPPER_SNAKE."""
     explanation: _builtins.str
     retryable: _builtins.bool
+    over_budget: _builtins.bool
+    """The outcome is OVER_BUDGET, and this is what was said."""
+    text: _builtins.str
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """Not before this has passed."""
@@ -638,10 +847,12 @@ class FailTurnRequest(_message.Message):
         retryable: _builtins.bool = ...,
         retry_after: _duration_pb2.Duration | None = ...,
         usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
+        over_budget: _builtins.bool = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "explanation", b"explanation", "fence", b"fence", "last_seq", b"last_seq", "reason", b"reason", "retry_after", b"retry_after", "retryable", b"retryable", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "explanation", b"explanation", "fence", b"fence", "last_seq", b"last_seq", "over_budget", b"over_budget", "reason", b"reason", "retry_after", b"retry_after", "retryable", b"retryable", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -680,12 +891,17 @@ class ReleaseTurnRequest(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     CLAIM_ID_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """Not before this has passed; unset means at once."""
+
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]:
+        """Of the run's calls, for budgets."""
 
     def __init__(
         self,
@@ -694,10 +910,11 @@ class ReleaseTurnRequest(_message.Message):
         fence: _builtins.int = ...,
         claim_id: _builtins.str = ...,
         retry_after: _duration_pb2.Duration | None = ...,
+        usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "fence", b"fence", "retry_after", b"retry_after", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "fence", b"fence", "retry_after", b"retry_after", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

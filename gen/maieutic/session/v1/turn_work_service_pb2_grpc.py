@@ -66,6 +66,16 @@ class TurnWorkServiceStub(object):
                 request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepRequest.SerializeToString,
                 response_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepResponse.FromString,
                 _registered_method=True)
+        self.ReserveBudget = channel.unary_unary(
+                '/maieutic.session.v1.TurnWorkService/ReserveBudget',
+                request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ReserveBudgetRequest.SerializeToString,
+                response_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ReserveBudgetResponse.FromString,
+                _registered_method=True)
+        self.SettleBudget = channel.unary_unary(
+                '/maieutic.session.v1.TurnWorkService/SettleBudget',
+                request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.SettleBudgetRequest.SerializeToString,
+                response_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.SettleBudgetResponse.FromString,
+                _registered_method=True)
         self.CompleteTurn = channel.unary_unary(
                 '/maieutic.session.v1.TurnWorkService/CompleteTurn',
                 request_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteTurnRequest.SerializeToString,
@@ -148,6 +158,25 @@ class TurnWorkServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReserveBudget(self, request, context):
+        """ReserveBudget asks, before a call of a model, whether the turn's budget allows
+        it, and keeps what it may consume until the call's usage is told: here with
+        the next call, or with a step or an outcome. The same usage_id again gets the
+        same answer. Only for claims that are budgeted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleBudget(self, request, context):
+        """SettleBudget tells what calls have consumed that were reserved in a run which
+        has ended without telling it, as one that was stopped. It needs no claim: a
+        usage_id is known to the run alone. Again it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CompleteTurn(self, request, context):
         """CompleteTurn commits the answer. The first terminal outcome wins and is
         immutable; completing again with the same claim gets the same answer.
@@ -214,6 +243,16 @@ def add_TurnWorkServiceServicer_to_server(servicer, server):
                     servicer.CompleteStep,
                     request_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepRequest.FromString,
                     response_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepResponse.SerializeToString,
+            ),
+            'ReserveBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReserveBudget,
+                    request_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ReserveBudgetRequest.FromString,
+                    response_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ReserveBudgetResponse.SerializeToString,
+            ),
+            'SettleBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleBudget,
+                    request_deserializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.SettleBudgetRequest.FromString,
+                    response_serializer=maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.SettleBudgetResponse.SerializeToString,
             ),
             'CompleteTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteTurn,
@@ -383,6 +422,60 @@ class TurnWorkService(object):
             '/maieutic.session.v1.TurnWorkService/CompleteStep',
             maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepRequest.SerializeToString,
             maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.CompleteStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReserveBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.session.v1.TurnWorkService/ReserveBudget',
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ReserveBudgetRequest.SerializeToString,
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.ReserveBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.session.v1.TurnWorkService/SettleBudget',
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.SettleBudgetRequest.SerializeToString,
+            maieutic_dot_session_dot_v1_dot_turn__work__service__pb2.SettleBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

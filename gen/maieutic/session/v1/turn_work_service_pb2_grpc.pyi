@@ -65,6 +65,17 @@ class TurnWorkServiceStub:
     does not run again, whoever claims the turn next. The turn stays with its
     worker, which goes on with the next step. Again it changes nothing.
     """
+    ReserveBudget: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.ReserveBudgetRequest, _turn_work_service_pb2.ReserveBudgetResponse]
+    """ReserveBudget asks, before a call of a model, whether the turn's budget allows
+    it, and keeps what it may consume until the call's usage is told: here with
+    the next call, or with a step or an outcome. The same usage_id again gets the
+    same answer. Only for claims that are budgeted.
+    """
+    SettleBudget: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.SettleBudgetRequest, _turn_work_service_pb2.SettleBudgetResponse]
+    """SettleBudget tells what calls have consumed that were reserved in a run which
+    has ended without telling it, as one that was stopped. It needs no claim: a
+    usage_id is known to the run alone. Again it changes nothing.
+    """
     CompleteTurn: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteTurnRequest, _turn_work_service_pb2.CompleteTurnResponse]
     """CompleteTurn commits the answer. The first terminal outcome wins and is
     immutable; completing again with the same claim gets the same answer.
@@ -120,6 +131,17 @@ class TurnWorkServiceAsyncStub(TurnWorkServiceStub):
     """CompleteStep commits what one agent of a turn's routing slip has found: it
     does not run again, whoever claims the turn next. The turn stays with its
     worker, which goes on with the next step. Again it changes nothing.
+    """
+    ReserveBudget: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.ReserveBudgetRequest, _turn_work_service_pb2.ReserveBudgetResponse]  # type: ignore[assignment]
+    """ReserveBudget asks, before a call of a model, whether the turn's budget allows
+    it, and keeps what it may consume until the call's usage is told: here with
+    the next call, or with a step or an outcome. The same usage_id again gets the
+    same answer. Only for claims that are budgeted.
+    """
+    SettleBudget: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.SettleBudgetRequest, _turn_work_service_pb2.SettleBudgetResponse]  # type: ignore[assignment]
+    """SettleBudget tells what calls have consumed that were reserved in a run which
+    has ended without telling it, as one that was stopped. It needs no claim: a
+    usage_id is known to the run alone. Again it changes nothing.
     """
     CompleteTurn: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.CompleteTurnRequest, _turn_work_service_pb2.CompleteTurnResponse]  # type: ignore[assignment]
     """CompleteTurn commits the answer. The first terminal outcome wins and is
@@ -203,6 +225,29 @@ class TurnWorkServiceServicer(metaclass=_abc_1.ABCMeta):
         """CompleteStep commits what one agent of a turn's routing slip has found: it
         does not run again, whoever claims the turn next. The turn stays with its
         worker, which goes on with the next step. Again it changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ReserveBudget(
+        self,
+        request: _turn_work_service_pb2.ReserveBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_turn_work_service_pb2.ReserveBudgetResponse, _abc.Awaitable[_turn_work_service_pb2.ReserveBudgetResponse]]:
+        """ReserveBudget asks, before a call of a model, whether the turn's budget allows
+        it, and keeps what it may consume until the call's usage is told: here with
+        the next call, or with a step or an outcome. The same usage_id again gets the
+        same answer. Only for claims that are budgeted.
+        """
+
+    @_abc_1.abstractmethod
+    def SettleBudget(
+        self,
+        request: _turn_work_service_pb2.SettleBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_turn_work_service_pb2.SettleBudgetResponse, _abc.Awaitable[_turn_work_service_pb2.SettleBudgetResponse]]:
+        """SettleBudget tells what calls have consumed that were reserved in a run which
+        has ended without telling it, as one that was stopped. It needs no claim: a
+        usage_id is known to the run alone. Again it changes nothing.
         """
 
     @_abc_1.abstractmethod
