@@ -10,6 +10,7 @@
 Messages are those of the package `maieutic.v1`. Every error is a `MaieuticError`.
 """
 
+from maieutic_client.artifacts import SavedArtifact
 from maieutic_client.client import Maieutic
 from maieutic_client.errors import (
     Aborted,
@@ -32,6 +33,7 @@ from maieutic_client.errors import (
     Violation,
 )
 from maieutic_client.retry import RetryPolicy
+from maieutic_client.safe_files import UnsafePath
 from maieutic_client.session_ids import SessionLike, session_id_of
 from maieutic_client.stream import TurnStream
 
@@ -51,12 +53,14 @@ __all__ = [
     "ResourceExhausted",
     "RetryPolicy",
     "RevisionMismatch",
+    "SavedArtifact",
     "SessionBusy",
     "SessionLike",
     "TurnStream",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "UnsafePath",
     "Violation",
     "session_id_of",
 ]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
+from maieutic_client.artifacts import Artifacts
 from maieutic_client.connection import Connection
 from maieutic_client.dead_letters import DeadLetters
 from maieutic_client.documents import Documents
@@ -31,6 +32,7 @@ class Maieutic:
         self.notes = Notes(connection)
         self.bookmarks = Bookmarks(connection)
         self.specifications = Specifications(connection)
+        self.artifacts = Artifacts(connection)
         self.documents = Documents(connection)
         self.quarantine = Quarantine(connection)
         self.indexes = Indexes(connection)

@@ -416,6 +416,8 @@ async def test_an_error_says_what_to_do_and_has_its_own_exit_status(
         "docs eval",
         "sessions",
         "sessions list",
+        "artifacts",
+        "artifacts save",
         "demo",
         "emulate",
     ],

@@ -13,6 +13,7 @@ from services.gateway.model import KeyHolder
 from services.gateway.settings import GatewaySettings
 from services.runtime.keyring import KeyRing
 from services.runtime.server import RunningServer, ServerOptions, serving
+from tests.fakes.artifacts import Shelf, register_artifacts
 from tests.fakes.conversations import Conversations
 from tests.fakes.dead_letters import DeadLetters, register_dead_letters
 from tests.fakes.documents import Library, register_documents
@@ -38,6 +39,7 @@ class Stack:
     library: Library
     quarantine: Quarantine
     dead_letters: DeadLetters
+    shelf: Shelf
     gateway: RunningServer
     session: RunningServer
     retrieval: RunningServer
@@ -49,11 +51,12 @@ async def gateway_stack(folder: Path, **settings: object) -> AsyncIterator[Stack
     keys = KeyRing.generate(["gateway"])
     signer, verifier = keys.signer("gateway"), keys.verifier()
     conversations, library, quarantine = Conversations(), Library(), Quarantine()
-    letters = DeadLetters()
+    letters, shelf = DeadLetters(), Shelf()
     registers = (
         register_conversations(conversations),
         register_quarantine(quarantine),
         register_dead_letters(letters),
+        register_artifacts(shelf),
     )
     keys_file = folder / "api-keys.jsonl"
     key = add_key(keys_file, KeyHolder(tenant="acme", user="ann"))
@@ -87,6 +90,7 @@ async def gateway_stack(folder: Path, **settings: object) -> AsyncIterator[Stack
             library=library,
             quarantine=quarantine,
             dead_letters=letters,
+            shelf=shelf,
             gateway=gateway,
             session=session,
             retrieval=retrieval,

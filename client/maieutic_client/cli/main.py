@@ -6,6 +6,7 @@ import click
 
 from maieutic_client.cli.admin import admin
 from maieutic_client.cli.analyzing import analyze
+from maieutic_client.cli.artifacts import artifacts
 from maieutic_client.cli.chat import chat
 from maieutic_client.cli.documents import docs
 from maieutic_client.cli.emulating import emulate
@@ -42,5 +43,8 @@ def main() -> None:
     """  # noqa: D301 - click wants the character
 
 
-for command in (serve, chat, analyze, docs, sessions, notes, specs, index, admin, demo, emulate):
+for command in (
+    *(serve, chat, analyze, docs, sessions, notes, specs, artifacts),
+    *(index, admin, demo, emulate),
+):
     main.add_command(command)

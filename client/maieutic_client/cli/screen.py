@@ -81,6 +81,10 @@ class Steps:
         self._bar = bar
         self._task = bar.add_task(doing, total=total)
 
+    def of(self, total: int) -> None:
+        """Say how many steps there are, if that was not known before."""
+        self._bar.update(self._task, total=total)
+
     def at(self, name: str) -> None:
         """Say what is being worked on."""
         self._bar.update(self._task, description=escape(name))

@@ -1,0 +1,118 @@
+"""`maieutic artifacts`: the files that agents have made."""
+
+import asyncio
+import unicodedata
+from pathlib import Path
+
+import click
+
+from maieutic.v1.artifact_pb2 import Artifact
+from maieutic_client.cli.running import Exit, run
+from maieutic_client.cli.screen import Screen, size, when
+from maieutic_client.cli.target import Target, connected, target_options
+
+BREAKS = "\n\t"
+
+
+@click.group()
+def artifacts() -> None:
+    """List, show and save the files that agents have made."""
+
+
+@artifacts.command("list")
+@click.argument("session_id", default="")
+@click.option("--turn", "turn_id", default="", help="Of this turn only.")
+@target_options
+def list_artifacts(*, target: Target, session_id: str, turn_id: str) -> None:
+    """Show the files of a session, or of one turn, the oldest first."""
+    if not (session_id or turn_id):
+        raise click.UsageError("give a SESSION_ID, or --turn")
+    run(_list(target, session_id, turn_id))
+
+
+@artifacts.command("get")
+@click.argument("artifact_id")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to this file instead of standard output.",
+)
+@target_options
+def get(*, target: Target, artifact_id: str, output: Path | None) -> None:
+    """Write one file to standard output."""
+    run(_get(target, artifact_id, output))
+
+
+@artifacts.command("save")
+@click.argument("turn_id")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Also where a file has other content.")
+@target_options
+def save(*, target: Target, turn_id: str, folder: Path, overwrite: bool) -> None:
+    """Write all files of a turn under a folder, and nowhere else."""
+    run(_save(target, turn_id, folder, overwrite=overwrite))
+
+
+async def _list(target: Target, session_id: str, turn_id: str) -> None:
+    async with connected(target) as client:
+        found = client.artifacts.list(session_id or None, turn_id=turn_id)
+        rows = [_row(artifact) async for artifact in found]
+    screen = Screen()
+    screen.table(("ID", "PATH", "SIZE", "TYPE", "TURN", "MADE"), rows)
+    if not rows:
+        screen.aside("no files: an agent that writes code makes some")
+
+
+def _row(artifact: Artifact) -> tuple[str, ...]:
+    return (
+        artifact.artifact_id,
+        artifact.path,
+        size(artifact.size_bytes),
+        artifact.media_type,
+        artifact.turn_id,
+        when(artifact.create_time),
+    )
+
+
+async def _get(target: Target, artifact_id: str, output: Path | None) -> int:
+    screen = Screen()
+    async with connected(target) as client:
+        content = await client.artifacts.download(artifact_id)
+    if output is not None:
+        await asyncio.to_thread(output.write_bytes, content)
+        screen.line(f"wrote {output}: {size(len(content))}")
+    elif screen.rich and not _is_text(content):
+        screen.problem("error: the file is not plain text: write it with --output FILE")
+        return Exit.FAILED
+    else:
+        click.echo(content, nl=False)
+    return Exit.DONE
+
+
+def _is_text(content: bytes) -> bool:
+    """Whether a terminal shows this and does nothing else."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(one in BREAKS or unicodedata.category(one)[0] != "C" for one in text)
+
+
+async def _save(target: Target, turn_id: str, folder: Path, *, overwrite: bool) -> int:
+    screen, count = Screen(), 0
+    async with connected(target) as client:
+        try:
+            with screen.progress("saving", 0) as steps:
+                async for saved in client.artifacts.save(turn_id, folder, overwrite=overwrite):
+                    steps.of(saved.total)
+                    steps.at(saved.artifact.path)
+                    steps.done()
+                    count = saved.number
+                    screen.line(f"saved {saved.path}: {size(saved.artifact.size_bytes)}")
+        except OSError as error:
+            screen.problem(f"error: {error}")
+            if isinstance(error, FileExistsError):
+                screen.aside("with --overwrite it is replaced")
+            return Exit.FAILED
+    screen.line(f"{count} files under {folder}", style="green")
+    return Exit.DONE
