@@ -87,7 +87,7 @@ class EmbeddedSettings:
     model: ModelSettings = field(default=ModelSettings())
     """Which model answers."""
 
-    extensions: ExtensionOptions = field(default=ExtensionOptions())
+    extensions: ExtensionOptions = field(default_factory=ExtensionOptions)
     """What is used of other packages."""
 
     index_url: str = ""

@@ -1,9 +1,19 @@
 """Packages as pip leaves them, for tests of entry points."""
 
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "acme"
+
+
+def install_example(folder: Path) -> None:
+    """Install the package that docs/extending.md explains, as its users do, into *folder*."""
+    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target")
+    command = [sys.executable, "-m", "pip", "install", *options, str(folder), str(EXAMPLE)]
+    subprocess.run(command, check=True, timeout=60)  # noqa: S603 - our own arguments
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Whatever is wrong with one is told at the start, as BadSettings, and never in a 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from services.agents.adapters.tool_servers import ToolServerOptions
 from services.agents.agents.team_tools import NAME, NAME_CHARACTERS, TeamTool
 from services.agents.agents.tools import OURS
 from services.agents.extension import AgentFactory, AgentParts
@@ -26,6 +27,7 @@ from services.runtime.settings import BadSettings
 AGENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 """As requests may give it."""
 VARIABLE = "MAIEUTIC_EXTENSIONS_"
+SERVER_CHARACTERS = 20
 OWN_FOLDER = "folder"
 
 
@@ -48,6 +50,9 @@ class ExtensionOptions:
     prompts_folder: str = ""
     """Folder of such files, which comes before all packages."""
 
+    servers: ToolServerOptions = field(default_factory=ToolServerOptions)
+    """The servers whose tools models may call."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extensions:
@@ -68,6 +73,7 @@ class Extensions:
 
 def load_extensions(options: ExtensionOptions) -> Extensions:
     """Load what the settings name. Raises BadSettings naming the entry point and the fix."""
+    _check(options.servers)
     agents = {name: _agent_factory(name) for name in options.agents}
     tools = [_tool(name) for name in options.tools]
     for name, count in Counter([*OURS, *(tool.name for tool in tools)]).items():
@@ -77,6 +83,15 @@ def load_extensions(options: ExtensionOptions) -> Extensions:
                 "rename or leave out one"
             )
     return Extensions(factories=agents, tools=tools, prompts=_prompts(options))
+
+
+def _check(servers: ToolServerOptions) -> None:
+    for name, address in servers.addresses.items():
+        if NAME.fullmatch(name) is None or len(name) > SERVER_CHARACTERS or not address:
+            raise BadSettings(
+                f"{VARIABLE}SERVERS_ADDRESSES: {name!r}: a server is named by lower-case letters, "
+                f"digits and single underscores, at most {SERVER_CHARACTERS}, and has an address"
+            )
 
 
 def _agent_factory(name: str) -> AgentFactory:

@@ -21,6 +21,7 @@ from services.agents.adapters import offline, scripted
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
+from services.agents.adapters.tool_servers import tool_servers
 from services.agents.agents import claims, conflict, context, verdicts
 from services.agents.agents.direct import DirectAgent, DirectPrompts
 from services.agents.agents.loop import LoopOptions
@@ -89,14 +90,15 @@ async def agents_service(
         ) as retrieval,
         serving(settings.server, lambda _: ()) as server,
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
+        tool_servers(settings.extensions.servers, signer) as remote,
     ):
         gated = GatedModel(TracedModel(model, provider=settings.model.provider))
         accounts = Accounts()
         metered = MeteredModel(gated, bounds=bounds, accounts=accounts)
         tuned = TunedModel(metered, settings.model.agents)
-        tools = DirectTools(DocumentServiceStub(retrieval), TeamTools(extensions.tools).of)
-        shelf = Shelf(DocumentServiceStub(retrieval))
-        crew = _crew(tuned, tools, shelf, settings.model.loop, extensions)
+        documents, team = DocumentServiceStub(retrieval), TeamTools(extensions.tools)
+        tools = DirectTools(documents, lambda turn: [*team.of(turn), *remote(turn)])
+        crew = _crew(tuned, tools, Shelf(documents), settings.model.loop, extensions)
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
             recorder=recorder,

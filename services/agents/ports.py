@@ -219,6 +219,8 @@ class AgentContext:
     """All that was said in the session, the window included."""
     findings: Findings
     """What agents have found in the session so far."""
+    deadline: float
+    """Unix time in seconds at which the turn's time budget is spent."""
     collection: str = ""
     """Whose documents the turn is about; empty if it is about those of the session."""
 

@@ -128,7 +128,7 @@ class AgentsSettings:
     model: ModelSettings = field(default_factory=ModelSettings)
     """Which model answers."""
 
-    extensions: ExtensionOptions = field(default=ExtensionOptions())
+    extensions: ExtensionOptions = field(default_factory=ExtensionOptions)
     """What is used of other packages."""
 
     telemetry: TelemetryOptions = field(default=TelemetryOptions())

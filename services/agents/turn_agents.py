@@ -130,6 +130,7 @@ def _context(job: RunTurn, claim: TurnClaim, history: ReadHistory) -> AgentConte
         text=job.message.text,
         history=history,
         findings=claim.findings,
+        deadline=claim.deadline.ToMicroseconds() / 1e6,
         document_ids=tuple(claim.session.document_ids),
         collection=job.collection,
         messages=tuple(

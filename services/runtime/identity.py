@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -88,14 +88,27 @@ class Signer:
         service: str,
         private_key: str | bytes,
         *,
+        audience: str = AUDIENCE,
         life: float = LIFE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = service
+        self._private_key = private_key
         self._key = _private(service, private_key)
+        self._audience = audience
         self._life = life
         self._clock = clock
         self._tokens: _Expiring[tuple[str, str], str] = _Expiring(clock)
+
+    def for_audience(self, audience: str) -> Self:
+        """Return a signer of the same key whose tokens hold for *audience*, and nobody else."""
+        return type(self)(
+            self._service,
+            self._private_key,
+            audience=audience,
+            life=self._life,
+            clock=self._clock,
+        )
 
     def token(self, tenant: str, user: str) -> str:
         """Return a token for the tenant and user, a cached one while it has life enough."""
@@ -104,7 +117,7 @@ class Signer:
         now = self._clock()
         claims = {
             "iss": self._service,
-            "aud": AUDIENCE,
+            "aud": self._audience,
             "sub": user,
             "tenant": tenant,
             "iat": now,
@@ -125,8 +138,10 @@ class Verifier:
         self,
         public_keys: Mapping[str, str | bytes],
         *,
+        audience: str = AUDIENCE,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._audience = audience
         self._keys = {service: _public(service, key) for service, key in public_keys.items()}
         self._verified: _Expiring[str, Identity] = _Expiring(clock)
 
@@ -153,7 +168,7 @@ class Verifier:
             token,
             self._keys[service],
             algorithms=[ALGORITHM],
-            audience=AUDIENCE,
+            audience=self._audience,
             issuer=service,
             leeway=CLOCK_SKEW_SECONDS,
             options={"require": ["exp", "iat", "iss", "sub", "aud", "tenant"]},

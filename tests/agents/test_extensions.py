@@ -1,8 +1,6 @@
 """Agents, tools and prompts of other packages; the example is installed as its users do it."""
 
 import logging
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,8 @@ from services.runtime.settings import BadSettings
 from tests.agents.listening import Listening
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import Office, office
-from tests.packages import importable, write_package
+from tests.packages import importable, install_example, write_package
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "acme"
 AGENTS, TOOLS, PROMPTS = "maieutic.agents", "maieutic.tools", "maieutic.prompts"
 SOURCE = """
 from pydantic import BaseModel
@@ -61,16 +58,7 @@ NUMBER = 7
 def acme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The example, installed."""
     folder = tmp_path_factory.mktemp("acme")
-    options = [
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "--target",
-        str(folder),
-    ]
-    command = [sys.executable, "-m", "pip", "install", *options, str(EXAMPLE)]
-    subprocess.run(command, check=True, timeout=60)  # noqa: S603 - our own arguments
+    install_example(folder)
     with importable(folder):
         yield folder
 

@@ -221,6 +221,7 @@ def context_with(found: Findings) -> AgentContext:
         tenant="t",
         user_id="u",
         session_id="s",
+        deadline=0.0,
         turn_id="turn",
         text="",
         document_ids=(),

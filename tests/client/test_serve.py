@@ -1,6 +1,7 @@
 """`maieutic serve` as a process of its own: the whole backend, and the other commands beside it."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import IO
 import pytest
 
 from tests.emulators.anthropic import anthropic_emulator
+from tests.packages import install_example
 
 READY_SECONDS = 60.0
 
@@ -37,8 +39,8 @@ async def command(
     )
 
 
-async def output(home: Path, *arguments: str) -> str:
-    process = await command(home, *arguments)
+async def output(home: Path, *arguments: str, **environ: str) -> str:
+    process = await command(home, *arguments, stderr=asyncio.subprocess.PIPE, **environ)
     out, err = await asyncio.wait_for(process.communicate(), READY_SECONDS)
     assert process.returncode == 0, err.decode()
     return out.decode()
@@ -104,6 +106,23 @@ async def test_a_command_starts_the_backend_for_itself_where_none_is_served(
         await process.wait()
     assert (home / "address").exists()
     assert "tea.md" in await output(home, "docs", "list")
+
+
+async def test_an_agent_of_another_package_answers_who_asks_for_it(
+    home: Path, tmp_path: Path
+) -> None:
+    install_example(tmp_path / "packages")
+    call = {"name": "look_up_term", "input": {"term": "Headrace"}}
+    script = json.dumps({"script": {"calls": [[call]], "text": "The headrace is missing."}})
+    question = ("chat", "--no-documents", "--agent", "reviewer", script)
+    settings = {
+        "PYTHONPATH": str(tmp_path / "packages"),
+        "MAIEUTIC_MODEL_KIND": "scripted",
+        "MAIEUTIC_EXTENSIONS_AGENTS": '["reviewer"]',
+        "MAIEUTIC_EXTENSIONS_TOOLS": '["glossary"]',
+    }
+    said = await output(home, *question, **settings)
+    assert said.strip() == "The headrace is missing."
 
 
 async def test_a_second_backend_in_the_same_home_is_refused(home: Path) -> None:

@@ -120,6 +120,12 @@ class Office:
         return self.bus.depth("persist.v1")
 
 
+def public_pem(key: Ed25519PrivateKey) -> str:
+    """Return what verifies the tokens of workers that sign with the key."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+
 @asynccontextmanager
 async def office(
     model: Model | None = None,
@@ -129,16 +135,15 @@ async def office(
     recorder: RecorderOptions = BRISK,
     prices: PriceOptions = PriceOptions(),  # noqa: B008 - frozen
     tuning: Tuning = Tuning(),  # noqa: B008 - frozen
+    key: Ed25519PrivateKey | None = None,
     **settings: Any,
 ) -> AsyncIterator[Office]:
     """Run workers during the block; further arguments are `AgentsSettings`."""
-    key = Ed25519PrivateKey.generate()
+    key = key or Ed25519PrivateKey.generate()
     form = serialization.PrivateFormat.PKCS8
     private = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    verifier, store, library = Verifier({"agents": public}), store or LiveStore(), Library()
+    verifier, store = Verifier({"agents": public_pem(key)}), store or LiveStore()
+    library = Library()
     loopback = ServerOptions(grace=0.1, stream_grace=0.05)
     async with (
         bus or MemoryBus(maieutic_topology()) as broker,

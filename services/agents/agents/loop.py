@@ -133,7 +133,7 @@ class ModelLoop:
         except TimeoutError:
             return _failed(call, f"This took longer than {seconds:g} s and was given up.")
         except (ToolProblem, ServiceError) as error:
-            return _failed(call, str(error) or "This cannot be done for the moment.")
+            return _failed(call, self._bounded(str(error) or "This cannot be done for the moment."))
         return ToolResult(call_id=call.call_id, text=self._bounded(text))
 
     def _bounded(self, text: str) -> str:
