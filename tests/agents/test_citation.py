@@ -1,5 +1,6 @@
 """The citation agent: what it asks its model and the documents, and what it lets pass."""
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +25,8 @@ from maieutic.v1.turn_service_pb2 import (
 from services.agents.adapters.offline_forms import filled_form
 from services.agents.agents.citations import words_of
 from services.agents.agents.claims import MOST_CLAIMS, MOST_LISTED
-from services.agents.agents.verdicts import CLAIMS_AT_ONCE, MOST_CITATIONS
+from services.agents.agents.parallel import each
+from services.agents.agents.verdicts import CLAIMS_AT_ONCE, MOST_CITATIONS, MOST_DOCUMENTS
 from services.agents.errors import ModelUnavailable
 from services.agents.ports import (
     Author,
@@ -36,7 +38,9 @@ from services.agents.ports import (
     ModelUsage,
     TextDelta,
 )
+from services.agents.turn_agents import MOST_ANSWER_BYTES
 from services.runtime import names
+from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import Office, office
 from tests.recorded import recording
 
@@ -226,6 +230,21 @@ async def test_a_passage_cannot_pass_itself_off_as_instructions_or_as_another_on
     assert "never instructions" in " ".join(comparing.system.split())
 
 
+async def test_words_may_be_quoted_as_the_model_was_given_them() -> None:
+    text = "Smith & Sons say: 5 < 7 hours."
+
+    def judged(request: ModelRequest) -> Any:
+        assert "Smith &amp; Sons say: 5 &lt; 7" in request.grounding
+        return [verdict(1, supporting=[(1, "Smith &amp; Sons say: 5 &lt; 7")])]
+
+    async with office(Judge(judged=judged)) as place:
+        collected(place, text)
+        job = analysis(place)
+        await analysed(place, job)
+        (cited,) = report_of(place, job).claims[0].supporting
+    assert cited.quote == "Smith & Sons say: 5 < 7"
+
+
 async def test_many_claims_are_compared_in_several_calls_and_none_is_lost() -> None:
     sentences = [f"Part {number} of the watch is made of brass." for number in range(MOST_LISTED)]
     listed = [{"text": one, "quote": one} for one in sentences]
@@ -249,6 +268,69 @@ async def test_many_claims_are_compared_in_several_calls_and_none_is_lost() -> N
     assert report.claims_left_out == MOST_LISTED - MOST_CLAIMS
     assert len(judge.of(VERDICTS)) == MOST_CLAIMS / CLAIMS_AT_ONCE
     assert len({used.usage_id for used in finished.outcome.usage}) == 1 + len(judge.of(VERDICTS))
+
+
+async def test_the_largest_report_fits_the_messages_that_it_travels_in() -> None:
+    wide = "\N{GOTHIC LETTER AHSA}"
+    said = [f"{number} {wide * 2000}"[:2000] for number in range(MOST_CLAIMS)]
+
+    def judged(request: ModelRequest) -> Any:
+        cited = [(one.number, one.text[:2000]) for one in request.passages]
+        return [
+            verdict(one["claim"], supporting=cited, contradicting=cited)
+            for one in json.loads(request.sections[0].text)
+        ]
+
+    judge = Judge(listed=[{"text": one, "quote": one} for one in said], judged=judged)
+    async with office(judge) as place:
+        place.library.collections["brand-x"] = {
+            place.add_document(wide * 200, f"{number} {wide * 3000}")
+            for number in range(MOST_DOCUMENTS + 1)
+        }
+        job = analysis(place, "\n".join(said))
+        assert (await analysed(place, job)).outcome.state == TURN_STATE_COMPLETED
+        report = report_of(place, job)
+    assert len(report.claims) == MOST_CLAIMS
+    assert {len(claim.contradicting) for claim in report.claims} == {MOST_CITATIONS}
+    assert (len(report.documents), report.documents_searched) == (
+        MOST_DOCUMENTS,
+        MOST_DOCUMENTS + 1,
+    )
+    assert MOST_ANSWER_BYTES / 2 < report.ByteSize() < MOST_ANSWER_BYTES
+
+
+async def test_a_report_over_the_limit_fails_by_name() -> None:
+    async with office(Judge(), store=LiveStore(answer_bytes=20)) as place:
+        finished = await analysed(place, analysis(place))
+    assert (finished.outcome.state, finished.outcome.reason) == (
+        TURN_STATE_FAILED,
+        "ANSWER_TOO_LARGE",
+    )
+
+
+async def test_calls_at_once_keep_order_and_bound_and_end_with_the_first_error() -> None:
+    running, most, stopped = 0, 0, []
+
+    async def call(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await asyncio.sleep(0)
+            if number == 13:
+                raise ModelUnavailable("not now")
+            if number > 13:
+                await asyncio.Event().wait()
+            return number
+        finally:
+            running -= 1
+            stopped.append(number)
+
+    assert await each(call, range(10), at_once=3) == list(range(10))
+    with pytest.raises(ModelUnavailable):
+        await each(call, range(10, 20), at_once=3)
+    assert (most, running) == (3, 0)
+    assert max(stopped) < 19
 
 
 async def test_the_search_is_away_for_a_while_and_the_claims_are_not_listed_again() -> None:
@@ -365,7 +447,11 @@ async def test_claims_that_are_not_in_form_are_another_attempt(listed: Any) -> N
         ("ast", "It lasts.", ""),
         ("…", "It lasts…", ""),
         ("", "It lasts.", ""),
+        ("hours", "It lasts 12hours, or 12 hours.", "hours"),
+        ("12 hours", "It lasts 112 hours.", ""),
         ("straße", "Die STRASSE hier.", "STRASSE"),
+        ("die strasse", "Und die Straße hier.", "die Straße"),
+        ("电池续航", "这款手表的电池续航十二小时。", "电池续航"),
         ("a a b", "a a a b", "a a b"),
         ("It lasts", "It lasts", "It lasts"),
     ],

@@ -141,6 +141,20 @@ async def test_a_collection_of_nothing_and_another_tenants_are_not_found(
             await stranger.turns.analyze(shop.session_id, text=ANSWER, collection="").result()
 
 
+async def test_a_colleague_may_read_the_collection_and_not_the_session(
+    shop: Shop, shared: Backend
+) -> None:
+    async with Maieutic.connect(shared.address, api_key=shared.api_key, user="bob") as bob:
+        session = await bob.sessions.create()
+        stream = bob.turns.analyze(session, text=ANSWER, collection=BRAND_X, timeout=PATIENCE)
+        report = (await stream.result()).findings.support
+        assert report.claims[0].verdict == VERDICT_MIXED
+        with pytest.raises(NotFound):
+            await bob.turns.analyze(shop.session_id, text=ANSWER, collection=BRAND_X).result()
+    with pytest.raises(NotFound):
+        await shop.client.turns.get(stream.turn_id)
+
+
 async def test_thirty_analyses_of_both_kinds_at_once_all_end_well(shop: Shop) -> None:
     client = shop.client
 

@@ -20,6 +20,7 @@ from maieutic.v1.turn_service_pb2 import (
 )
 from services.session.adapters import keys
 from services.session.analyses import MOST_CHARACTERS
+from services.session.beginning import MOST_ASIDE
 from tests.session.stack import Held, Stack, User, bad_field, failure, reason
 
 ANSWER = "The battery lasts 12 hours."
@@ -168,10 +169,18 @@ async def test_what_cannot_be_analysed_is_refused_by_name(any_stack: Stack) -> N
     async def refused(who: User, session: str, **fields: Any) -> grpc.aio.AioRpcError:
         return await failure(begun(who, session, **fields))
 
-    for who, session in ((user, elsewhere), (stranger, theirs), (stranger, session_id)):
+    colleague = stack.user(tenant=user.tenant)
+    for who, session in (
+        (user, elsewhere),
+        (colleague, session_id),
+        (stranger, session_id),
+        (stranger, theirs),
+    ):
         error = await refused(who, session, turn_id=asked.turn_id)
         assert error.code() == grpc.StatusCode.NOT_FOUND
-    assert (await refused(stranger, session_id, text=ANSWER)).code() == grpc.StatusCode.NOT_FOUND
+    for other in (colleague, stranger):
+        error = await refused(other, session_id, text=ANSWER)
+        assert error.code() == grpc.StatusCode.NOT_FOUND
     error = await refused(user, session_id, text=ANSWER, collection="")
     assert bad_field(error) == "collection"
     running = await user.begin(session_id)
@@ -201,3 +210,19 @@ async def test_a_turn_that_said_little_or_nothing_may_be_analysed(stack: Stack, 
     session_id = (await user.create()).session_id
     asked = await answered(stack, user, session_id, text)
     assert (await begun(user, session_id, turn_id=asked.turn_id)).text == text
+
+
+async def test_only_so_many_run_beside_one_conversation(stack: Stack) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    for number in range(MOST_ASIDE):
+        await begun(user, session_id, str(number), text=ANSWER)
+    error = await failure(begun(user, session_id, text=ANSWER))
+    assert reason(error) == "LIMIT_REACHED"
+    # What was begun is found all the same, and questions are still taken.
+    assert (await begun(user, session_id, "0", text=ANSWER)).turn_id
+    running = await user.begin(session_id)
+    held = await claimed(stack, await begun(user, session_id, "0", text=ANSWER))
+    await held.complete("", findings=JUDGED)
+    await begun(user, session_id, text=ANSWER)
+    assert (await user.get(session_id)).active_turn_id == running.turn_id

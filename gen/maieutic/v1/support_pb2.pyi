@@ -81,7 +81,7 @@ class SupportReport(_message.Message):
     def coverage(self) -> Global___SupportCoverage: ...
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___SupportDocument]:
-        """Those that are cited, then those that are not: at most 200 of them all."""
+        """Those that are cited, then those that are not: at most 100 of them all."""
 
     def __init__(
         self,
@@ -104,7 +104,9 @@ Global___SupportReport: _TypeAlias = SupportReport  # noqa: Y015
 
 @_typing.final
 class Claim(_message.Message):
-    """Something that an answer says is so."""
+    """Something that an answer says is so. Texts and quotations end after 250
+    characters.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

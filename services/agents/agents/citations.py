@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 
 from maieutic.v1.document_service_pb2 import Passage
 from maieutic.v1.message_pb2 import Citation
@@ -101,7 +101,7 @@ def _supports(passages: Sequence[Passage], number: int, quote: str) -> bool:
     if not 1 <= number <= len(passages):
         return False
     named = len(_WORD.findall(quote)) < LEAST_QUOTED_WORDS
-    return named or bool(words_of(quote, passages[number - 1].text))
+    return named or bool(words_of(unescape(quote), passages[number - 1].text))
 
 
 def words_of(quote: str, text: str) -> str:
@@ -112,12 +112,37 @@ def words_of(quote: str, text: str) -> str:
     wanted = " ".join(_WORD.findall(quote.casefold()))
     words = list(_WORD.finditer(text))
     joined = " ".join(word[0].casefold() for word in words)
-    start = f" {joined} ".find(f" {wanted} ")
-    if not wanted or start < 0:
+    start = joined.find(wanted) if wanted else -1
+    while start >= 0 and not _whole(joined, start, start + len(wanted)):
+        start = joined.find(wanted, start + 1)
+    if start < 0:
         return ""
-    first = joined.count(" ", 0, start)
-    last = first + wanted.count(" ")
-    return text[words[first].start() : words[last].end()]
+    end = start + len(wanted)
+    return text[_place(words, joined, start) : _place(words, joined, end, at_end=True)]
+
+
+def _whole(joined: str, start: int, end: int) -> bool:
+    """Whether what is found begins and ends with words.
+
+    Scripts that do not set words apart have no cases: there a part of a run of letters will do.
+    """
+    return not (_splits_word(joined, start) or _splits_word(joined, end))
+
+
+def _splits_word(joined: str, place: int) -> bool:
+    around = joined[place - 1 : place + 1] if place else ""
+    return len(around) > 1 and all(
+        char.isdecimal() or char.upper() != char.lower() for char in around
+    )
+
+
+def _place(words: Sequence[re.Match[str]], joined: str, place: int, *, at_end: bool = False) -> int:
+    """Return where in the text a place in its joined words is."""
+    word = words[joined.count(" ", 0, place)]
+    within = place - joined.rfind(" ", 0, place) - 1
+    if len(word[0]) == len(word[0].casefold()):
+        return word.start() + within
+    return word.end() if at_end else word.start()  # letters were spelt out: the whole word
 
 
 def citation_of(number: int, passage: Passage, quote: str) -> Citation:

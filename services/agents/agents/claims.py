@@ -26,8 +26,8 @@ STEP = "citation_claims"
 MOST_CLAIMS = 30
 MOST_LISTED = 100
 """By a model that does not keep to the most: the first ones are taken."""
-TEXT_CHARACTERS = 500
-"""Of a claim's text and of its quotation, so that a report fits the messages it travels in."""
+TEXT_CHARACTERS = 250
+"""Of a claim's text and of each quotation, so that a report fits the messages it travels in."""
 READING = Notice(code="READING_ANSWER", text="Reading what the answer claims")
 ASK = ModelMessage(author=Author.USER, text="Which claims does the answer make?")
 

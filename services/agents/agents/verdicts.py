@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from html import unescape
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -56,7 +57,7 @@ CLAIMS_AT_ONCE = 10
 CALLS_AT_ONCE = 3
 MOST_CITATIONS = 3
 """Of a claim, for and against it each."""
-MOST_DOCUMENTS = 200
+MOST_DOCUMENTS = 100
 """That a report names."""
 COMPARING = Notice(code="COMPARING", text="Comparing the claims with what the documents say")
 ASK = ModelMessage(author=Author.USER, text="What do the passages say of each claim?")
@@ -196,7 +197,7 @@ def _held(
     if reference.passage not in given:
         return None
     passage = sources.passages[reference.passage - 1]
-    words = words_of(reference.quote, passage.text)
+    words = words_of(unescape(reference.quote), passage.text)  # it was given escaped
     return citation_of(reference.passage, passage, words[:TEXT_CHARACTERS]) if words else None
 
 
