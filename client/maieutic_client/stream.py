@@ -1,6 +1,7 @@
 """One turn's stream, which outlives the connections it is read from."""
 
 import asyncio
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
 
 
-StreamRequest: TypeAlias = pb.StreamTurnRequest | pb.NextQuestionRequest | pb.AnalyzeRequest
+StreamRequest: TypeAlias = (
+    pb.StreamTurnRequest | pb.NextQuestionRequest | pb.AnalyzeRequest | pb.GenerateCodeRequest
+)
 """What begins a turn and streams it."""
 
 
@@ -44,6 +47,9 @@ class TurnStream:
         """Where to go on after the last frame."""
         self.text = ""
         """The answer so far; whatever is void is gone from it."""
+        self.files: dict[int, pb.TurnFile] = {}
+        """By place, from 1: the files of a code turn so far. One without `artifact` is in progress,
+        and `text` is its text."""
         self.text_incomplete = False
         """Some of `text` is missing, because the service has lost it; the outcome has it all."""
         self.turn: pb.Turn | None = None
@@ -138,6 +144,8 @@ class TurnStream:
             return self._stub.NextQuestion
         if isinstance(request, pb.AnalyzeRequest):
             return self._stub.Analyze
+        if isinstance(request, pb.GenerateCodeRequest):
+            return self._stub.GenerateCode
         return self._stub.StreamTurn
 
     def _metadata(self, request: StreamRequest | pb.WatchTurnRequest) -> Metadata:
@@ -180,18 +188,27 @@ class TurnStream:
                 self.turn_id = self.turn_id or frame.accepted.turn.turn_id
             case "started":
                 self.attempt = frame.started.attempt
-                self._says("")
+                self._has(self._finished())
             case "delta":
                 self.text += frame.delta.text
             case "snapshot":
-                self._says(frame.snapshot.text)
+                self._has(frame.snapshot.files, frame.snapshot.text)
             case "gap":
                 self.attempt = frame.gap.attempt or self.attempt
-                self._says(frame.gap.text, incomplete=frame.gap.text_incomplete)
+                self._has(frame.gap.files, frame.gap.text, incomplete=frame.gap.text_incomplete)
+            case "file":
+                others = (one for one in self.files.values() if one.index != frame.file.index)
+                self._has((*others, frame.file))
             case "outcome":
                 self.outcome = frame.outcome
-                self._says(frame.outcome.text)
+                self._has(self._finished(), frame.outcome.text)
                 self._ended()
 
-    def _says(self, text: str, *, incomplete: bool = False) -> None:
+    def _finished(self) -> list[pb.TurnFile]:
+        return [file for file in self.files.values() if file.HasField("artifact")]
+
+    def _has(
+        self, files: Iterable[pb.TurnFile], text: str = "", *, incomplete: bool = False
+    ) -> None:
+        self.files = {file.index: file for file in files}
         self.text, self.text_incomplete = text, incomplete

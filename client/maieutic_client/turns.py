@@ -104,6 +104,31 @@ class Turns:
             request.text = text
         return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
 
+    def generate_code(
+        self,
+        session: SessionLike,
+        instructions: str = "",
+        *,
+        request_id: str | None = None,
+        time_budget: timedelta | None = None,
+        budget: Budget | None = None,
+        timeout: float | None = None,
+    ) -> TurnStream:
+        """Have an agent write files from the session's specifications, and stream it.
+
+        *instructions* say what is wanted besides. The turn runs beside the conversation. While it
+        does, `stream.files` has what there is so far, and `stream.text` the file in progress; the
+        outcome's artifacts are what stands. Everything else is as with `stream`.
+        """
+        request = pb.GenerateCodeRequest(
+            session_id=session_id_of(session),
+            request_id=request_id or new_request_id(),
+            instructions=instructions,
+            time_budget=_duration(time_budget),
+            budget=budget,
+        )
+        return TurnStream(self._connection, self._stub, begin=request, timeout=timeout)
+
     async def begin(
         self,
         session: SessionLike,

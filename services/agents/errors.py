@@ -8,6 +8,7 @@ ModelError
 ├─ ModelUnending      the model asks and asks, and does not answer
 └─ ModelRejected      the request can never succeed
 ToolProblem           a tool cannot do what the model asks
+NotDoable             an agent cannot do what the user asks
 AnswerTooLarge        more was said than a turn may hold
 LogBehind             the turn's log lacks frames that were recorded
 TurnStopped
@@ -65,6 +66,15 @@ class ModelUnending(ModelError):
 
 class ToolProblem(Exception):
     """A tool cannot do what the model asks; the message is told to the model."""
+
+
+class NotDoable(Exception):
+    """An agent cannot do what the user asks; the message says what they can do about it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """UPPER_SNAKE, for programs."""
 
 
 class AnswerTooLarge(Exception):

@@ -12,6 +12,7 @@ from services.agents.errors import (
     ModelRejected,
     ModelUnavailable,
     ModelUnending,
+    NotDoable,
 )
 from services.runtime.errors import (
     Aborted,
@@ -103,6 +104,8 @@ def failure_of(error: Exception) -> Failure:
         return _of_model(error)
     if isinstance(error, AnswerTooLarge):
         return Failure(reason="ANSWER_TOO_LARGE", explanation=str(error), retryable=False)
+    if isinstance(error, NotDoable):
+        return Failure(reason=error.reason, explanation=str(error), retryable=False)
     if isinstance(error, ServiceError):
         return _of_peer(error)
     # An unknown exception may be a bug that this input meets every time, or a passing one: it may

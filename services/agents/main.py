@@ -16,13 +16,16 @@ from maieutic.v1.session_service_pb2 import (
     SESSION_MODE_SOCRATIC,
     SESSION_MODE_UNSPECIFIED,
 )
+from maieutic.v1.turn_service_pb2 import TURN_KIND_CODE
 from services.agents.accounts import Accounts
 from services.agents.adapters import offline, scripted
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
 from services.agents.adapters.tool_servers import tool_servers
-from services.agents.agents import claims, conflict, context, verdicts
+from services.agents.agents import claims, code_plan, conflict, context, verdicts
+from services.agents.agents.code_file import CodeFileAgent
+from services.agents.agents.code_summary import summary_of
 from services.agents.agents.direct import DirectAgent, DirectPrompts
 from services.agents.agents.loop import LoopOptions
 from services.agents.agents.shelf import Shelf
@@ -39,6 +42,7 @@ from services.agents.metered_model import MeteredModel
 from services.agents.ports import Agent, Model
 from services.agents.prices import PriceTable, price_table
 from services.agents.recorder import Recorder
+from services.agents.routing_slip import CODE_FILE
 from services.agents.settings import AgentsSettings, ModelSettings, PriceOptions
 from services.agents.traced_model import TracedModel
 from services.agents.tuned_model import TunedModel
@@ -129,10 +133,16 @@ def _crew(
         conflict.STEP: conflict.ConflictAgent(model, prompt("conflict", 1)),
         claims.STEP: claims.ClaimsAgent(model, prompt(claims.STEP, 1)),
         verdicts.STEP: verdicts.VerdictsAgent(model, shelf, prompt(verdicts.STEP, 1)),
+        code_plan.STEP: code_plan.CodePlanAgent(model, prompt(code_plan.STEP, 1)),
+        CODE_FILE: CodeFileAgent(model, prompt(CODE_FILE, 1)),
     }
     theirs = extensions.agents(AgentParts(model=model, tools=tools.of, loop=options))
     agents = {**ours, **theirs}
-    steps = (context.STEP, conflict.STEP, claims.STEP, verdicts.STEP)
+    steps = (
+        *(context.STEP, conflict.STEP),
+        *(claims.STEP, verdicts.STEP),
+        *(code_plan.STEP, CODE_FILE),
+    )
     return Crew(
         answering={
             SESSION_MODE_UNSPECIFIED: agents["direct"],
@@ -142,6 +152,7 @@ def _crew(
         questioning=agents["socratic"],
         steps={step: agents[step] for step in steps},
         named={name: agent for name, agent in agents.items() if name not in steps},
+        concluding={TURN_KIND_CODE: summary_of},
     )
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
+from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.message_pb2 import Citation, Message
-from maieutic.v1.turn_service_pb2 import Findings, Usage
+from maieutic.v1.turn_service_pb2 import Findings, TurnFile, Usage
 from services.agents.effort import Effort
 
 
@@ -201,6 +202,11 @@ ReadHistory: TypeAlias = Callable[[str, int], Awaitable[tuple[Sequence[Message],
 the next page's token, empty after the last. Raises ToolProblem and ServiceError."""
 
 
+PutArtifact: TypeAlias = Callable[[str, str], Awaitable[Artifact]]
+"""From a file's path and text: the file as it is stored. Tried for as long as the turn is this
+worker's while the store is away. Raises ServiceError for what it refuses."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentContext:
     """What an agent is given for one turn."""
@@ -218,11 +224,17 @@ class AgentContext:
     history: ReadHistory
     """All that was said in the session, the window included."""
     findings: Findings
-    """What agents have found in the session so far."""
+    """What agents have found in the session so far; and what this turn is to write."""
+    put_artifact: PutArtifact
+    """Stores a file of the turn; an answer that names it makes it part of the outcome."""
     deadline: float
     """Unix time in seconds at which the turn's time budget is spent."""
     collection: str = ""
     """Whose documents the turn is about; empty if it is about those of the session."""
+    step: str = ""
+    """Of the routing slip, if the turn has one."""
+    artifacts: tuple[Artifact, ...] = ()
+    """The files that the turn's finished steps have made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,17 +264,20 @@ class Answer:
     """One for each call of a model."""
     findings: Findings | None = None
     """What the session is to know from now on."""
+    artifacts: tuple[Artifact, ...] = ()
+    """The files that were made, as they are stored."""
 
 
-AgentEvent = Notice | Delta | Answer
+AgentEvent = Notice | Delta | TurnFile | Answer
+"""Deltas after a TurnFile are the text of that file, which begins."""
 
 
 class Agent(Protocol):
     """A way of answering; without state, so that one instance serves every turn."""
 
     def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
-        """Do the work of the turn: notices and deltas, then one Answer.
+        """Do the work of the turn, or of one of its steps: what is shown, then one Answer.
 
-        Raises ModelError, and ServiceError for what a peer refused.
+        Raises ModelError, NotDoable, and ServiceError for what a peer refused.
         """
         ...

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
@@ -21,6 +21,7 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     RecordTurnEventsResponse,
     TurnEvents,
 )
+from maieutic.v1.turn_service_pb2 import TurnFile
 from services.agents.failures import TRANSIENT
 from services.agents.ports import AgentEvent
 from services.agents.turn_log import TurnLog
@@ -99,6 +100,11 @@ class RecordedTurn:
         """Go on under the fence of a new claim."""
         self.log.resume(fence)
         self.sent_on = None
+        self._changed()
+
+    def go_on_after(self, files: Iterable[TurnFile]) -> None:
+        """Tell watchers which files earlier attempts have finished."""
+        self.log.go_on_after(files)
         self._changed()
 
     def restate(self) -> None:

@@ -41,6 +41,12 @@ class Tuning:
     citation: AgentTuning = field(default=AgentTuning())
     """Looks how documents support an answer, in both of its steps."""
 
+    code_plan: AgentTuning = field(default=AgentTuning())
+    """Decides which files to write."""
+
+    code_file: AgentTuning = field(default=AgentTuning())
+    """Writes one file after the other."""
+
     def by_step(self) -> Mapping[str, AgentTuning]:
         """Return each agent's, by the step that its requests name."""
         return {
@@ -50,6 +56,8 @@ class Tuning:
             "conflict": self.conflict,
             "citation_claims": self.citation,
             "citation_verdicts": self.citation,
+            "code_plan": self.code_plan,
+            "code_file": self.code_file,
         }
 
 

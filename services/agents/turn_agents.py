@@ -1,6 +1,6 @@
 """The agents at work on one claimed turn: one answers, or several take a routing slip's steps."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -13,7 +13,7 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     TurnClaim,
 )
 from maieutic.v1.message_pb2 import AUTHOR_AGENT
-from maieutic.v1.turn_service_pb2 import Usage
+from maieutic.v1.turn_service_pb2 import Findings, TurnFile, Usage
 from services.agents.crew import Crew
 from services.agents.errors import AnswerTooLarge
 from services.agents.failures import NO_AGENT, Failure, no_agent
@@ -24,9 +24,9 @@ from services.agents.ports import (
     Answer,
     Author,
     ModelMessage,
-    ReadHistory,
 )
 from services.agents.recorder import RecordedTurn
+from services.agents.routing_slip import finished_files, next_step
 from services.agents.turn_work import TurnWork
 
 MOST_ANSWER_BYTES = 512 * 1024
@@ -52,32 +52,65 @@ class TurnAgents:
         self._crew = crew
         self._commit = commit
         self._steps: list[tuple[str, Answer]] = []
-        """Those that were taken here."""
+        """Those that are finished, of earlier attempts, too."""
+        self._told = 0
+        """How many of them are committed,"""
         self._told_under = 0
-        """The fence under which they were committed."""
+        """under this fence."""
 
     @property
     def consumed(self) -> Sequence[Usage]:
-        """What the steps have consumed that were taken here."""
+        """What the finished steps have consumed."""
         return [usage for _, answer in self._steps for usage in answer.usage]
 
     async def answer(self, turn: RecordedTurn, claim: TurnClaim) -> Answer | Failure:
         """Return the turn's answer; every step before it is committed."""
         most = claim.answer_bytes or MOST_ANSWER_BYTES
-        context = _context(self._job, claim, partial(self._work.messages, turn.log))
+        context = self._context(turn, claim)
         if not self._job.steps:
             if (agent := self._crew.of(self._job, claim.session)) is None:
                 return no_agent(self._job.agent, self._crew.named)
             return await _said(agent, context, turn, most)
-        for step in self._job.steps:
-            if step in claim.finished_steps:
-                continue
-            if (agent := self._crew.steps.get(step)) is None:
+        self._take_over(claim)
+        context = self._with_steps(context, claim.findings)
+        if context.artifacts:
+            turn.go_on_after(finished_files(context.findings.manifest, context.artifacts))
+        finished = {*claim.finished_steps, *(step for step, _ in self._steps)}
+        while (step := self._next_step(context, finished)) is not None:
+            if (agent := self._crew.for_step(step)) is None:
                 return NO_AGENT
-            self._steps.append((step, await _said(agent, context, turn, most)))
+            answer = await _said(agent, replace(context, step=step), turn, most)
+            self._steps.append((step, answer))
+            finished.add(step)
             response = await self._commit(turn, lambda _: self._tell(turn))
-            context = replace(context, findings=response.findings)
-        return Answer(text="")
+            context = self._with_steps(context, response.findings)
+            for file in finished_files(context.findings.manifest, answer.artifacts):
+                turn.append(file)
+        return Answer(text=self._crew.conclusion(self._job, context))
+
+    def _next_step(self, context: AgentContext, finished: Container[str]) -> str | None:
+        return next_step(self._job.steps, context.findings.manifest, finished)
+
+    def _take_over(self, claim: TurnClaim) -> None:
+        """Know the steps that earlier attempts have finished: who claims again tells them again."""
+        self._steps = [
+            (
+                step.step,
+                Answer(
+                    text="",
+                    usage=tuple(step.usage),
+                    findings=step.findings,
+                    artifacts=tuple(step.artifacts),
+                ),
+            )
+            for step in claim.steps
+        ]
+        self._told, self._told_under = len(self._steps), claim.fence
+
+    def _with_steps(self, context: AgentContext, known: Findings) -> AgentContext:
+        """Return the context with what is known now, and what the turn has made."""
+        made = tuple(artifact for _, answer in self._steps for artifact in answer.artifacts)
+        return replace(context, findings=known, artifacts=made)
 
     async def tell_again(self, turn: RecordedTurn) -> None:
         """Commit the steps again if the live store has lost the turn since."""
@@ -85,14 +118,39 @@ class TurnAgents:
             await self._tell(turn)
 
     async def _tell(self, turn: RecordedTurn) -> CompleteStepResponse:
-        """Send all steps that were taken here: a live store that lost the turn has lost them."""
+        """Commit what is not committed: a live store that lost the turn has lost all steps."""
         response = CompleteStepResponse(status=WRITE_STATUS_APPLIED)
-        for step, answer in self._steps:
+        if self._told_under != turn.log.fence:
+            self._told, self._told_under = 0, turn.log.fence
+        for step, answer in self._steps[self._told :]:
             response = await self._work.complete_step(turn.log, step, answer)
             if response.status != WRITE_STATUS_APPLIED:
                 return response
-        self._told_under = turn.log.fence
+            self._told += 1
         return response
+
+    def _context(self, turn: RecordedTurn, claim: TurnClaim) -> AgentContext:
+        job = self._job
+        return AgentContext(
+            tenant=job.tenant,
+            user_id=job.user_id,
+            session_id=job.message.session_id,
+            turn_id=job.turn_id,
+            text=job.message.text,
+            history=partial(self._work.messages, turn.log),
+            findings=claim.findings,
+            deadline=claim.deadline.ToMicroseconds() / 1e6,
+            put_artifact=partial(self._work.put_artifact, turn.log),
+            document_ids=tuple(claim.session.document_ids),
+            collection=job.collection,
+            messages=tuple(
+                ModelMessage(
+                    author=Author.AGENT if message.author == AUTHOR_AGENT else Author.USER,
+                    text=message.text,
+                )
+                for message in claim.window
+            ),
+        )
 
 
 async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn, most: int) -> Answer:
@@ -104,7 +162,9 @@ async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn, most: i
     said = 0
     async with aclosing(agent.run(context)) as events:
         async for event in events:
-            said = _size(event) if isinstance(event, Answer) else said + _size(event)
+            # A file that begins leaves what was said before it.
+            apart = isinstance(event, Answer | TurnFile)
+            said = _size(event) + (0 if apart else said)
             if said > most:
                 raise AnswerTooLarge(most)
             if isinstance(event, Answer):
@@ -114,30 +174,10 @@ async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn, most: i
 
 
 def _size(event: AgentEvent) -> int:
+    if isinstance(event, TurnFile):
+        return 0
     size = len(event.text.encode())
     if isinstance(event, Answer):
         size += sum(citation.ByteSize() for citation in event.citations)
         size += event.findings.ByteSize() if event.findings is not None else 0
     return size
-
-
-def _context(job: RunTurn, claim: TurnClaim, history: ReadHistory) -> AgentContext:
-    return AgentContext(
-        tenant=job.tenant,
-        user_id=job.user_id,
-        session_id=job.message.session_id,
-        turn_id=job.turn_id,
-        text=job.message.text,
-        history=history,
-        findings=claim.findings,
-        deadline=claim.deadline.ToMicroseconds() / 1e6,
-        document_ids=tuple(claim.session.document_ids),
-        collection=job.collection,
-        messages=tuple(
-            ModelMessage(
-                author=Author.AGENT if message.author == AUTHOR_AGENT else Author.USER,
-                text=message.text,
-            )
-            for message in claim.window
-        ),
-    )

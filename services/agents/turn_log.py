@@ -1,7 +1,15 @@
 """The frames of one claimed turn on their way to the session service. Pure: no I/O, no clock."""
 
+from collections.abc import Iterable
+
 from maieutic.session.v1.turn_work_service_pb2 import TurnEvents, TurnHeartbeat
-from maieutic.v1.turn_service_pb2 import TurnDelta, TurnFrame, TurnNotice, TurnSnapshot
+from maieutic.v1.turn_service_pb2 import (
+    TurnDelta,
+    TurnFile,
+    TurnFrame,
+    TurnNotice,
+    TurnSnapshot,
+)
 from services.agents.ports import AgentEvent, Delta, Notice
 
 REPEAT_FRAMES = 500
@@ -9,7 +17,7 @@ REPEAT_FRAMES = 500
 
 
 class TurnLog:
-    """Numbers, merges and freezes a turn's frames, and keeps its text.
+    """Numbers, merges and freezes a turn's frames, and keeps its text and its files.
 
     Frames wait in `pending`; `freeze` makes one batch of them, which is then sent, and after a
     break sent again, unchanged, until `acknowledge`. Only one batch is under way at a time.
@@ -24,6 +32,8 @@ class TurnLog:
         self.suspended = False
         """The live store has lost the turn: nothing is sent until the new claim."""
         self._text: list[str] = []
+        self._files: dict[int, TurnFile] = {}
+        """By index: those that are finished, and the one that the text belongs to."""
         self._pending: list[TurnFrame] = []
         self._under_way: TurnEvents | None = None
         self._next_seq = 1
@@ -31,7 +41,7 @@ class TurnLog:
 
     @property
     def text(self) -> str:
-        """All that was said so far."""
+        """All that was said so far, or was written of the file in progress."""
         return "".join(self._text)
 
     @property
@@ -57,6 +67,9 @@ class TurnLog:
                 self._pending[-1].delta.text += event.text
                 return
             self._pending.append(TurnFrame(turn_id=self.turn_id, delta=TurnDelta(text=event.text)))
+        elif isinstance(event, TurnFile):
+            self._text, self._files[event.index] = [], event
+            self._pending.append(TurnFrame(turn_id=self.turn_id, file=event))
         elif isinstance(event, Notice):
             notice = TurnNotice(code=event.code, text=event.text)
             self._pending.append(TurnFrame(turn_id=self.turn_id, notice=notice))
@@ -97,11 +110,16 @@ class TurnLog:
             return
         self.fence, self._next_seq, self._under_way = fence, 1, None
         self._pending = []
-        if self._text:
+        if self._text or self._files:
             self.restate()
 
+    def go_on_after(self, files: Iterable[TurnFile]) -> None:
+        """Begin with the files that earlier attempts have finished."""
+        self._files = {file.index: file for file in files}
+        self.restate()
+
     def restate(self) -> None:
-        """Send all text again: frames may be gone from the log."""
-        snapshot = TurnSnapshot(text=self.text)
+        """Send all text and files again: frames may be gone from the log."""
+        snapshot = TurnSnapshot(text=self.text, files=self._files.values())
         self._pending.append(TurnFrame(turn_id=self.turn_id, snapshot=snapshot))
         self._repeat_at = self._next_seq + REPEAT_FRAMES

@@ -20,14 +20,17 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     FailTurnRequest,
     FailTurnResponse,
     ListTurnMessagesRequest,
+    PutTurnArtifactRequest,
     ReleaseTurnRequest,
     ReleaseTurnResponse,
     ReserveBudgetRequest,
     ReserveBudgetResponse,
     SettleBudgetRequest,
 )
+from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import Usage
+from services.agents.code_files import media_type
 from services.agents.errors import LogBehind, ToolProblem
 from services.agents.failures import TRANSIENT, Failure
 from services.agents.ports import Answer
@@ -97,6 +100,23 @@ class TurnWork:
             raise ToolProblem("The conversation cannot be read for the moment.")
         return response.messages, response.next_page_token
 
+    async def put_artifact(self, log: TurnLog, path: str, text: str) -> Artifact:
+        """See `PutArtifact`."""
+        while True:
+            request = PutTurnArtifactRequest(
+                turn_id=log.turn_id,
+                fence=log.fence,
+                claim_id=log.claim_id,
+                path=path,
+                media_type=media_type(path),
+                content=text.encode(),
+            )
+            response = await _persistently(self._stub.PutTurnArtifact, request)
+            if response.status == WRITE_STATUS_APPLIED:
+                return response.artifact
+            # The recorder hears the same, and stops this or claims the turn again.
+            await asyncio.sleep(FIRST_PAUSE)
+
     async def complete_step(self, log: TurnLog, step: str, answer: Answer) -> CompleteStepResponse:
         """Commit what one agent of the routing slip has found."""
         request = CompleteStepRequest(
@@ -106,6 +126,7 @@ class TurnWork:
             step=step,
             findings=answer.findings,
             usage=answer.usage,
+            artifacts=answer.artifacts,
         )
         return await _persistently(self._stub.CompleteStep, request)
 

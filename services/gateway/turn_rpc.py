@@ -56,6 +56,13 @@ class Turns(TurnServiceServicer):
         async for response in relayed(self._service.Analyze(request)):
             yield response
 
+    async def GenerateCode(
+        self, request: turns.GenerateCodeRequest, context: Context
+    ) -> AsyncIterator[turns.GenerateCodeResponse]:
+        """Pass on frame by frame."""
+        async for response in relayed(self._service.GenerateCode(request)):
+            yield response
+
     async def WatchTurn(
         self, request: turns.WatchTurnRequest, context: Context
     ) -> AsyncIterator[turns.WatchTurnResponse]:

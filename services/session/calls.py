@@ -40,6 +40,7 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
         "BeginTurn": StoreOperation.TURN,
         "NextQuestion": StoreOperation.TURN,
         "Analyze": StoreOperation.TURN,
+        "GenerateCode": StoreOperation.TURN,
         "GetTurn": StoreOperation.TURN,
         "CancelTurn": StoreOperation.TURN,
         "WatchTurn": StoreOperation.EVENTS,

@@ -7,6 +7,7 @@ from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, TurnFinished
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.message_pb2 import Citation
 from maieutic.v1.turn_service_pb2 import (
+    TURN_KIND_CODE,
     TURN_STATE_CANCELLED,
     TURN_STATE_FAILED,
     TURN_STATE_ROLLED_BACK,
@@ -105,6 +106,7 @@ def _outcome(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnOutco
         fence=turn.fence,
     )
     last = named(ending.findings, turn, draft.now_ms)
+    outcome.artifacts.extend(artifact for step in steps for artifact in step.artifacts)
     found = together([*(step.findings for step in steps), last])
     if found.ByteSize():
         outcome.findings.CopyFrom(found)
@@ -202,7 +204,9 @@ def finish_stop(draft: Draft, turn_id: str, partial: str, timing: Timing) -> Non
     turn = draft.turns.get(turn_id)
     if turn is None or turn.phase != CANCELLING:
         return
-    draft.effects.append(end(draft, turn, _as_intended(turn.intent, partial), timing))
+    # A file that was not finished is no answer.
+    said = "" if turn.job.kind == TURN_KIND_CODE else partial
+    draft.effects.append(end(draft, turn, _as_intended(turn.intent, said), timing))
 
 
 def _as_intended(intent: record.TurnIntent, partial: str) -> Ending:

@@ -57,6 +57,8 @@ def named(found: Findings, turn: TurnRecord, now_ms: int) -> Findings:
         )
     if found.HasField("support"):
         result.support.CopyFrom(found.support)
+    if found.HasField("manifest"):
+        result.manifest.CopyFrom(found.manifest)
     return result
 
 
@@ -217,3 +219,5 @@ def hand_on(turn: TurnRecord, known: Findings) -> None:
     for step in turn.finished_steps:
         if step.findings.HasField("support"):
             known.support.CopyFrom(step.findings.support)
+        if step.findings.HasField("manifest"):
+            known.manifest.CopyFrom(step.findings.manifest)

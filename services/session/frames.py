@@ -1,9 +1,9 @@
-"""What the frames of a turn's log say together: the text, and where some are missing. Pure."""
+"""What a turn's frames say together: the text, the files, and where some are missing. Pure."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from maieutic.v1.turn_service_pb2 import TurnFrame, TurnGap
+from maieutic.v1.turn_service_pb2 import TurnFile, TurnFrame, TurnGap
 from services.session.model import TERMINAL_SEQ, EventId
 
 Entry: TypeAlias = tuple[EventId, TurnFrame]
@@ -21,11 +21,13 @@ class Story:
         """Whether frames are missing that the text needs."""
         self.last: EventId | None = None
         """The place of the last frame that was read from a log."""
+        self.files: list[TurnFile] = []
+        """In their order; what is said belongs to the last one, unless that is finished."""
         self._said: list[str] = []
 
     @property
     def text(self) -> str:
-        """What the agent has said."""
+        """What the agent has said, or has written of the file in progress."""
         return "".join(self._said)
 
     def read(self, entries: Iterable[Entry]) -> None:
@@ -42,12 +44,18 @@ class Story:
         match frame.WhichOneof("event"):
             case "started":
                 self.attempt, self.incomplete, self._said = frame.started.attempt, False, []
+                self.files = [file for file in self.files if file.HasField("artifact")]
             case "snapshot":
                 self.incomplete, self._said = False, [frame.snapshot.text]
+                self.files = list(frame.snapshot.files)
             case "gap":
                 self.incomplete, self._said = frame.gap.text_incomplete, [frame.gap.text]
+                self.files = list(frame.gap.files)
             case "delta":
                 self._said.append(frame.delta.text)
+            case "file":
+                others = [file for file in self.files if file.index != frame.file.index]
+                self.files, self._said = [*others, frame.file], []
 
 
 def text_of(frames: Iterable[TurnFrame]) -> str:
@@ -92,6 +100,7 @@ def gap(turn_id: str, before: EventId | None, first: EventId, story: Story) -> S
         attempt=story.attempt,
         text_incomplete=story.incomplete,
         missing_frames=first.seq - (before.seq + 1 if before and same_fence else 0),
+        files=story.files,
     )
     return [(story.last, TurnFrame(turn_id=turn_id, gap=found))]
 

@@ -14,13 +14,16 @@ from services.runtime import telemetry
 from services.runtime.errors import InvalidArgument
 from services.session.beginning import MOST_WAITING
 from services.session.ids import Ids
-from services.session.lanes import ANALYSIS, INTERACTIVE, TimeBudgets
+from services.session.lanes import ANALYSIS, INTERACTIVE, LONG, TimeBudgets
 from services.session.model import Caller, user_message
 
 ANALYSIS_STEPS = ("context", "conflict")
+CODE_STEPS = ("code_plan",)
+"""Those after it follow from the plan."""
 SUPPORT_STEPS = ("citation_claims", "citation_verdicts")
 
 BeginRequest: TypeAlias = pb.BeginTurnRequest | pb.StreamTurnRequest | pb.NextQuestionRequest
+AnyRequest: TypeAlias = BeginRequest | pb.AnalyzeRequest | pb.GenerateCodeRequest
 
 _KINDS: Mapping[type[BeginRequest], pb.TurnKind.ValueType] = MappingProxyType(
     {
@@ -67,9 +70,15 @@ class Jobs:
         job.steps.extend(SUPPORT_STEPS)
         return job
 
-    def _job(
-        self, caller: Caller, request: BeginRequest | pb.AnalyzeRequest, text: str, lane: str
-    ) -> RunTurn:
+    def code_of(self, caller: Caller, request: pb.GenerateCodeRequest) -> RunTurn:
+        """Return the job that writes files."""
+        job = self._job(caller, request, request.instructions, LONG)
+        job.request_hash = _code_hash(request)
+        job.kind = pb.TURN_KIND_CODE
+        job.steps.extend(CODE_STEPS)
+        return job
+
+    def _job(self, caller: Caller, request: AnyRequest, text: str, lane: str) -> RunTurn:
         """Return what the jobs of all requests have in common."""
         turn_id = self._ids.turn(request.session_id, request.request_id)
         asked = request.HasField("time_budget")
@@ -138,11 +147,17 @@ def _support_hash(request: pb.AnalyzeRequest) -> bytes:
     return _digest([*parts, *_budget_of(request)])
 
 
-def _budget_of(request: BeginRequest | pb.AnalyzeRequest) -> Sequence[str]:
+def _budget_of(request: AnyRequest) -> Sequence[str]:
     """Return what tells the request's budget; nothing for one that has none."""
     if not request.HasField("budget"):
         return ()
     return (f"budget {request.budget.SerializeToString(deterministic=True).hex()}",)
+
+
+def _code_hash(request: pb.GenerateCodeRequest) -> bytes:
+    budget = request.time_budget.ToMilliseconds()
+    parts = ["code", request.session_id, request.instructions, str(budget)]
+    return _digest([*parts, *_budget_of(request)])
 
 
 def _digest(parts: Iterable[str]) -> bytes:

@@ -247,6 +247,14 @@ class TurnServicer(TurnServiceServicer):
         async for frame in self._watching.follow(caller, turn):
             yield turn_pb.AnalyzeResponse(frame=frame)
 
+    async def GenerateCode(
+        self, request: turn_pb.GenerateCodeRequest, context: Context
+    ) -> AsyncIterator[turn_pb.GenerateCodeResponse]:
+        caller = _caller()
+        turn = await self._turns.begin_code(caller, request)
+        async for frame in self._watching.follow(caller, turn):
+            yield turn_pb.GenerateCodeResponse(frame=frame)
+
     async def WatchTurn(
         self, request: turn_pb.WatchTurnRequest, context: Context
     ) -> AsyncIterator[turn_pb.WatchTurnResponse]:

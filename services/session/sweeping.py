@@ -14,6 +14,7 @@ from services.session.model import (
     Draft,
     RunJob,
     Timing,
+    attempts_spent,
     milliseconds,
 )
 from services.session.transitions import budget_spent, next_look
@@ -82,7 +83,7 @@ def _run_again_or_end(draft: Draft, turn: record.TurnRecord, timing: Timing) -> 
     turn_id, now = turn.job.turn_id, draft.now_ms
     if budget_spent(turn, now):
         _stop_over_budget(draft, turn, timing)
-    elif turn.attempt >= turn.job.max_attempts:
+    elif attempts_spent(turn):
         fail(draft, turn, "ATTEMPTS_SPENT", ATTEMPTS_SPENT, timing)
     elif turn.phase == QUEUED and turn.not_before_ms > now:
         draft.due[turn_id] = turn.not_before_ms

@@ -30,6 +30,7 @@ from services.session.model import (
     Draft,
     EventId,
     Timing,
+    attempts_spent,
     latest_messages,
     timestamp,
 )
@@ -73,7 +74,7 @@ def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> wor
     waiting_to_retry = turn.phase == QUEUED and turn.not_before_ms > draft.now_ms
     if not (turn.phase == QUEUED or expired) or waiting_to_retry:
         return work.ClaimTurnResponse(held=work.TurnHeld())
-    if turn.attempt >= turn.job.max_attempts:
+    if attempts_spent(turn):
         draft.due[turn_id] = draft.now_ms
         return work.ClaimTurnResponse(held=work.TurnHeld())
     _take(draft, turn, claimant)
@@ -126,6 +127,7 @@ def _granted(
         ],
         findings=draft.kept_annotations.findings,
         finished_steps=[step.step for step in turn.finished_steps],
+        steps=turn.finished_steps,
         budgeted=is_bounded(turn.job),
     )
     lease = Duration()
@@ -178,6 +180,7 @@ def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.C
         return work.CompleteStepResponse(status=_refusal(draft, hold))
     if step.step not in (done.step for done in turn.finished_steps):
         step.findings.CopyFrom(named(step.findings, turn, draft.now_ms))
+        step.attempt = turn.attempt
         turn.finished_steps.append(step)
         settle(turn, step.usage)
         keep(draft, step.findings)
@@ -192,7 +195,11 @@ def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.C
 def completed_step(request: work.CompleteStepRequest) -> record.FinishedStep:
     """Return a worker's step."""
     return record.FinishedStep(
-        step=request.step, findings=request.findings, usage=request.usage, fence=request.fence
+        step=request.step,
+        findings=request.findings,
+        usage=request.usage,
+        fence=request.fence,
+        artifacts=request.artifacts,
     )
 
 
@@ -249,7 +256,7 @@ def fail_attempt(
     _settle_run(turn, hold, failure.ending.usage)
     # A next attempt that the time budget forbids would only keep the caller waiting.
     in_time = draft.now_ms + failure.retry_after_ms < _deadline_ms(turn)
-    if failure.retryable and in_time and turn.attempt < turn.job.max_attempts:
+    if failure.retryable and in_time and not attempts_spent(turn):
         _queue_again(draft, turn, failure.retry_after_ms)
         return work.FailTurnResponse(status=work.WRITE_STATUS_APPLIED)
     finished = end(draft, turn, failure.ending, timing)

@@ -91,6 +91,11 @@ class Turns:
         checked("session_id", request.session_id)
         return await self.begin_job(caller, self._jobs.of(caller, request))
 
+    async def begin_code(self, caller: Caller, request: pb.GenerateCodeRequest) -> pb.Turn:
+        """See `begin`; the turn writes files."""
+        checked("session_id", request.session_id)
+        return await self.begin_job(caller, self._jobs.code_of(caller, request))
+
     async def begin_job(self, caller: Caller, job: RunTurn) -> pb.Turn:
         """See `begin`."""
         session_id = job.message.session_id

@@ -109,9 +109,22 @@ def terminal_frames(turn: pb.Turn) -> list[pb.TurnFrame]:
     snapshot = pb.TurnFrame(
         turn_id=turn.turn_id,
         cursor=cursor_of(turn.turn_id, EventId(last.fence, TERMINAL_SEQ - 1)),
-        snapshot=pb.TurnSnapshot(text=turn.outcome.text),
+        snapshot=_snapshot(turn),
     )
     outcome = pb.TurnFrame(
         turn_id=turn.turn_id, cursor=cursor_of(turn.turn_id, last), outcome=turn.outcome
     )
     return [snapshot, outcome]
+
+
+def _snapshot(turn: pb.Turn) -> pb.TurnSnapshot:
+    """Return what an ended turn leaves in front of a reader: its text, or its files."""
+    if turn.kind != pb.TURN_KIND_CODE:
+        return pb.TurnSnapshot(text=turn.outcome.text)
+    planned = len(turn.outcome.findings.manifest.files)
+    return pb.TurnSnapshot(
+        files=[
+            pb.TurnFile(path=artifact.path, index=index, total=planned, artifact=artifact)
+            for index, artifact in enumerate(turn.outcome.artifacts, start=1)
+        ]
+    )

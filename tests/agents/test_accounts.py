@@ -123,7 +123,7 @@ async def test_a_finished_step_of_a_turn_that_was_lost_is_told_under_its_id() ->
     """The outcome that somebody else makes may tell it, too: the archive counts it once."""
     model = HangsTheSecondTime()
     async with office(model, recorder=RecorderOptions()) as place:
-        turn_id = await place.ask("I want a boat.", steps=["context", "context"])
+        turn_id = await place.ask("I want a boat.", steps=["context:1", "context:2"])
         await wait_until(lambda: model.calls == 2)
         (step,) = place.store.turns[turn_id].steps
         place.store.fence_off(turn_id)

@@ -1,11 +1,25 @@
 """What the offline model says."""
 
+import json
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from services.agents.adapters.offline import OFFLINE, answer
-from services.agents.ports import Author, ModelMessage, ModelPassage, ModelRequest
+from services.agents.adapters.offline import OFFLINE, OfflineModel, answer
+from services.agents.adapters.offline_code import plan_of_files
+from services.agents.code_files import problem_of_plan
+from services.agents.ports import (
+    Author,
+    ModelMessage,
+    ModelPassage,
+    ModelRequest,
+    ModelSection,
+    TextDelta,
+)
 
 PASSAGES = (
     ModelPassage(
@@ -89,3 +103,52 @@ def test_long_topics_and_sentences_are_cut() -> None:
     long = ModelPassage(number=1, document_name="d", text="word " * 1000)
     assert len(reply("Which word?", passages=(long,))) < 600
     assert len(reply("tide " * 1000, "Summary?")) < 300
+
+
+def offline_file(path: str) -> str:
+    """Return what is written to a file, from hostile specifications."""
+    hostile = 'It must say """ and \\ and </specifications>.'
+    plan = plan_of_files(offline_request())
+    sections = {
+        "specifications": [{"category": "c", "key": "k", "value": hostile}],
+        "plan": {"files": plan["files"], "assumptions": plan["assumptions"]},
+        "file": {"path": path},
+    }
+    return answer(offline_request(step="code_file", **sections))
+
+
+def offline_request(*, step: str = "code_plan", **sections: Any) -> ModelRequest:
+    return ModelRequest(
+        turn_id="t",
+        step=step,
+        system="",
+        messages=(ModelMessage(author=Author.USER, text="Write it.\n\nWith tests."),),
+        sections=tuple(
+            ModelSection(name=name, text=json.dumps(value)) for name, value in sections.items()
+        ),
+    )
+
+
+def test_the_code_that_it_writes_says_that_it_is_offline_and_runs(tmp_path: Path) -> None:
+    plan = json.loads(answer(offline_request()))
+    paths = [file["path"] for file in plan["files"]]
+    assert problem_of_plan(paths) == ""
+    assert any("offline" in one for one in plan["assumptions"])
+    for path in paths:
+        text = offline_file(path)
+        assert text == offline_file(path), "deterministic"
+        assert "offline" in text
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "specifications.py"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert b'c/k: It must say """ and' in ran.stdout
+    assert "> With tests." in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+async def test_a_file_is_streamed_as_it_is_written() -> None:
+    request = offline_request(step="code_file", file={"path": "specifications.py"})
+    async with OfflineModel().stream(request) as events:
+        parts = [event.text async for event in events if isinstance(event, TextDelta)]
+    assert len(parts) > 1
+    assert "".join(parts) == answer(request)

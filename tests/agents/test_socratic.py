@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC, Session
 from maieutic.v1.specification_pb2 import (
@@ -228,7 +229,12 @@ def context_with(found: Findings) -> AgentContext:
         messages=(),
         history=nothing_said,
         findings=found,
+        put_artifact=nothing_put,
     )
+
+
+async def nothing_put(path: str, text: str) -> Artifact:
+    raise AssertionError(path)
 
 
 async def nothing_said(page_token: str, page_size: int) -> tuple[Sequence[Message], str]:

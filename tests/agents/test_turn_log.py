@@ -5,7 +5,8 @@ from collections.abc import Callable
 from hypothesis import given, strategies as st
 
 from maieutic.session.v1.turn_work_service_pb2 import TurnEvents
-from maieutic.v1.turn_service_pb2 import TurnFrame
+from maieutic.v1.artifact_pb2 import Artifact
+from maieutic.v1.turn_service_pb2 import TurnFile, TurnFrame
 from services.agents.ports import Delta, Notice
 from services.agents.turn_log import REPEAT_FRAMES, TurnLog
 
@@ -86,6 +87,20 @@ def test_the_whole_text_goes_with_every_so_many_frames_and_again_after_a_new_cla
         if number == REPEAT_FRAMES // 2:
             made.resume(8)
     assert snapshots == 3
+
+
+def test_a_new_fence_sends_the_files_with_the_text_of_the_one_in_progress() -> None:
+    made = log()
+    made.go_on_after([TurnFile(path="a", index=1, artifact=Artifact(path="a"))])
+    for event in (TurnFile(path="b", index=2), Delta(text="x"), TurnFile(path="b", index=2)):
+        made.append(event)
+    made.append(Delta(text="y"))
+    kinds = [frame.WhichOneof("event") for frame in frozen(made).frames]
+    assert kinds == ["snapshot", "file", "delta", "file", "delta"]
+    made.resume(8)
+    (frame,) = frozen(made).frames
+    assert [file.path for file in frame.snapshot.files] == ["a", "b"]
+    assert frame.snapshot.text == "y"
 
 
 def test_text_that_is_told_again_follows_what_waits() -> None:

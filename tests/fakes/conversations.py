@@ -305,6 +305,7 @@ class FakeSessions(SessionServiceServicer):
 KINDS: Mapping[type[Any], turn_pb.TurnKind.ValueType] = {
     turn_pb.NextQuestionRequest: turn_pb.TURN_KIND_NEXT_QUESTION,
     turn_pb.AnalyzeRequest: turn_pb.TURN_KIND_SUPPORT,
+    turn_pb.GenerateCodeRequest: turn_pb.TURN_KIND_CODE,
 }
 
 REJECTING = frozenset({turn_pb.BUSY_POLICY_UNSPECIFIED, turn_pb.BUSY_POLICY_REJECT})
@@ -345,6 +346,14 @@ class FakeTurns(TurnServiceServicer):
         async for frame in self._sent(self._state.frames[turn.turn_id]):
             yield turn_pb.AnalyzeResponse(frame=frame)
 
+    async def GenerateCode(
+        self, request: turn_pb.GenerateCodeRequest, context: Context
+    ) -> AsyncIterator[turn_pb.GenerateCodeResponse]:
+        self._state.opened.append("GenerateCode")
+        turn = self._begun(request)
+        async for frame in self._sent(self._state.frames[turn.turn_id]):
+            yield turn_pb.GenerateCodeResponse(frame=frame)
+
     async def WatchTurn(
         self, request: turn_pb.WatchTurnRequest, context: Context
     ) -> AsyncIterator[turn_pb.WatchTurnResponse]:
@@ -371,13 +380,18 @@ class FakeTurns(TurnServiceServicer):
         request: turn_pb.StreamTurnRequest
         | turn_pb.BeginTurnRequest
         | turn_pb.NextQuestionRequest
-        | turn_pb.AnalyzeRequest,
+        | turn_pb.AnalyzeRequest
+        | turn_pb.GenerateCodeRequest,
     ) -> turn_pb.Turn:
-        state = self._state
-        text = "" if isinstance(request, turn_pb.NextQuestionRequest) else request.text
+        state, text, waits = self._state, "", True
+        if isinstance(request, turn_pb.GenerateCodeRequest):
+            text = request.instructions
+        elif not isinstance(request, turn_pb.NextQuestionRequest):
+            text = request.text
+        if not isinstance(request, turn_pb.GenerateCodeRequest | turn_pb.AnalyzeRequest):
+            waits = request.busy_policy not in REJECTING
         state.session(request.session_id)
         state.once(request, "turn", request.session_id)
-        waits = isinstance(request, turn_pb.AnalyzeRequest) or request.busy_policy not in REJECTING
         if text == "busy" and not waits:
             raise FailedPrecondition("another turn is running", reason="SESSION_BUSY")
         turn = turn_pb.Turn(

@@ -17,6 +17,7 @@ import grpc
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 from maieutic.session.v1 import turn_work_service_pb2 as pb
+from maieutic.session.v1.record_pb2 import FinishedStep
 from maieutic.session.v1.turn_work_service_pb2_grpc import (
     TurnWorkServiceServicer,
     add_TurnWorkServiceServicer_to_server,
@@ -86,6 +87,8 @@ class LiveStore:
     turns: dict[str, Turn] = field(default_factory=dict)
     window: list[Message] = field(default_factory=list)
     """Messages before the one to answer, for every turn."""
+    known: turn_pb.Findings = field(default_factory=turn_pb.Findings)
+    """Of every session."""
     files: dict[str, bytes] = field(default_factory=dict)
     """What was put, by artifact id."""
     document_ids: list[str] = field(default_factory=list)
@@ -114,6 +117,8 @@ class LiveStore:
     """Claims are decided, and answered once this is set."""
     batches_allowed: asyncio.Semaphore | None = None
     """Batches wait for this before they are looked at."""
+    away_for_artifacts: bool = False
+    """No file can be put."""
     unreadable: bool = False
     """No claim is good for reading messages."""
     refusing: ServiceError | None = None
@@ -194,8 +199,17 @@ class FakeTurnWork(TurnWorkServiceServicer):
             answer_bytes=self._store.answer_bytes,
             session=turn.job.session,
             window=[*self._store.window, *([turn.job.message] if turn.job.message.text else [])],
-            findings=turn.findings,
+            findings=self._known(turn),
             finished_steps=[step.step for step in turn.steps],
+            steps=[
+                FinishedStep(
+                    step=step.step,
+                    findings=step.findings,
+                    usage=step.usage,
+                    artifacts=step.artifacts,
+                )
+                for step in turn.steps
+            ],
         )
         claim.session.document_ids.extend(self._store.document_ids)
         claim.lease.FromMilliseconds(round(self._store.lease * 1000))
@@ -203,6 +217,11 @@ class FakeTurnWork(TurnWorkServiceServicer):
             round(time.time() * 1000) + turn.job.time_budget.ToMilliseconds()
         )
         return claim
+
+    def _known(self, turn: Turn) -> turn_pb.Findings:
+        known = turn.findings
+        known.MergeFrom(self._store.known)
+        return known
 
     async def RecordTurnEvents(
         self, request_iterator: AsyncIterator[pb.RecordTurnEventsRequest], context: Context
@@ -244,6 +263,8 @@ class FakeTurnWork(TurnWorkServiceServicer):
         self, request: pb.PutTurnArtifactRequest, context: Context
     ) -> pb.PutTurnArtifactResponse:
         store = self._enter("PutTurnArtifact")
+        if store.away_for_artifacts:
+            raise Unavailable("the archive is away")
         turn = store.turns.get(request.turn_id)
         if (status := store.verdict(request)) != pb.WRITE_STATUS_APPLIED or turn is None:
             return pb.PutTurnArtifactResponse(status=status)
@@ -287,7 +308,7 @@ class FakeTurnWork(TurnWorkServiceServicer):
             return pb.CompleteStepResponse(status=status)
         if request.step not in (step.step for step in turn.steps):
             turn.steps.append(request)
-        return pb.CompleteStepResponse(status=status, findings=turn.findings)
+        return pb.CompleteStepResponse(status=status, findings=self._known(turn))
 
     async def CompleteTurn(
         self, request: pb.CompleteTurnRequest, context: Context
@@ -313,6 +334,7 @@ class FakeTurnWork(TurnWorkServiceServicer):
             citations=request.citations,
             usage=[*(usage for step in turn.steps for usage in step.usage), *request.usage],
             findings=request.findings,
+            artifacts=[artifact for step in turn.steps for artifact in step.artifacts],
         )
         response = pb.CompleteTurnResponse(status=status, finished=store.end(turn, outcome))
         if store.holding_completes is not None:
@@ -335,6 +357,7 @@ class FakeTurnWork(TurnWorkServiceServicer):
             reason=request.reason,
             explanation=request.explanation,
             usage=[*(usage for step in turn.steps for usage in step.usage), *request.usage],
+            artifacts=[artifact for step in turn.steps for artifact in step.artifacts],
         )
         return pb.FailTurnResponse(status=status, finished=store.end(turn, outcome))
 

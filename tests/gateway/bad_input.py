@@ -36,7 +36,7 @@ METHODS: Mapping[str, MethodDescriptor] = {
 }
 STREAMING = frozenset(
     f"/maieutic.v1.TurnService/{name}"
-    for name in ("StreamTurn", "NextQuestion", "Analyze", "WatchTurn")
+    for name in ("StreamTurn", "NextQuestion", "Analyze", "GenerateCode", "WatchTurn")
 )
 REQUIRED = frozenset(
     {

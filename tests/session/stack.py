@@ -416,6 +416,13 @@ class User:
         with self.acting() as replica:
             return replica.turns.NextQuestion(request)
 
+    def generate_code(self, session_id: str, instructions: str = "", request_id: str = "") -> Any:
+        request = turns.GenerateCodeRequest(
+            session_id=session_id, request_id=request_id or uuid4().hex, instructions=instructions
+        )
+        with self.acting() as replica:
+            return replica.turns.GenerateCode(request)
+
     async def specifications(
         self, session_id: str, **fields: Any
     ) -> list[specification_pb2.Specification]:
@@ -596,9 +603,15 @@ class Held:
         return await self._replica.work.PutTurnArtifact(request)
 
     async def complete_step(
-        self, step: str, findings: turns.Findings, usage: Sequence[turns.Usage] = ()
+        self,
+        step: str,
+        findings: turns.Findings,
+        usage: Sequence[turns.Usage] = (),
+        artifacts: Sequence[Artifact] = (),
     ) -> work.CompleteStepResponse:
-        request = work.CompleteStepRequest(**self._hold, step=step, findings=findings, usage=usage)
+        request = work.CompleteStepRequest(
+            **self._hold, step=step, findings=findings, usage=usage, artifacts=artifacts
+        )
         response: work.CompleteStepResponse = await self._replica.work.CompleteStep(request)
         return response
 
@@ -741,8 +754,8 @@ async def session_stack(
         inner = memory or MemoryBus(maieutic_topology())
         await stack.enter_async_context(inner)
         jobs = Jobs()
-        for queue in ("turns.interactive.v1", "turns.analysis.v1", "turns.suspect.v1"):
-            await stack.enter_async_context(_in_background(jobs.collect(inner, queue)))
+        for lane in ("interactive", "analysis", "long", "suspect"):
+            await stack.enter_async_context(_in_background(jobs.collect(inner, f"turns.{lane}.v1")))
         options = FastSettings(redis_url=url, archive_address=running.address, **settings)
         found = [
             await stack.enter_async_context(_replica(options, bus or inner))

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from hypothesis import given, strategies as st
 
+from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.turn_service_pb2 import (
     TurnDelta,
+    TurnFile,
     TurnFrame,
     TurnNotice,
     TurnOutcome,
@@ -19,7 +21,6 @@ from services.session.frames import (
     follows,
     gap,
     merged,
-    text_of,
     unbroken,
 )
 from services.session.model import TERMINAL_SEQ, EventId
@@ -104,6 +105,37 @@ def test_deltas_that_wait_become_one_and_nothing_else_does() -> None:
     assert [frame.delta.text for _, frame in found] == ["", "ab", "", "cd", ""]
 
 
+def begins(index: int) -> TurnFrame:
+    return TurnFrame(file=TurnFile(path=f"{index}.py", index=index))
+
+
+def finished(index: int) -> TurnFrame:
+    done = TurnFile(path=f"{index}.py", index=index, artifact=Artifact(artifact_id=str(index)))
+    return TurnFrame(file=done)
+
+
+def test_deltas_of_two_files_are_not_merged() -> None:
+    log = log_of(5, begins(1), delta("a"), delta("b"), finished(1), begins(2), delta("c"))
+    assert [frame.delta.text for _, frame in merged(log)] == ["", "ab", "", "", "c"]
+
+
+def test_text_belongs_to_the_file_in_progress_and_an_attempt_voids_that_file_alone() -> None:
+    story = Story()
+    story.read([started(5), *log_of(5, begins(1), delta("a"), finished(1), begins(2), delta("b"))])
+    assert ([file.index for file in story.files], story.text) == ([1, 2], "b")
+    story.read([started(6, 2)])
+    assert ([file.index for file in story.files], story.text) == ([1], "")
+    story.read(log_of(6, begins(2), delta("c"), begins(2)))
+    assert ([file.index for file in story.files], story.text) == ([1, 2], "")
+
+
+def test_a_hole_is_told_with_the_files_that_are_there() -> None:
+    files = [finished(1).file, begins(2).file]
+    again = TurnFrame(snapshot=TurnSnapshot(text="b", files=files))
+    ((_, frame),) = told(EventId(5, 1), log_of(5, again, delta("c"), first=900))
+    assert (list(frame.gap.files), frame.gap.text) == (files, "bc")
+
+
 def test_no_merged_delta_grows_without_bound() -> None:
     long = "x" * (MERGED_CHARACTERS // 2)
     found = merged(log_of(5, *(delta(long) for _ in range(10))))
@@ -111,17 +143,22 @@ def test_no_merged_delta_grows_without_bound() -> None:
 
 
 def written(pieces: Sequence[str]) -> list[Entry]:
-    """Return the log of a turn: "!" begins an attempt, "=" tells the text so far, "." is said."""
-    entries, fence, said = [started(1)], 1, ""
+    """Return the log of a turn.
+
+    "!" begins an attempt, "=" tells what there is so far, "." is said, "(" begins a file, ")"
+    finishes it.
+    """
+    entries, fence, story = [started(1)], 1, Story()
     for number, piece in enumerate(pieces):
         if piece == "!":
-            fence, said = fence + 1, ""
+            fence += 1
             entries.append(started(fence, fence))
-            continue
-        frame = TurnFrame(snapshot=TurnSnapshot(text=said))
-        if piece == ".":
-            said += f"{number} "
-            frame = delta(f"{number} ")
+            story.take(entries[-1][1])
+        done = sum(file.HasField("artifact") for file in story.files)
+        said = {".": delta(f"{number} "), "(": begins(done + 1), ")": finished(done + 1)}
+        whole = TurnFrame(snapshot=TurnSnapshot(text=story.text, files=story.files))
+        frame = said.get(piece, whole)
+        story.take(frame)
         entries.append((EventId(fence, entries[-1][0].seq + 1), frame))
     return entries
 
@@ -138,7 +175,7 @@ def read(log: Sequence[Entry], after: EventId | None, story: Story) -> None:
 
 
 @given(
-    st.lists(st.sampled_from("....=!"), max_size=40),
+    st.lists(st.sampled_from("....=!()"), max_size=40),
     st.integers(0, 40),
     st.integers(0, 40),
     st.integers(0, 6),
@@ -156,5 +193,11 @@ def test_a_reader_has_the_text_or_knows_that_it_has_not(
         story.take(frame)
     left = [entry for entry in whole if entry[0] not in lost]
     read(left, seen[-1][0] if seen else None, story)
-    unread = any(at in lost for at, _ in whole[-1:])
-    assert story.incomplete or unread or story.text == text_of(frame for _, frame in whole)
+    unread, told_whole = any(at in lost for at, _ in whole[-1:]), Story()
+    for _, frame in whole:
+        told_whole.take(frame)
+    assert story.incomplete or unread or shown(story) == shown(told_whole)
+
+
+def shown(story: Story) -> tuple[str, list[TurnFile]]:
+    return story.text, story.files

@@ -41,7 +41,7 @@ METHODS: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Every call that changes something, with its request; `GetOrCreateSession` has no request id."""
-STREAMS = frozenset({"StreamTurn", "NextQuestion", "Analyze"})
+STREAMS = frozenset({"StreamTurn", "NextQuestion", "Analyze", "GenerateCode"})
 OF_ONE_SESSION = frozenset(METHODS) - {"CreateSession", "BranchSession", "BeginTurn"} - STREAMS
 """Their ids are of one session. What the others make has its own id, made of the request's."""
 SCOPE = frozenset({"request_id", "session_id"})
@@ -108,6 +108,7 @@ async def place(shared: Stack) -> Place:
         "expected_revision": (0, 1),
         "text": ("Really?", "Truly?"),
         "collection": ("brand-x", "brand-y"),
+        "instructions": ("In Python.", "In Rust."),
         "busy_policy": (turns.BUSY_POLICY_ENQUEUE, turns.BUSY_POLICY_INTERRUPT),
         "time_budget": ({"seconds": 60}, {"seconds": 61}),
         "agent": ("reviewer", "direct"),

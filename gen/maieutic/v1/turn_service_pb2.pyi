@@ -87,6 +87,8 @@ class _TurnKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnKind.Val
     """Beside a Socratic turn: specifications and conflicts in what was said.
     Ends with that turn if it is cancelled or rolled back.
     """
+    TURN_KIND_CODE: _TurnKind.ValueType  # 4
+    """An agent writes files; see GenerateCode."""
     TURN_KIND_SUPPORT: _TurnKind.ValueType  # 6
     """How documents support an answer; its text is that answer."""
 
@@ -106,6 +108,8 @@ TURN_KIND_ANALYSIS: TurnKind.ValueType  # 3
 """Beside a Socratic turn: specifications and conflicts in what was said.
 Ends with that turn if it is cancelled or rolled back.
 """
+TURN_KIND_CODE: TurnKind.ValueType  # 4
+"""An agent writes files; see GenerateCode."""
 TURN_KIND_SUPPORT: TurnKind.ValueType  # 6
 """How documents support an answer; its text is that answer."""
 Global___TurnKind: _TypeAlias = TurnKind  # noqa: Y015
@@ -261,7 +265,10 @@ class TurnOutcome(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     state: Global___TurnState.ValueType
     text: _builtins.str
-    """The whole answer, or what there was of it when the turn was stopped."""
+    """The whole answer, or what there was of it when the turn was stopped. Of a
+    code turn: which files there are, what was assumed and what is open; empty
+    if it did not come to its end.
+    """
     reason: _builtins.str
     """UPPER_SNAKE code for programs, empty when completed."""
     explanation: _builtins.str
@@ -320,6 +327,7 @@ class Findings(_message.Message):
     CONFLICTS_FIELD_NUMBER: _builtins.int
     QUESTIONS_FIELD_NUMBER: _builtins.int
     SUPPORT_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def specifications(self) -> _containers.RepeatedCompositeFieldContainer[_specification_pb2.Specification]: ...
     @_builtins.property
@@ -330,6 +338,12 @@ class Findings(_message.Message):
     def support(self) -> _support_pb2.SupportReport:
         """Of a SUPPORT turn's outcome. Sessions do not keep it."""
 
+    @_builtins.property
+    def manifest(self) -> Global___CodeManifest:
+        """What a code turn has decided to write. Found in the outcome of that turn
+        alone.
+        """
+
     def __init__(
         self,
         *,
@@ -337,14 +351,75 @@ class Findings(_message.Message):
         conflicts: _abc.Iterable[_specification_pb2.Conflict] | None = ...,
         questions: _abc.Iterable[_specification_pb2.Question] | None = ...,
         support: _support_pb2.SupportReport | None = ...,
+        manifest: Global___CodeManifest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["support", b"support"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "support", b"support"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "questions", b"questions", "specifications", b"specifications", "support", b"support"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "manifest", b"manifest", "questions", b"questions", "specifications", b"specifications", "support", b"support"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Findings: _TypeAlias = Findings  # noqa: Y015
+
+@_typing.final
+class CodeManifest(_message.Message):
+    """The files that a code turn writes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    ASSUMPTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ManifestFile]:
+        """In the order in which they are written."""
+
+    @_builtins.property
+    def assumptions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the agent took for granted where nothing was settled. Open conflicts of
+        high severity are always among it.
+        """
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___ManifestFile] | None = ...,
+        assumptions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumptions", b"assumptions", "files", b"files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CodeManifest: _TypeAlias = CodeManifest  # noqa: Y015
+
+@_typing.final
+class ManifestFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    INTERFACE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """As in Artifact."""
+    purpose: _builtins.str
+    """What the file is for."""
+    interface: _builtins.str
+    """What other files may rely on in it, such as names and signatures."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        interface: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interface", b"interface", "path", b"path", "purpose", b"purpose"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManifestFile: _TypeAlias = ManifestFile  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
@@ -431,6 +506,7 @@ class TurnFrame(_message.Message):
     NOTICE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Where to resume after this frame. Opaque."""
     turn_id: _builtins.str
@@ -450,6 +526,10 @@ class TurnFrame(_message.Message):
 
     @_builtins.property
     def gap(self) -> Global___TurnGap: ...
+    @_builtins.property
+    def file(self) -> Global___TurnFile:
+        """Of code turns."""
+
     def __init__(
         self,
         *,
@@ -462,12 +542,13 @@ class TurnFrame(_message.Message):
         notice: Global___TurnNotice | None = ...,
         outcome: Global___TurnOutcome | None = ...,
         gap: Global___TurnGap | None = ...,
+        file: Global___TurnFile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delta", b"delta", "event", b"event", "gap", b"gap", "notice", b"notice", "outcome", b"outcome", "snapshot", b"snapshot", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delta", b"delta", "event", b"event", "file", b"file", "gap", b"gap", "notice", b"notice", "outcome", b"outcome", "snapshot", b"snapshot", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cursor", b"cursor", "delta", b"delta", "event", b"event", "gap", b"gap", "notice", b"notice", "outcome", b"outcome", "snapshot", b"snapshot", "started", b"started", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cursor", b"cursor", "delta", b"delta", "event", b"event", "file", b"file", "gap", b"gap", "notice", b"notice", "outcome", b"outcome", "snapshot", b"snapshot", "started", b"started", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "delta", "snapshot", "notice", "outcome", "gap"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "delta", "snapshot", "notice", "outcome", "gap", "file"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -495,7 +576,9 @@ Global___TurnAccepted: _TypeAlias = TurnAccepted  # noqa: Y015
 
 @_typing.final
 class TurnStarted(_message.Message):
-    """An attempt begins: text shown of an earlier attempt is void."""
+    """An attempt begins: text shown of an earlier attempt is void. Of a code turn
+    that is the file in progress; finished files stay.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -516,7 +599,7 @@ Global___TurnStarted: _TypeAlias = TurnStarted  # noqa: Y015
 
 @_typing.final
 class TurnDelta(_message.Message):
-    """Text to append."""
+    """Text to append; in a code turn to the file in progress."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -542,19 +625,65 @@ class TurnSnapshot(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___TurnFile]:
+        """Of a code turn: the files so far, in their order; replaces all that was
+        sent before. If the last one is not finished, the text is that file's.
+        """
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
+        files: _abc.Iterable[Global___TurnFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnSnapshot: _TypeAlias = TurnSnapshot  # noqa: Y015
+
+@_typing.final
+class TurnFile(_message.Message):
+    """A file of a code turn begins, or is finished. From its beginning to its end
+    deltas are its text. A file in progress that begins again, or is not there
+    any more when an attempt begins, is void.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    index: _builtins.int
+    """Its place in the manifest, from 1."""
+    total: _builtins.int
+    """How many files the manifest has."""
+    @_builtins.property
+    def artifact(self) -> _artifact_pb2.Artifact:
+        """Set if the file is finished: as it is stored. Unset: it begins."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        index: _builtins.int = ...,
+        total: _builtins.int = ...,
+        artifact: _artifact_pb2.Artifact | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "index", b"index", "path", b"path", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnFile: _TypeAlias = TurnFile  # noqa: Y015
 
 @_typing.final
 class TurnGap(_message.Message):
@@ -568,6 +697,7 @@ class TurnGap(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     TEXT_INCOMPLETE_FIELD_NUMBER: _builtins.int
     MISSING_FRAMES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text so far; replaces all that was sent before."""
     attempt: _builtins.int
@@ -578,6 +708,10 @@ class TurnGap(_message.Message):
     """
     missing_frames: _builtins.int
     """How many frames are gone at least."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___TurnFile]:
+        """As in TurnSnapshot."""
+
     def __init__(
         self,
         *,
@@ -585,10 +719,11 @@ class TurnGap(_message.Message):
         attempt: _builtins.int = ...,
         text_incomplete: _builtins.bool = ...,
         missing_frames: _builtins.int = ...,
+        files: _abc.Iterable[Global___TurnFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "missing_frames", b"missing_frames", "text", b"text", "text_incomplete", b"text_incomplete"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "files", b"files", "missing_frames", b"missing_frames", "text", b"text", "text_incomplete", b"text_incomplete"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -897,6 +1032,70 @@ class AnalyzeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AnalyzeResponse: _TypeAlias = AnalyzeResponse  # noqa: Y015
+
+@_typing.final
+class GenerateCodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    TIME_BUDGET_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    request_id: _builtins.str
+    instructions: _builtins.str
+    """What is wanted besides what the specifications say. May be empty. In
+    characters.
+    """
+    @_builtins.property
+    def time_budget(self) -> _duration_pb2.Duration:
+        """How long the turn may run once a worker has it. Unset means the default of
+        its lane: 60 minutes, unless the installation has another.
+        """
+
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """What the turn may consume, over all of its attempts; unset: as much as it
+        needs.
+        """
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        instructions: _builtins.str = ...,
+        time_budget: _duration_pb2.Duration | None = ...,
+        budget: _budget_pb2.Budget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "time_budget", b"time_budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "instructions", b"instructions", "request_id", b"request_id", "session_id", b"session_id", "time_budget", b"time_budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateCodeRequest: _TypeAlias = GenerateCodeRequest  # noqa: Y015
+
+@_typing.final
+class GenerateCodeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frame(self) -> Global___TurnFrame: ...
+    def __init__(
+        self,
+        *,
+        frame: Global___TurnFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateCodeResponse: _TypeAlias = GenerateCodeResponse  # noqa: Y015
 
 @_typing.final
 class WatchTurnRequest(_message.Message):

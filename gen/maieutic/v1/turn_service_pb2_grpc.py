@@ -59,6 +59,11 @@ class TurnServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_turn__service__pb2.AnalyzeRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_turn__service__pb2.AnalyzeResponse.FromString,
                 _registered_method=True)
+        self.GenerateCode = channel.unary_stream(
+                '/maieutic.v1.TurnService/GenerateCode',
+                request_serializer=maieutic_dot_v1_dot_turn__service__pb2.GenerateCodeRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_turn__service__pb2.GenerateCodeResponse.FromString,
+                _registered_method=True)
         self.WatchTurn = channel.unary_stream(
                 '/maieutic.v1.TurnService/WatchTurn',
                 request_serializer=maieutic_dot_v1_dot_turn__service__pb2.WatchTurnRequest.SerializeToString,
@@ -120,6 +125,22 @@ class TurnServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GenerateCode(self, request, context):
+        """GenerateCode begins a turn in which an agent writes files from the
+        specifications of the session that hold, and from what the request asks
+        for besides, and streams it. Same rules as StreamTurn, but for its place:
+        it runs beside the conversation, and never waits.
+
+        The agent first decides on the files, then writes one after the other. A
+        file that a frame has told as finished is stored and is not written again,
+        whatever becomes of the turn: its outcome names it among the artifacts,
+        also if the turn is cancelled or fails. Where nothing is known and nothing
+        asked for, the turn fails with the reason NO_SPECIFICATIONS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTurn(self, request, context):
         """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
         is malformed or of another turn is INVALID_ARGUMENT, never "from the
@@ -168,6 +189,11 @@ def add_TurnServiceServicer_to_server(servicer, server):
                     servicer.Analyze,
                     request_deserializer=maieutic_dot_v1_dot_turn__service__pb2.AnalyzeRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_turn__service__pb2.AnalyzeResponse.SerializeToString,
+            ),
+            'GenerateCode': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateCode,
+                    request_deserializer=maieutic_dot_v1_dot_turn__service__pb2.GenerateCodeRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_turn__service__pb2.GenerateCodeResponse.SerializeToString,
             ),
             'WatchTurn': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTurn,
@@ -298,6 +324,33 @@ class TurnService(object):
             '/maieutic.v1.TurnService/Analyze',
             maieutic_dot_v1_dot_turn__service__pb2.AnalyzeRequest.SerializeToString,
             maieutic_dot_v1_dot_turn__service__pb2.AnalyzeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/maieutic.v1.TurnService/GenerateCode',
+            maieutic_dot_v1_dot_turn__service__pb2.GenerateCodeRequest.SerializeToString,
+            maieutic_dot_v1_dot_turn__service__pb2.GenerateCodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

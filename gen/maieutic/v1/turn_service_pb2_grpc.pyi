@@ -57,6 +57,18 @@ class TurnServiceStub:
     the conversation and what agents know of it stay as they are. Same rules as
     StreamTurn, but for the busy policy: it neither waits nor keeps waiting.
     """
+    GenerateCode: _grpc.UnaryStreamMultiCallable[_turn_service_pb2.GenerateCodeRequest, _turn_service_pb2.GenerateCodeResponse]
+    """GenerateCode begins a turn in which an agent writes files from the
+    specifications of the session that hold, and from what the request asks
+    for besides, and streams it. Same rules as StreamTurn, but for its place:
+    it runs beside the conversation, and never waits.
+
+    The agent first decides on the files, then writes one after the other. A
+    file that a frame has told as finished is stored and is not written again,
+    whatever becomes of the turn: its outcome names it among the artifacts,
+    also if the turn is cancelled or fails. Where nothing is known and nothing
+    asked for, the turn fails with the reason NO_SPECIFICATIONS.
+    """
     WatchTurn: _grpc.UnaryStreamMultiCallable[_turn_service_pb2.WatchTurnRequest, _turn_service_pb2.WatchTurnResponse]
     """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
     is malformed or of another turn is INVALID_ARGUMENT, never "from the
@@ -99,6 +111,18 @@ class TurnServiceAsyncStub(TurnServiceStub):
     support an answer, and streams it. Its outcome's findings have the report;
     the conversation and what agents know of it stay as they are. Same rules as
     StreamTurn, but for the busy policy: it neither waits nor keeps waiting.
+    """
+    GenerateCode: _aio.UnaryStreamMultiCallable[_turn_service_pb2.GenerateCodeRequest, _turn_service_pb2.GenerateCodeResponse]  # type: ignore[assignment]
+    """GenerateCode begins a turn in which an agent writes files from the
+    specifications of the session that hold, and from what the request asks
+    for besides, and streams it. Same rules as StreamTurn, but for its place:
+    it runs beside the conversation, and never waits.
+
+    The agent first decides on the files, then writes one after the other. A
+    file that a frame has told as finished is stored and is not written again,
+    whatever becomes of the turn: its outcome names it among the artifacts,
+    also if the turn is cancelled or fails. Where nothing is known and nothing
+    asked for, the turn fails with the reason NO_SPECIFICATIONS.
     """
     WatchTurn: _aio.UnaryStreamMultiCallable[_turn_service_pb2.WatchTurnRequest, _turn_service_pb2.WatchTurnResponse]  # type: ignore[assignment]
     """WatchTurn streams a turn from a cursor on, at any replica. A cursor that
@@ -163,6 +187,24 @@ class TurnServiceServicer(metaclass=_abc_1.ABCMeta):
         support an answer, and streams it. Its outcome's findings have the report;
         the conversation and what agents know of it stay as they are. Same rules as
         StreamTurn, but for the busy policy: it neither waits nor keeps waiting.
+        """
+
+    @_abc_1.abstractmethod
+    def GenerateCode(
+        self,
+        request: _turn_service_pb2.GenerateCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_turn_service_pb2.GenerateCodeResponse], _abc.AsyncIterator[_turn_service_pb2.GenerateCodeResponse]]:
+        """GenerateCode begins a turn in which an agent writes files from the
+        specifications of the session that hold, and from what the request asks
+        for besides, and streams it. Same rules as StreamTurn, but for its place:
+        it runs beside the conversation, and never waits.
+
+        The agent first decides on the files, then writes one after the other. A
+        file that a frame has told as finished is stored and is not written again,
+        whatever becomes of the turn: its outcome names it among the artifacts,
+        also if the turn is cancelled or fails. Where nothing is known and nothing
+        asked for, the turn fails with the reason NO_SPECIFICATIONS.
         """
 
     @_abc_1.abstractmethod

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from services.agents.adapters.offline_code import file_text
 from services.agents.adapters.offline_forms import filled_form, next_question
 from services.agents.adapters.offline_words import sentences, shortened, terms
 from services.agents.errors import ModelRejected
@@ -82,6 +83,8 @@ def answer(request: ModelRequest) -> str:
     """Return the whole answer; the same for the same request."""
     if (form := filled_form(request)) is not None:
         return form
+    if request.step == "code_file":
+        return file_text(request)
     if request.step == "socratic":
         return next_question(request)
     question = request.messages[-1].text

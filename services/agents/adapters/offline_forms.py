@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from services.agents.adapters import offline_support
+from services.agents.adapters.offline_code import plan_of_files
+from services.agents.adapters.offline_sections import listed
 from services.agents.ports import ModelRequest
 
 MOST_SPECIFICATIONS = 20
@@ -79,33 +81,28 @@ def filled_form(request: ModelRequest) -> str | None:
         "conflict": _conflicts,
         "citation_claims": offline_support.claims,
         "citation_verdicts": offline_support.verdicts,
+        "code_plan": plan_of_files,
     }.get(request.step)
     return None if fill is None else json.dumps(fill(request), ensure_ascii=False)
 
 
 def next_question(request: ModelRequest) -> str:
     """Return a question: about an open conflict, else about what was not talked about."""
-    for conflict in _section(request, "conflicts"):
+    for conflict in listed(request, "conflicts"):
         return (
             f"{OFFLINE} You said “{conflict['first']}” and “{conflict['second']}”. "
             "Which of the two holds?"
         )
-    settled = {one["category"] for one in _section(request, "specifications")}
-    asked = "\n".join(_section(request, "asked"))
+    settled = {one["category"] for one in listed(request, "specifications")}
+    asked = "\n".join(listed(request, "asked"))
     for topic, (_, question) in TOPICS.items():
         if topic not in settled and question not in asked:
             return f"{OFFLINE} {question}"
     return f"{OFFLINE} {LAST_QUESTION}"
 
 
-def _section(request: ModelRequest, name: str) -> list[Any]:
-    texts = (section.text for section in request.sections if section.name == name)
-    found: list[Any] = json.loads(next(texts, "[]"))
-    return found
-
-
 def _specifications(request: ModelRequest) -> dict[str, Any]:
-    known = {_same(one["value"]) for one in _section(request, "specifications")}
+    known = {_same(one["value"]) for one in listed(request, "specifications")}
     said = (part.strip() for part in _SENTENCE_END.split(request.messages[-1].text))
     settled = [part for part in said if _SETTLES.search(part) and not part.endswith("?")]
     found = [
@@ -138,7 +135,7 @@ def _conflicts(request: ModelRequest) -> dict[str, Any]:
             "explanation": f"Both are about {first['key']}, and they differ in {difference}.",
             "suggestion": "Say which of the two holds, or what holds instead.",
         }
-        for first, second in combinations(_section(request, "specifications"), 2)
+        for first, second in combinations(listed(request, "specifications"), 2)
         if (first["category"], first["key"]) == (second["category"], second["key"])
         and (difference := _difference(first["value"], second["value"]))
     ]

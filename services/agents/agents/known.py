@@ -1,43 +1,58 @@
 """What a session knows, as sections that go before the question."""
 
+from collections.abc import Sequence
+
+from maieutic.v1.specification_pb2 import Conflict, ConflictSeverity, Specification
+from maieutic.v1.turn_service_pb2 import Findings
 from services.agents.agents.asking import as_data
 from services.agents.ports import AgentContext, ModelSection
 
 LAST_QUESTIONS = 20
 
 
+def standing(findings: Findings) -> Sequence[Specification]:
+    """Return what the user has settled and has not given up."""
+    return [one for one in findings.specifications if not one.withdrawn]
+
+
+def open_conflicts(findings: Findings) -> Sequence[Conflict]:
+    """Return what the user has still to decide."""
+    holding = {one.specification_id for one in standing(findings)}
+    return [
+        one
+        for one in findings.conflicts
+        if not one.HasField("resolution")
+        and {one.first.specification_id, one.second.specification_id} <= holding
+    ]
+
+
 def specifications(context: AgentContext) -> ModelSection:
     """Return what the user has settled."""
-    standing = [
+    settled = [
         {
             "id": one.specification_id,
             "category": one.category,
             "key": one.key,
             "value": one.value,
         }
-        for one in context.findings.specifications
-        if not one.withdrawn
+        for one in standing(context.findings)
     ]
-    return ModelSection(name="specifications", text=as_data(standing))
+    return ModelSection(name="specifications", text=as_data(settled))
 
 
 def conflicts(context: AgentContext) -> ModelSection:
     """Return what the user has still to decide."""
-    standing = {
-        one.specification_id for one in context.findings.specifications if not one.withdrawn
-    }
-    open_ones = [
+    undecided = [
         {
             "first": one.first.value,
             "second": one.second.value,
+            "severity": ConflictSeverity.Name(one.severity).rpartition("_")[2].lower(),
             "explanation": one.explanation,
             "suggestion": one.suggestion,
         }
-        for one in context.findings.conflicts
-        if not one.HasField("resolution")
-        and {one.first.specification_id, one.second.specification_id} <= standing
+        for one in open_conflicts(context.findings)
     ]
-    return ModelSection(name="conflicts", text=as_data(open_ones))
+    return ModelSection(name="conflicts", text=as_data(undecided))
 
 
 def asked(context: AgentContext) -> ModelSection:

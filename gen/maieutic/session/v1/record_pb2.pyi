@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maieutic.bus.v1 import bus_pb2 as _bus_pb2
+from maieutic.v1 import artifact_pb2 as _artifact_pb2
 from maieutic.v1 import session_service_pb2 as _session_service_pb2
 from maieutic.v1 import turn_service_pb2 as _turn_service_pb2
 import builtins as _builtins
@@ -319,13 +320,21 @@ class FinishedStep(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     fence: _builtins.int
     """Under which it was committed."""
+    attempt: _builtins.int
+    """In which it was committed."""
     @_builtins.property
     def findings(self) -> _turn_service_pb2.Findings: ...
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]: ...
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
+        """The files that it has made."""
+
     def __init__(
         self,
         *,
@@ -333,10 +342,12 @@ class FinishedStep(_message.Message):
         findings: _turn_service_pb2.Findings | None = ...,
         usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
         fence: _builtins.int = ...,
+        artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "findings", b"findings", "step", b"step", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "fence", b"fence", "findings", b"findings", "step", b"step", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maieutic.bus.v1 import bus_pb2 as _bus_pb2
+from maieutic.session.v1 import record_pb2 as _record_pb2
 from maieutic.v1 import artifact_pb2 as _artifact_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import session_service_pb2 as _session_service_pb2
@@ -135,6 +136,7 @@ class TurnClaim(_message.Message):
     ANSWER_BYTES_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     FINISHED_STEPS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     BUDGETED_FIELD_NUMBER: _builtins.int
     fence: _builtins.int
     attempt: _builtins.int
@@ -172,6 +174,12 @@ class TurnClaim(_message.Message):
     def finished_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of the routing slip: an earlier attempt has finished them."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.FinishedStep]:
+        """The same steps with all that they have made; empty from a service of the
+        version before. A worker that has to claim again commits them again.
+        """
+
     def __init__(
         self,
         *,
@@ -186,11 +194,12 @@ class TurnClaim(_message.Message):
         answer_bytes: _builtins.int = ...,
         findings: _turn_service_pb2.Findings | None = ...,
         finished_steps: _abc.Iterable[_builtins.str] | None = ...,
+        steps: _abc.Iterable[_record_pb2.FinishedStep] | None = ...,
         budgeted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "findings", b"findings", "lease", b"lease", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "attempt", b"attempt", "budgeted", b"budgeted", "deadline", b"deadline", "earlier_traceparents", b"earlier_traceparents", "fence", b"fence", "findings", b"findings", "finished_steps", b"finished_steps", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "attempt", b"attempt", "budgeted", b"budgeted", "deadline", b"deadline", "earlier_traceparents", b"earlier_traceparents", "fence", b"fence", "findings", b"findings", "finished_steps", b"finished_steps", "lease", b"lease", "max_attempts", b"max_attempts", "session", b"session", "steps", b"steps", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -475,6 +484,7 @@ class CompleteStepRequest(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
@@ -487,6 +497,10 @@ class CompleteStepRequest(_message.Message):
 
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Usage]: ...
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
+        """The files that it has put."""
+
     def __init__(
         self,
         *,
@@ -496,10 +510,11 @@ class CompleteStepRequest(_message.Message):
         step: _builtins.str = ...,
         findings: _turn_service_pb2.Findings | None = ...,
         usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
+        artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "step", b"step", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "step", b"step", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
