@@ -9,10 +9,13 @@ from anthropic import APIConnectionError, APIError, APIStatusError, APITimeoutEr
 
 from services.agents.errors import ModelError, ModelOverloaded, ModelRejected, ModelUnavailable
 
-FOREIGN = (APIError, httpx2.HTTPError, httpx2.StreamError, TimeoutError, ValueError, AttributeError)
+FOREIGN = (
+    *(APIError, httpx2.HTTPError, httpx2.StreamError, TimeoutError),
+    *(ValueError, KeyError, TypeError, AttributeError),
+)
 """What opening and reading a stream raises. The SDK translates only what happens until a stream
 begins: after that a lost connection is httpx2's, data that is no JSON a ValueError, and an event
-without one of its fields an AttributeError."""
+without its fields one of the others."""
 
 EXPLANATION_CHARACTERS = 300
 

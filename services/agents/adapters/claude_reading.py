@@ -5,15 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from anthropic.types import (
-    MessageDeltaUsage,
-    RawContentBlockDeltaEvent,
-    RawContentBlockStartEvent,
-    RawMessageStreamEvent,
-    RefusalStopDetails,
-    Usage,
-)
-
 from services.agents.errors import ModelRefused, ModelRejected, ModelUnavailable
 from services.agents.ports import ModelUsage, ModelWait, TextDelta, ToolCall
 
@@ -67,43 +58,43 @@ class Reading:
     cached_tokens: int = 0
     output_tokens: int = 0
     stop_reason: str = ""
-    refusal: RefusalStopDetails | None = field(default=None, repr=False)
+    refusal: str = field(default="", repr=False)
+    """Why the model declines, in its own words."""
     said: bool = False
     """Whether a word of the answer has come, or a piece of a tool's input."""
     complete: bool = False
     _blocks: dict[int, _Block] = field(default_factory=dict, repr=False)
 
-    def take(self, event: RawMessageStreamEvent) -> Sequence[TextDelta | ModelUsage]:
-        """Note the event, and return what it brings: text, or what is consumed by now."""
-        before = self.consumed()
-        if text := self._note(event):
-            return (TextDelta(text=text),)
-        consumed = self.consumed()
-        return (consumed,) if consumed != before else ()
+    def take(self, event: Mapping[str, Any]) -> Sequence[TextDelta | ModelUsage]:
+        """Note the event, and return what it brings: text, or what is consumed by now.
 
-    def _note(self, event: RawMessageStreamEvent) -> str:
-        text = ""
-        if event.type == "message_start":
-            self.model = event.message.model
-            self._count(event.message.usage)
-        elif event.type == "content_block_start":
-            text = self._open(event)
-        elif event.type == "content_block_delta":
-            text = self._append(event)
-        elif event.type == "message_delta":
-            self._count(event.usage)
-            self.stop_reason = event.delta.stop_reason or ""
-            self.refusal = event.delta.stop_details
-        elif event.type == "message_stop":
-            self.complete = True
+        Raises KeyError, TypeError and AttributeError for an event without its fields.
+        """
+        match event["type"]:
+            case "content_block_delta":
+                return self._spoken(self._append(event))
+            case "content_block_start":
+                return self._spoken(self._open(event))
+            case "message_start":
+                self.model = event["message"]["model"]
+                return self._count(event["message"]["usage"])
+            case "message_delta":
+                delta = event["delta"]
+                self.stop_reason = delta.get("stop_reason") or ""
+                self.refusal = (delta.get("stop_details") or {}).get("explanation") or ""
+                return self._count(event["usage"])
+            case "message_stop":
+                self.complete = True
+        return ()
+
+    def _spoken(self, text: str) -> Sequence[TextDelta]:
         self.said = self.said or bool(text)
-        return text
+        return (TextDelta(text=text),) if text else ()
 
     def ending(self) -> Sequence[ModelWait | ModelUsage]:
         """Return the last events of the call; raises ModelError if there is no whole answer."""
         if self.stop_reason == "refusal":
-            said = self.refusal.explanation if self.refusal else None
-            raise ModelRefused(said or "Claude declined to answer this.")
+            raise ModelRefused(self.refusal or "Claude declined to answer this.")
         if not self.complete or not self.stop_reason:
             raise ModelUnavailable("The answer of Claude broke off.")
         if self.stop_reason == "tool_use" and (calls := self._calls()):
@@ -114,18 +105,20 @@ class Reading:
             raise self._silence()
         return (self.consumed(),)
 
-    def _open(self, event: RawContentBlockStartEvent) -> str:
-        block = event.content_block
-        self._blocks[event.index] = _Block(opened=block.to_dict(mode="json"))
-        self.said = self.said or block.type == "tool_use"
-        return block.text if block.type == "text" else ""
+    def _open(self, event: Mapping[str, Any]) -> str:
+        block = event["content_block"]
+        self._blocks[event["index"]] = _Block(opened=block)
+        self.said = self.said or block["type"] == "tool_use"
+        return str(block["text"]) if block["type"] == "text" else ""
 
-    def _append(self, event: RawContentBlockDeltaEvent) -> str:
-        delta = event.delta
-        block, name = self._blocks.get(event.index), _PIECES.get(delta.type)
-        if block is not None and name is not None:
-            block.pieces.setdefault(name, []).append(getattr(delta, name))
-        return delta.text if delta.type == "text_delta" else ""
+    def _append(self, event: Mapping[str, Any]) -> str:
+        delta = event["delta"]
+        block, name = self._blocks.get(event["index"]), _PIECES.get(delta["type"])
+        if block is None or name is None:
+            return ""
+        piece = str(delta[name])
+        block.pieces.setdefault(name, []).append(piece)
+        return piece if name == "text" else ""
 
     def _calls(self) -> tuple[ToolCall, ...]:
         return tuple(
@@ -160,9 +153,12 @@ class Reading:
             return ModelRejected("The conversation fills what Claude can read: ask in a new one.")
         return ModelUnavailable("Claude ended its answer before it said a word.")
 
-    def _count(self, usage: Usage | MessageDeltaUsage) -> None:
+    def _count(self, usage: Mapping[str, Any]) -> Sequence[ModelUsage]:
         """Take the counts, which are totals; what an event leaves out stays."""
-        self.fresh_tokens = usage.input_tokens or self.fresh_tokens
-        self.written_tokens = usage.cache_creation_input_tokens or self.written_tokens
-        self.cached_tokens = usage.cache_read_input_tokens or self.cached_tokens
-        self.output_tokens = usage.output_tokens or self.output_tokens
+        before = self.consumed()
+        self.fresh_tokens = usage.get("input_tokens") or self.fresh_tokens
+        self.written_tokens = usage.get("cache_creation_input_tokens") or self.written_tokens
+        self.cached_tokens = usage.get("cache_read_input_tokens") or self.cached_tokens
+        self.output_tokens = usage.get("output_tokens") or self.output_tokens
+        consumed = self.consumed()
+        return (consumed,) if consumed != before else ()

@@ -1,0 +1,1 @@
+"""What the agents cost, and what they hold to under load and kills."""
