@@ -35,6 +35,7 @@ from maieutic_client.errors import (
 from maieutic_client.retry import RetryPolicy
 from maieutic_client.safe_files import UnsafePath
 from maieutic_client.session_ids import SessionLike, session_id_of
+from maieutic_client.session_stream import SessionStream
 from maieutic_client.stream import TurnStream
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "SavedArtifact",
     "SessionBusy",
     "SessionLike",
+    "SessionStream",
     "TurnStream",
     "Unauthenticated",
     "Unavailable",

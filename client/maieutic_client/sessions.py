@@ -7,6 +7,7 @@ from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
 from maieutic_client.connection import Connection, new_request_id
 from maieutic_client.session_ids import SessionLike, session_id_of
+from maieutic_client.session_stream import SessionStream
 
 
 class Sessions:
@@ -134,6 +135,18 @@ class Sessions:
         """Return what a session has consumed so far."""
         request = pb.GetSessionStatisticsRequest(session_id=session_id_of(session))
         return (await self._connection.call(self._stub.GetSessionStatistics, request)).statistics
+
+    def watch(
+        self, session: SessionLike, *, cursor: str = "", timeout: float | None = None
+    ) -> SessionStream:
+        """Stream what happens in a session, from after *cursor* on, or from now on.
+
+        Its first frame is a snapshot then. *timeout* is the seconds that this caller watches it;
+        the text of a turn is streamed by `turns.watch`.
+        """
+        return SessionStream(
+            self._connection, self._stub, session_id_of(session), cursor=cursor, timeout=timeout
+        )
 
     async def end(self, session: SessionLike, *, request_id: str | None = None) -> pb.Session:
         """Let no more turns begin in the session; it stays readable."""

@@ -152,6 +152,13 @@ class Sessions(SessionServiceServicer):
         """Pass on."""
         return await self._service.GetSessionStatistics(request)
 
+    async def WatchSession(
+        self, request: sessions.WatchSessionRequest, context: Context
+    ) -> AsyncIterator[sessions.WatchSessionResponse]:
+        """Pass on frame by frame."""
+        async for response in relayed(self._service.WatchSession(request)):
+            yield response
+
 
 class Specifications(SpecificationServiceServicer):
     """What agents have found in sessions, at the session service."""

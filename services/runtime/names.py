@@ -232,6 +232,11 @@ STREAM_GAPS = Metric(
     help="Gaps that watchers of turns were told of, by whether text is missing",
 )
 TEXT_INCOMPLETE = "maieutic.turn.text.incomplete"
+SESSION_STREAM_GAPS = Metric(
+    name="maieutic.session.stream.gaps",
+    unit="{gap}",
+    help="Gaps that watchers of sessions were told of",
+)
 TURNS_SWEPT = Metric(
     name="maieutic.session.turns.swept",
     unit="{turn}",

@@ -19,6 +19,7 @@ from maieutic.v1.turn_service_pb2 import (
 )
 from services.session.ending import end_waiting, stop
 from services.session.errors import LineFull, RequestIdTaken, SessionBusy, SideTurnsFull
+from services.session.happenings import turn_accepted
 from services.session.model import (
     CANCELLING,
     LEASED,
@@ -173,6 +174,7 @@ def _accept(draft: Draft, turn: record.TurnRecord) -> None:
     shown = public_turn(turn, waiting_position=place_in_line(session, turn_id))
     frame = TurnFrame(turn_id=turn_id, accepted=AcceptedFrame(turn=shown))
     draft.events.append((turn_id, EventId(turn.fence, 0), frame))
+    draft.log(turn_accepted(shown))
     draft.remember(TurnAccepted(job=turn.job))
 
 

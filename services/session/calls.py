@@ -44,6 +44,7 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
         "GetTurn": StoreOperation.TURN,
         "CancelTurn": StoreOperation.TURN,
         "WatchTurn": StoreOperation.EVENTS,
+        "WatchSession": StoreOperation.EVENTS,
         "ClaimTurn": StoreOperation.TURN,
         "RecordTurnEvents": StoreOperation.EVENTS,
         "ListTurnMessages": StoreOperation.LIST,

@@ -19,9 +19,11 @@ from maieutic.v1.turn_service_pb2 import (
     Usage,
 )
 from services.session.findings import forget, keep, named, together
+from services.session.happenings import turn_ended
 from services.session.model import (
     CANCELLING,
     LEASED,
+    NO_PHASE,
     PROVISIONAL,
     QUEUED,
     STUB,
@@ -34,6 +36,7 @@ from services.session.model import (
     Timing,
     agent_message,
     aside,
+    in_line,
     in_window,
     rolled_back,
     say,
@@ -73,6 +76,7 @@ def end(draft: Draft, turn: record.TurnRecord, ending: Ending, timing: Timing) -
         return finished
     turn.phase = TERMINAL
     seal(draft, turn, timing)
+    draft.log(turn_ended(turn))
     return turn.finished
 
 
@@ -283,6 +287,8 @@ def _awaited(draft: Draft) -> Sequence[str]:
 def _seal_as_archived(
     draft: Draft, turn: record.TurnRecord, row: TurnFinished, timing: Timing
 ) -> None:
+    # Of a turn whose record was lost alone after its end the watchers were told before.
+    is_news = turn.phase != NO_PHASE or in_line(draft.record, row.job.turn_id)
     draft.next_fence(turn)
     turn.finished.CopyFrom(row)
     turn.phase = TERMINAL
@@ -290,6 +296,8 @@ def _seal_as_archived(
     if row.HasField("answer") and asked.text and not in_window(draft.record, asked.message_id):
         draft.put_message(asked)
     seal(draft, turn, timing)
+    if is_news:
+        draft.log(turn_ended(turn))
     # The row was made before this seal: the archive learns the session's revision separately.
     changed = SessionChanged(tenant=draft.record.tenant, session=draft.record.session)
     draft.remember(changed)

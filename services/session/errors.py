@@ -281,10 +281,11 @@ class Overloaded(Unavailable):
 
 
 class BadCursor(InvalidArgument):
-    """The cursor was not made by this turn's stream."""
+    """The cursor was not made by this stream."""
 
-    def __init__(self) -> None:
-        problem = "must be the cursor of a frame of this turn, or empty to watch from the start"
+    def __init__(self, of: str, without: str) -> None:
+        """Say what the cursor must be *of*, and from where it is watched *without* one."""
+        problem = f"must be the cursor of a frame of this {of}, or empty to watch {without}"
         super().__init__("cursor", problem)
 
 

@@ -62,6 +62,7 @@ from services.session.rpc import (
     TurnServicer,
     TurnWorkServicer,
 )
+from services.session.session_watching import SessionWatching
 from services.session.settings import SessionSettings
 from services.session.specifications import Specifications
 from services.session.statistics import Statistics
@@ -217,7 +218,7 @@ def _registering(
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         found = SpecificationServicer(Specifications(annotations))
-        add_SessionServiceServicer_to_server(_sessions(shared, annotations), server)
+        add_SessionServiceServicer_to_server(_sessions(shared, annotations, wakes), server)
         add_TurnServiceServicer_to_server(TurnServicer(turns, analyses, watching), server)
         add_SpecificationServiceServicer_to_server(found, server)
         add_TurnWorkServiceServicer_to_server(_work(shared, artifacts), server)
@@ -229,7 +230,7 @@ def _registering(
     return register
 
 
-def _sessions(shared: _Shared, annotations: Annotations) -> SessionServicer:
+def _sessions(shared: _Shared, annotations: Annotations, wakes: Wakes) -> SessionServicer:
     """Wire what callers do with sessions."""
     store, live, archive, ids = shared.store, shared.live, shared.archive, shared.ids
     publisher, most = shared.publisher, shared.settings.most()
@@ -249,6 +250,13 @@ def _sessions(shared: _Shared, annotations: Annotations) -> SessionServicer:
             store=store, live=live, archive=archive, ids=ids, limits=_session_limits(shared)
         ),
         statistics=Statistics(store=store, live=live, archive=archive),
+        watching=SessionWatching(
+            store=store,
+            conversations=_conversations(shared),
+            archive=archive,
+            wakes=wakes,
+            heartbeat=shared.settings.stream_heartbeat,
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from maieutic.bus.v1.bus_pb2 import (
 from maieutic.session.v1 import record_pb2 as pb
 from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
+from maieutic.v1.session_service_pb2 import SessionFrame
 from maieutic.v1.turn_service_pb2 import (
     BUSY_POLICY_INTERRUPT,
     BUSY_POLICY_ROLLBACK,
@@ -38,7 +39,10 @@ TERMINAL_SEQ = 10**12
 
 LOG_FRAMES = 2_000
 """What a turn's log keeps at least; workers repeat the whole text more often than that."""
+SESSION_LOG_FRAMES = 200
+"""What a session's log keeps at least: some 25 questions with their analyses."""
 
+NO_PHASE = pb.TURN_PHASE_UNSPECIFIED
 WAITING = pb.TURN_PHASE_WAITING
 QUEUED = pb.TURN_PHASE_QUEUED
 LEASED = pb.TURN_PHASE_LEASED
@@ -142,6 +146,8 @@ class Draft:
     due: dict[str, int | None] = field(default_factory=dict)
     """Turn to the time of its next check; None takes it off the clock."""
     events: list[tuple[str, EventId, TurnFrame]] = field(default_factory=list)
+    happened: list[SessionFrame] = field(default_factory=list)
+    """What the session's watchers are told, in its order."""
     out: list[Fact] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     carried_out: tuple[str, Operation] | None = None
@@ -169,6 +175,7 @@ class Draft:
             or self.due
             or self.out
             or self.events
+            or self.happened
             or self.carried_out
         )
 
@@ -223,6 +230,12 @@ class Draft:
             self.messages.pop(entry.message_id, None)
             self.messages_put.pop(entry.message_id, None)
             self.messages_dropped.add(entry.message_id)
+
+    def log(self, frame: SessionFrame) -> None:
+        """Tell those who watch the session; the log is one of its parts from then on."""
+        self.happened.append(frame)
+        if not self.record.logged:
+            self.record.logged = self.session_changed = True
 
     def remember(self, fact: Fact) -> None:
         """Tell the archive, from the shard's own stream and in its order."""
@@ -351,6 +364,15 @@ def place_in_line(session: SessionRecord, turn_id: str) -> int:
     """Return the turn's place among those that wait, from 1; 0 if it does not wait."""
     waiting = session.waiting_turn_ids
     return list(waiting).index(turn_id) + 1 if turn_id in waiting else 0
+
+
+def in_line(session: SessionRecord, turn_id: str) -> bool:
+    """Whether the turn runs in the session, waits in it, or runs beside it."""
+    return turn_id in (
+        session.session.active_turn_id,
+        *session.waiting_turn_ids,
+        *session.side_turn_ids,
+    )
 
 
 def trim(draft: Draft, *, keep: int = WINDOW_MESSAGES) -> None:

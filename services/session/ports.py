@@ -8,6 +8,7 @@ from typing import Protocol, Self, TypeVar
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2 import SessionFrame
 from maieutic.v1.turn_service_pb2 import TurnFrame
 from services.session.model import Draft, EventId, Timing
 
@@ -20,7 +21,7 @@ class LeftoverKind(StrEnum):
     INDEX_ENTRY = "index_entry"
     """On its owner's list, and not here. What the archive has is listed from there."""
     SESSION_PART = "session_part"
-    """Messages or notes without a record, which would never expire."""
+    """Messages, notes or a log without a record, which would never expire."""
     TURN = "turn"
     """Without expiry, and not on the clock."""
     TURN_LOG = "turn_log"
@@ -158,7 +159,7 @@ class Census:
     overdue_ms: int
     """How long the check that should have come first has been due; 0 if none is."""
     session_bytes: Sequence[int]
-    """Memory that some sessions take, chosen at random: records, windows and annotations."""
+    """Memory that some sessions take, chosen at random: records, windows, annotations, logs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +197,16 @@ class PutAside:
 
 QUARANTINE_MS = 30 * 86_400_000
 """How long a record is kept in quarantine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLook:
+    """A session and a part of its log, as they stood at one moment."""
+
+    record: SessionRecord | None
+    """None if the session is not here."""
+    entries: Sequence[tuple[EventId, SessionFrame | None]]
+    """None stands for a frame that cannot be read."""
 
 
 class AppendOutcome:
@@ -275,6 +286,16 @@ class SessionStore(Protocol):
         self, turn_id: str, after: EventId | None, limit: int
     ) -> list[tuple[EventId, TurnFrame]] | None:
         """Return the log's next frames; None if there is no log."""
+        ...
+
+    async def look_at_session(
+        self, session_id: str, since: EventId | None, limit: int
+    ) -> SessionLook:
+        """Return a session, and at most *limit* entries of its log from *since* on.
+
+        The first entry is the one at *since*, if it is still there; without it, the log's last one
+        is all that is returned.
+        """
         ...
 
     async def list_add(self, owner: str, session_id: str, created_ms: int) -> None:

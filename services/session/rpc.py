@@ -29,6 +29,7 @@ from services.session.listing import SessionList
 from services.session.model import Caller
 from services.session.notebook import Notebook
 from services.session.quarantine import QuarantineOffice
+from services.session.session_watching import SessionWatching
 from services.session.specifications import Specifications
 from services.session.statistics import Statistics
 from services.session.turn_history import TurnHistory
@@ -66,6 +67,7 @@ class SessionServicer(SessionServiceServicer):
         notebook: Notebook,
         branching: Branching,
         statistics: Statistics,
+        watching: SessionWatching,
     ) -> None:
         self._conversations = conversations
         self._history = history
@@ -73,6 +75,7 @@ class SessionServicer(SessionServiceServicer):
         self._notebook = notebook
         self._branching = branching
         self._statistics = statistics
+        self._watching = watching
 
     async def CreateSession(
         self, request: session_pb.CreateSessionRequest, context: Context
@@ -175,6 +178,12 @@ class SessionServicer(SessionServiceServicer):
     ) -> session_pb.GetSessionStatisticsResponse:
         found = await self._statistics.of(_caller(), request.session_id)
         return session_pb.GetSessionStatisticsResponse(statistics=found)
+
+    async def WatchSession(
+        self, request: session_pb.WatchSessionRequest, context: Context
+    ) -> AsyncIterator[session_pb.WatchSessionResponse]:
+        async for frame in self._watching.watch(_caller(), request.session_id, request.cursor):
+            yield session_pb.WatchSessionResponse(frame=frame)
 
 
 class SpecificationServicer(SpecificationServiceServicer):

@@ -117,6 +117,10 @@ class SessionSettings:
     answer_bytes: int = 262_144
     """Most bytes of an answer with its citations, up to 524288. A turn with more fails."""
 
+    stream_heartbeat: float = 20.0
+    """Seconds without news after which the stream of a session sends an empty frame, so that
+    nothing on its way takes it for dead."""
+
     orphans: OrphanOptions = field(default=OrphanOptions())
     """How the store is searched for what crashes left behind."""
 

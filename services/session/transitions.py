@@ -20,6 +20,7 @@ from services.session.budgets import is_bounded, reserve, settle, void_rest
 from services.session.ending import Ending, end, end_waiting, stop
 from services.session.errors import EventsOutOfStep
 from services.session.findings import hand_on, keep, named
+from services.session.happenings import step_finished, turn_started
 from services.session.model import (
     LEASED,
     PROVISIONAL,
@@ -92,6 +93,7 @@ def _take(draft: Draft, turn: record.TurnRecord, claimant: Claimant) -> None:
         turn.attempt_traceparents.append(claimant.traceparent)
         del turn.attempt_traceparents[:-TRACED_ATTEMPTS]
     _begin_log(draft, turn)
+    draft.log(turn_started(turn))
 
 
 def _begin_log(draft: Draft, turn: record.TurnRecord) -> None:
@@ -184,6 +186,7 @@ def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.C
         turn.finished_steps.append(step)
         settle(turn, step.usage)
         keep(draft, step.findings)
+        draft.log(step_finished(turn, step))
         draft.put_turn(turn)
     response = work.CompleteStepResponse(
         status=work.WRITE_STATUS_APPLIED, findings=draft.kept_annotations.findings

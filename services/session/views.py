@@ -93,9 +93,9 @@ def parse_cursor(turn_id: str, cursor: str) -> EventId | None:
         return None
     parts = cursor.split("-")
     if len(parts) != 3 or parts[2] != f"{_tag(turn_id):08x}":  # noqa: PLR2004 - fence, seq, tag
-        raise BadCursor
+        raise BadCursor("turn", "from the start")
     if not all(part.isascii() and part.isdigit() and len(part) < 16 for part in parts[:2]):  # noqa: PLR2004
-        raise BadCursor
+        raise BadCursor("turn", "from the start")
     return EventId(int(parts[0]), int(parts[1]))
 
 

@@ -26,10 +26,14 @@ _BEFORE_ALL = EventId(0, 0)
 
 
 class Wakes(Protocol):
-    """Tells that a turn's log may have grown."""
+    """Tells that a log may have grown."""
 
     def listen(self, turn_id: str) -> AbstractAsyncContextManager[asyncio.Event]:
         """Set the event whenever there may be something new; spurious and lost ones are allowed."""
+        ...
+
+    def listen_to_session(self, session_id: str) -> AbstractAsyncContextManager[asyncio.Event]:
+        """Do the same for a session's log. Of changes without an entry there nothing is told."""
         ...
 
 

@@ -13,7 +13,11 @@ import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
-from maieutic.v1 import document_admin_service_pb2 as admin_pb, turn_service_pb2 as pb
+from maieutic.v1 import (
+    document_admin_service_pb2 as admin_pb,
+    session_service_pb2 as session_pb,
+    turn_service_pb2 as pb,
+)
 from maieutic.v1.budget_pb2 import Budget
 from maieutic.v1.specification_pb2 import (
     CONFLICT_SEVERITY_HIGH,
@@ -185,6 +189,30 @@ async def test_a_conversation_goes_on_and_is_listed_and_shown(cli: Cli) -> None:
     assert "and then" in shown.out
     assert (await cli.run("sessions", "delete", session_id)).status == 0
     assert (await cli.run("sessions", "show", session_id)).status == 4
+
+
+async def test_a_conversation_is_watched_until_it_is_deleted(cli: Cli) -> None:
+    assert (await cli.run("chat", "first question")).status == 0
+    conversations = cli.stack.conversations
+    (session_id,) = conversations.sessions
+    step = session_pb.SessionFrame(turn_id="t1")
+    step.turn_step_finished.step = "context"
+    ended = session_pb.SessionFrame(turn_id="t1")
+    ended.turn_ended.outcome.state = pb.TURN_STATE_FAILED
+    ended.turn_ended.outcome.reason = "MODEL_AWAY"
+    silent = session_pb.SessionFrame()
+    deleted = session_pb.SessionFrame(session_deleted=session_pb.SessionRemoved())
+    conversations.happened[session_id] = [step, silent, ended, deleted]
+    watched = await cli.run("sessions", "watch", session_id, "--cursors")
+    assert watched.status == 0, watched.err
+    lines = [line.split("\t") for line in watched.out.splitlines()]
+    assert [line[0] for line in lines] == [
+        *("snapshot", "turn_step_finished", "turn_ended", "session_deleted"),
+    ]
+    assert lines[1][1:3] == ["t1", "context: 0 specifications, 0 conflicts, 0 questions"]
+    assert lines[2][1:3] == ["t1", "failed MODEL_AWAY"]
+    rest = await cli.run("sessions", "watch", session_id, "--cursor", lines[2][3])
+    assert rest.out == "session_deleted\t-\t-\n"
 
 
 async def test_a_conversation_is_changed_and_ended(cli: Cli) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the stubs are generic, the classes themselves are not
 else:
     Context = grpc.aio.ServicerContext
 Owner = tuple[str, str]
+Frame = TypeVar("Frame", turn_pb.TurnFrame, session_pb.SessionFrame)
 
 PAGE_SIZE = 50
 
@@ -65,6 +66,8 @@ class Conversations:
     findings: dict[str, turn_pb.Findings] = field(default_factory=dict)
     requests: dict[tuple[str, ...], bytes] = field(default_factory=dict)
     frames: dict[str, list[turn_pb.TurnFrame]] = field(default_factory=dict)
+    happened: dict[str, list[session_pb.SessionFrame]] = field(default_factory=dict)
+    """What is told of each session after its snapshot."""
     cuts: list[int] = field(default_factory=list)
     """For the next streams, in order, after how many frames each breaks."""
     breaks_with: ServiceError = field(default_factory=lambda: Unavailable("cut by the test"))
@@ -243,6 +246,22 @@ class FakeSessions(SessionServiceServicer):
         found.usage.add(model="echo", output_tokens=7, cost_micros=12_000_345, currency="USD")
         found.usage.add(model="mute")
         return session_pb.GetSessionStatisticsResponse(statistics=found)
+
+    async def WatchSession(
+        self, request: session_pb.WatchSessionRequest, context: Context
+    ) -> AsyncIterator[session_pb.WatchSessionResponse]:
+        state, session_id = self._state, request.session_id
+        state.opened.append("WatchSession")
+        current = session_pb.CurrentSession(session=state.session(session_id))
+        first = session_pb.SessionFrame(snapshot=session_pb.SessionSnapshot(current=current))
+        frames = [first, *state.happened.get(session_id, [])]
+        for place, frame in enumerate(frames):
+            frame.cursor = f"{session_id[:8]}-{place}"
+        cut = state.cuts.pop(0) if state.cuts else None
+        for sent, frame in enumerate(frames[_place(frames, request.cursor) :]):
+            if sent == cut:
+                raise state.breaks_with
+            yield session_pb.WatchSessionResponse(frame=frame)
 
     async def AddNote(
         self, request: session_pb.AddNoteRequest, context: Context
@@ -451,8 +470,8 @@ def echo(turn_id: str, text: str) -> list[turn_pb.TurnFrame]:
     ]
 
 
-def _place(frames: list[turn_pb.TurnFrame], cursor: str) -> int:
+def _place(frames: Sequence[Frame], cursor: str) -> int:
     places = [place for place, frame in enumerate(frames) if frame.cursor == cursor]
     if cursor and not places:
-        raise InvalidArgument("cursor", "must be the cursor of a frame of this turn")
+        raise InvalidArgument("cursor", "must be the cursor of a frame of this stream")
     return places[0] + 1 if cursor else 0

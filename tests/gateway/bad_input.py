@@ -35,8 +35,13 @@ METHODS: Mapping[str, MethodDescriptor] = {
     if not method.client_streaming  # of a stream each message is checked alike
 }
 STREAMING = frozenset(
-    f"/maieutic.v1.TurnService/{name}"
-    for name in ("StreamTurn", "NextQuestion", "Analyze", "GenerateCode", "WatchTurn")
+    {
+        *(
+            f"/maieutic.v1.TurnService/{name}"
+            for name in ("StreamTurn", "NextQuestion", "Analyze", "GenerateCode", "WatchTurn")
+        ),
+        "/maieutic.v1.SessionService/WatchSession",
+    }
 )
 REQUIRED = frozenset(
     {

@@ -124,6 +124,7 @@ async def test_a_bad_key_is_refused_before_the_request_is_looked_at(api: Api, ke
         ("/maieutic.v1.SessionService/ListMessages", "session"),
         ("/maieutic.v1.SessionService/BranchSession", "session"),
         ("/maieutic.v1.SessionService/GetSessionStatistics", "session"),
+        ("/maieutic.v1.SessionService/WatchSession", "session"),
         ("/maieutic.v1.SessionService/AddNote", "session"),
         ("/maieutic.v1.SessionService/ListNotes", "session"),
         ("/maieutic.v1.SessionService/DeleteNote", "session"),

@@ -486,6 +486,11 @@ class User:
         with self.acting() as replica:
             return replica.turns.WatchTurn(turns.WatchTurnRequest(turn_id=turn_id, cursor=cursor))
 
+    def watch_session(self, session_id: str, cursor: str = "") -> Any:
+        request = sessions.WatchSessionRequest(session_id=session_id, cursor=cursor)
+        with self.acting() as replica:
+            return replica.sessions.WatchSession(request)
+
     async def frames(self, turn_id: str, cursor: str = "") -> list[turns.TurnFrame]:
         """Return the turn's frames from the cursor to the end."""
         return await frames_of(self.watch(turn_id, cursor))

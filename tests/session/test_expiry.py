@@ -15,6 +15,7 @@ from maieutic.v1.turn_service_pb2 import (
 from services.session.adapters import keys
 from services.session.adapters.writes import PARTS_OUTLIVE_MS
 from tests.session.stack import SOON, Stack, User, session_stack
+from tests.session.watchers import watching
 from tests.waiting import wait_until
 
 FAMILY = 24
@@ -44,7 +45,7 @@ def records_of(found: Mapping[str, int]) -> list[str]:
 
 def check(found: Mapping[str, int]) -> None:
     """Parts live with their record and outlive it by a minute; all else has an end of its own."""
-    parts = {":msg", ":notes"}
+    parts = {":msg", ":notes", ":ev"}
     for record in records_of(found):
         life = found[f"{record}:rec"]
         assert life > 0, found
@@ -116,6 +117,11 @@ async def branched(_: Stack, user: User, session_id: str) -> None:
     await user.update(branch.session_id, title="a branch that is live")
 
 
+async def watched(_: Stack, user: User, session_id: str) -> None:
+    async with watching(user, session_id) as watcher:
+        await watcher.next()
+
+
 OPERATIONS: Mapping[str, Operation] = {
     "get": lambda _, user, session_id: user.get(session_id),
     "list messages": lambda _, user, session_id: user.all_messages(session_id),
@@ -126,6 +132,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "delete a note": note_deleted,
     "add a bookmark": bookmarked,
     "branch": branched,
+    "watch": watched,
     "complete": answered,
     "fail": failed,
     "cancel": cancelled,
@@ -158,6 +165,7 @@ async def test_whatever_touched_a_session_last_its_keys_live_on_together(stack: 
         assert found[f"s:{session_id}:rec"] > 2 * NEAR_ITS_END_MS, name
         assert f"s:{session_id}:msg" in found
         assert f"s:{session_id}:notes" in found
+        assert f"s:{session_id}:ev" in found
 
 
 async def test_while_a_turn_runs_none_of_its_sessions_keys_ends(stack: Stack) -> None:
@@ -171,7 +179,7 @@ async def test_while_a_turn_runs_none_of_its_sessions_keys_ends(stack: Stack) ->
     await held.say("half an")
     await user.get(session_id)
     found = await lives(stack, session_id)
-    live = [f"s:{session_id}:{part}" for part in ("rec", "msg", "notes")]
+    live = [f"s:{session_id}:{part}" for part in ("rec", "msg", "notes", "ev")]
     live += [f"t:{turn.turn_id}", f"t:{turn.turn_id}:ev"]
     assert {name: found[name] for name in live} == dict.fromkeys(live, FOR_EVER)
 

@@ -8,6 +8,7 @@ from maieutic.v1.turn_service_pb2 import TurnState
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
 from maieutic_client.cli.target import Target, connected, target_options
+from maieutic_client.cli.watching import watch
 from maieutic_client.session_ids import session_id_of
 
 MODES = {pb.SESSION_MODE_DIRECT: "direct", pb.SESSION_MODE_SOCRATIC: "socratic"}
@@ -21,7 +22,10 @@ ORDERS = {
 
 @click.group()
 def sessions() -> None:
-    """List conversations, and read, change, branch, end or delete one."""
+    """List conversations, and read, watch, change, branch, end or delete one."""
+
+
+sessions.add_command(watch)
 
 
 @sessions.command("list")

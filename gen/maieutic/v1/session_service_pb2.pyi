@@ -1400,3 +1400,322 @@ class ModelUsage(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_micros) -> _WhichOneofReturnType__cost_micros | None: ...
 
 Global___ModelUsage: _TypeAlias = ModelUsage  # noqa: Y015
+
+@_typing.final
+class WatchSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    cursor: _builtins.str
+    """Frames after this one. Empty: from now on, and the first frame is a
+    snapshot. A cursor that is malformed or of another session is
+    INVALID_ARGUMENT.
+    """
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSessionRequest: _TypeAlias = WatchSessionRequest  # noqa: Y015
+
+@_typing.final
+class WatchSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frame(self) -> Global___SessionFrame: ...
+    def __init__(
+        self,
+        *,
+        frame: Global___SessionFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSessionResponse: _TypeAlias = WatchSessionResponse  # noqa: Y015
+
+@_typing.final
+class SessionFrame(_message.Message):
+    """One frame of a session's stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PARENT_TURN_ID_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    TURN_ACCEPTED_FIELD_NUMBER: _builtins.int
+    TURN_STARTED_FIELD_NUMBER: _builtins.int
+    TURN_STEP_FINISHED_FIELD_NUMBER: _builtins.int
+    TURN_ENDED_FIELD_NUMBER: _builtins.int
+    SESSION_CHANGED_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    SESSION_DELETED_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where to resume after this frame. Opaque."""
+    turn_id: _builtins.str
+    """The turn that the event is about, if it is about one."""
+    kind: _turn_service_pb2.TurnKind.ValueType
+    parent_turn_id: _builtins.str
+    @_builtins.property
+    def snapshot(self) -> Global___SessionSnapshot: ...
+    @_builtins.property
+    def turn_accepted(self) -> Global___SessionTurnAccepted: ...
+    @_builtins.property
+    def turn_started(self) -> Global___SessionTurnStarted: ...
+    @_builtins.property
+    def turn_step_finished(self) -> Global___SessionStepFinished: ...
+    @_builtins.property
+    def turn_ended(self) -> Global___SessionTurnEnded: ...
+    @_builtins.property
+    def session_changed(self) -> Global___CurrentSession: ...
+    @_builtins.property
+    def gap(self) -> Global___SessionGap: ...
+    @_builtins.property
+    def session_deleted(self) -> Global___SessionRemoved:
+        """The last frame: the session was deleted. What ended just before, and was
+        not told yet, is deleted with it.
+        """
+
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        turn_id: _builtins.str = ...,
+        kind: _turn_service_pb2.TurnKind.ValueType = ...,
+        parent_turn_id: _builtins.str = ...,
+        snapshot: Global___SessionSnapshot | None = ...,
+        turn_accepted: Global___SessionTurnAccepted | None = ...,
+        turn_started: Global___SessionTurnStarted | None = ...,
+        turn_step_finished: Global___SessionStepFinished | None = ...,
+        turn_ended: Global___SessionTurnEnded | None = ...,
+        session_changed: Global___CurrentSession | None = ...,
+        gap: Global___SessionGap | None = ...,
+        session_deleted: Global___SessionRemoved | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "gap", b"gap", "session_changed", b"session_changed", "session_deleted", b"session_deleted", "snapshot", b"snapshot", "turn_accepted", b"turn_accepted", "turn_ended", b"turn_ended", "turn_started", b"turn_started", "turn_step_finished", b"turn_step_finished"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "event", b"event", "gap", b"gap", "kind", b"kind", "parent_turn_id", b"parent_turn_id", "session_changed", b"session_changed", "session_deleted", b"session_deleted", "snapshot", b"snapshot", "turn_accepted", b"turn_accepted", "turn_ended", b"turn_ended", "turn_id", b"turn_id", "turn_started", b"turn_started", "turn_step_finished", b"turn_step_finished"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["snapshot", "turn_accepted", "turn_started", "turn_step_finished", "turn_ended", "session_changed", "gap", "session_deleted"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___SessionFrame: _TypeAlias = SessionFrame  # noqa: Y015
+
+@_typing.final
+class SessionSnapshot(_message.Message):
+    """How the session stands at this place of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENT_FIELD_NUMBER: _builtins.int
+    TURNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def current(self) -> Global___CurrentSession: ...
+    @_builtins.property
+    def turns(self) -> _containers.RepeatedCompositeFieldContainer[_turn_service_pb2.Turn]:
+        """Those that have not ended: the running one, those that wait, in their
+        order, and those beside the conversation. Without their text.
+        """
+
+    def __init__(
+        self,
+        *,
+        current: Global___CurrentSession | None = ...,
+        turns: _abc.Iterable[_turn_service_pb2.Turn] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "turns", b"turns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionSnapshot: _TypeAlias = SessionSnapshot  # noqa: Y015
+
+@_typing.final
+class CurrentSession(_message.Message):
+    """The session itself. States that follow each other quickly are told as one,
+    within about a second.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_REVISION_FIELD_NUMBER: _builtins.int
+    annotations_revision: _builtins.int
+    """Of the specifications, conflicts, questions, notes and bookmarks: another
+    number means that there is something new to list. 0: there are none.
+    """
+    @_builtins.property
+    def session(self) -> Global___Session: ...
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+        annotations_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_revision", b"annotations_revision", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CurrentSession: _TypeAlias = CurrentSession  # noqa: Y015
+
+@_typing.final
+class SessionTurnAccepted(_message.Message):
+    """A turn was begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def turn(self) -> _turn_service_pb2.Turn:
+        """As it was then, without its text."""
+
+    def __init__(
+        self,
+        *,
+        turn: _turn_service_pb2.Turn | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionTurnAccepted: _TypeAlias = SessionTurnAccepted  # noqa: Y015
+
+@_typing.final
+class SessionTurnStarted(_message.Message):
+    """An attempt of the turn begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionTurnStarted: _TypeAlias = SessionTurnStarted  # noqa: Y015
+
+@_typing.final
+class SessionStepFinished(_message.Message):
+    """One agent of a turn's routing slip has done its part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    SHORTENED_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    shortened: _builtins.bool
+    """The findings are too many for this stream: SpecificationService lists them."""
+    @_builtins.property
+    def findings(self) -> _turn_service_pb2.Findings: ...
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        findings: _turn_service_pb2.Findings | None = ...,
+        shortened: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "shortened", b"shortened", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionStepFinished: _TypeAlias = SessionStepFinished  # noqa: Y015
+
+@_typing.final
+class SessionTurnEnded(_message.Message):
+    """A turn has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    SHORTENED_FIELD_NUMBER: _builtins.int
+    shortened: _builtins.bool
+    """It is too large for this stream: only its state, reason, attempts, time and
+    fence are here. GetTurn has all of it.
+    """
+    @_builtins.property
+    def outcome(self) -> _turn_service_pb2.TurnOutcome:
+        """Without text and citations."""
+
+    def __init__(
+        self,
+        *,
+        outcome: _turn_service_pb2.TurnOutcome | None = ...,
+        shortened: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "shortened", b"shortened"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionTurnEnded: _TypeAlias = SessionTurnEnded  # noqa: Y015
+
+@_typing.final
+class SessionGap(_message.Message):
+    """Frames between the one before and this one are gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___SessionSnapshot:
+        """Replaces all that was told before."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Global___SessionSnapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionGap: _TypeAlias = SessionGap  # noqa: Y015
+
+@_typing.final
+class SessionRemoved(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionRemoved: _TypeAlias = SessionRemoved  # noqa: Y015

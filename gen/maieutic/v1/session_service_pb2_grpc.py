@@ -125,6 +125,11 @@ class SessionServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsResponse.FromString,
                 _registered_method=True)
+        self.WatchSession = channel.unary_stream(
+                '/maieutic.v1.SessionService/WatchSession',
+                request_serializer=maieutic_dot_v1_dot_session__service__pb2.WatchSessionRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_session__service__pb2.WatchSessionResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer(object):
@@ -275,6 +280,25 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchSession(self, request, context):
+        """WatchSession streams what happens in a session, at any replica, until the
+        session is deleted: for those who keep one stream open instead of one for
+        each turn. No text of a question or an answer is on it: WatchTurn has that.
+
+        From one cursor on, the outcome of every turn and every finished step is
+        told exactly once, in the order in which they were committed. Where that
+        cannot be, because the log was trimmed or its store has lost it, a gap says
+        how the session stands instead. What is behind a gap may have been told
+        before it.
+
+        Opening the stream uses the session, as GetSession does; watching does not.
+        The stream of a session that has left the live store is silent, and goes on
+        once somebody uses the session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -362,6 +386,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.GetSessionStatistics,
                     request_deserializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsResponse.SerializeToString,
+            ),
+            'WatchSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSession,
+                    request_deserializer=maieutic_dot_v1_dot_session__service__pb2.WatchSessionRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_session__service__pb2.WatchSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -829,6 +858,33 @@ class SessionService(object):
             '/maieutic.v1.SessionService/GetSessionStatistics',
             maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsRequest.SerializeToString,
             maieutic_dot_v1_dot_session__service__pb2.GetSessionStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/maieutic.v1.SessionService/WatchSession',
+            maieutic_dot_v1_dot_session__service__pb2.WatchSessionRequest.SerializeToString,
+            maieutic_dot_v1_dot_session__service__pb2.WatchSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -104,6 +104,21 @@ class SessionServiceStub:
     """
     GetSessionStatistics: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionStatisticsRequest, _session_service_pb2.GetSessionStatisticsResponse]
     """GetSessionStatistics says what a session has consumed so far."""
+    WatchSession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]
+    """WatchSession streams what happens in a session, at any replica, until the
+    session is deleted: for those who keep one stream open instead of one for
+    each turn. No text of a question or an answer is on it: WatchTurn has that.
+
+    From one cursor on, the outcome of every turn and every finished step is
+    told exactly once, in the order in which they were committed. Where that
+    cannot be, because the log was trimmed or its store has lost it, a gap says
+    how the session stands instead. What is behind a gap may have been told
+    before it.
+
+    Opening the stream uses the session, as GetSession does; watching does not.
+    The stream of a session that has left the live store is silent, and goes on
+    once somebody uses the session.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -181,6 +196,21 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     GetSessionStatistics: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionStatisticsRequest, _session_service_pb2.GetSessionStatisticsResponse]  # type: ignore[assignment]
     """GetSessionStatistics says what a session has consumed so far."""
+    WatchSession: _aio.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]  # type: ignore[assignment]
+    """WatchSession streams what happens in a session, at any replica, until the
+    session is deleted: for those who keep one stream open instead of one for
+    each turn. No text of a question or an answer is on it: WatchTurn has that.
+
+    From one cursor on, the outcome of every turn and every finished step is
+    told exactly once, in the order in which they were committed. Where that
+    cannot be, because the log was trimmed or its store has lost it, a gap says
+    how the session stands instead. What is behind a gap may have been told
+    before it.
+
+    Opening the stream uses the session, as GetSession does; watching does not.
+    The stream of a session that has left the live store is silent, and goes on
+    once somebody uses the session.
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """SessionService keeps conversations.
@@ -357,5 +387,26 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetSessionStatisticsResponse, _abc.Awaitable[_session_service_pb2.GetSessionStatisticsResponse]]:
         """GetSessionStatistics says what a session has consumed so far."""
+
+    @_abc_1.abstractmethod
+    def WatchSession(
+        self,
+        request: _session_service_pb2.WatchSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.WatchSessionResponse], _abc.AsyncIterator[_session_service_pb2.WatchSessionResponse]]:
+        """WatchSession streams what happens in a session, at any replica, until the
+        session is deleted: for those who keep one stream open instead of one for
+        each turn. No text of a question or an answer is on it: WatchTurn has that.
+
+        From one cursor on, the outcome of every turn and every finished step is
+        told exactly once, in the order in which they were committed. Where that
+        cannot be, because the log was trimmed or its store has lost it, a gap says
+        how the session stands instead. What is behind a gap may have been told
+        before it.
+
+        Opening the stream uses the session, as GetSession does; watching does not.
+        The stream of a session that has left the live store is silent, and goes on
+        once somebody uses the session.
+        """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,6 +18,7 @@ _SAMPLED_SHARDS = 8
 _ACTIVE = "+inf"
 _NOT_YET = str(2**53 - 1)
 """Idle, and cannot expire before the archive has all of it."""
+_PARTS = (keys.record_key, keys.messages_key, keys.annotations_key, keys.session_events_key)
 
 
 def entry_of(record: SessionRecord, expire_ms: int) -> Command:
@@ -64,7 +65,8 @@ class LiveIndex(Pipeline):
         found = await self._pipeline([("ZRANDMEMBER", keys.live_key(s)) for s in chosen])
         sessions = [found_id.decode() for found_id in found if found_id is not None]
         sizes = await self._pipeline([part for s in sessions for part in _sizes_of(s)])
-        parts = zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True)
+        count = len(_PARTS)
+        parts = (sizes[first : first + count] for first in range(0, len(sizes), count))
         return [sum(size or 0 for size in part) for part in parts if part[0] is not None]
 
 
@@ -80,5 +82,4 @@ def _counts(shard: int, now_ms: int) -> list[Command]:
 
 
 def _sizes_of(session_id: str) -> list[Command]:
-    parts = (keys.record_key, keys.messages_key, keys.annotations_key)
-    return [("MEMORY", "USAGE", part(session_id)) for part in parts]
+    return [("MEMORY", "USAGE", part(session_id)) for part in _PARTS]

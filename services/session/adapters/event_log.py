@@ -4,26 +4,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from redis.exceptions import RedisError
 
 from maieutic.v1.turn_service_pb2 import TurnFrame
 from services.session.adapters import keys
 from services.session.adapters.link import Command
-from services.session.adapters.pipeline import Pipeline
-from services.session.adapters.quarantine import put_aside
+from services.session.adapters.logs import Logs
 from services.session.adapters.refusals import refusal
-from services.session.adapters.replies import event_id, is_wrong_type, milliseconds
-from services.session.adapters.transaction import CommitUnknown, Conflict, Transaction
+from services.session.adapters.replies import event_id, is_wrong_type
 from services.session.errors import ErrorType
 from services.session.model import LOG_FRAMES, EventId
 from services.session.observing import seen
-from services.session.ports import Append, AppendOutcome, Damage
+from services.session.ports import Append, AppendOutcome
 
 TRIM_EVERY = 100
 """Frames of an attempt between two looks at how long the log is."""
 
 
-class EventLogs(Pipeline):
+class EventLogs(Logs):
     """Appends that Redis itself fences, and reads from any place."""
 
     async def append(self, appends: Sequence[Append]) -> list[str]:
@@ -81,20 +78,6 @@ class EventLogs(Pipeline):
             if isinstance(reply, Exception):
                 raise refusal(reply) from reply
         return list(_readable(entries)) if exists else None
-
-    async def _put_aside(self, key: str) -> None:
-        """Move what is no log out of the way: the turn's next claim begins one."""
-        seen(ErrorType.SERIALIZATION, f"TurnFrame: {Damage.WRONG_TYPE}")
-        try:
-            async with Transaction(self._servers, key) as transaction:
-                time_, kind = await transaction.read([key], [("TIME",), ("TYPE", key)])
-                if kind not in (b"none", b"stream"):
-                    aside = put_aside(key, Damage.WRONG_TYPE, milliseconds(time_))
-                    await transaction.commit(aside)
-        except (Conflict, CommitUnknown):
-            return  # somebody else did it just now, or it is met again
-        except (RedisError, OSError) as error:
-            raise refusal(error) from error
 
 
 def _readable(entries: Iterable[Any]) -> Iterator[tuple[EventId, TurnFrame]]:

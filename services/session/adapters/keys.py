@@ -20,6 +20,16 @@ def annotations_key(session_id: str) -> str:
     return f"{{{shard_of(session_id)}}}:s:{session_id}:notes"
 
 
+def session_events_key(session_id: str) -> str:
+    """Return the key of the log of what happens in a session: a stream."""
+    return f"{{{shard_of(session_id)}}}:s:{session_id}:ev"
+
+
+def session_wake_channel(session_id: str) -> str:
+    """Return the channel on which a session's watchers are woken."""
+    return f"{{{shard_of(session_id)}}}:s:{session_id}:wake"
+
+
 def operation_key(session_id: str, request_id: str) -> str:
     """Return the key of the marker that a request was carried out in a session."""
     return f"{{{shard_of(session_id)}}}:s:{session_id}:op:{request_id}"

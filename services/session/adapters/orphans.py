@@ -28,7 +28,7 @@ _NAMES = (
     (LeftoverKind.INDEX_ENTRY, re.compile(r"u:[0-9a-f]{40}:s()")),
     (LeftoverKind.LIVE_ENTRY, re.compile(r"\{\d+\}:live()")),
     (LeftoverKind.DUE_MEMBER, re.compile(r"\{\d+\}:due()")),
-    (LeftoverKind.SESSION_PART, re.compile(r"\{\d+\}:s:([^:]+):(?:msg|notes|bm|spec)")),
+    (LeftoverKind.SESSION_PART, re.compile(r"\{\d+\}:s:([^:]+):(?:msg|notes|bm|spec|ev)")),
     (LeftoverKind.TURN_LOG, re.compile(r"\{\d+\}:t:([^:]+):ev")),
     (LeftoverKind.TURN, re.compile(r"\{\d+\}:t:([^:]+)")),
     (LeftoverKind.QUARANTINED, re.compile(r"\{\d+\}:q:.+:(\d+)")),

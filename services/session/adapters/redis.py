@@ -32,6 +32,7 @@ from services.session.adapters.refusals import refusal
 from services.session.adapters.replies import decoded_or_none, is_wrong_type, pairs
 from services.session.adapters.retrying import pause
 from services.session.adapters.servers import Servers
+from services.session.adapters.session_log import SessionLogs
 from services.session.adapters.topologies import servers_at
 from services.session.adapters.transaction import CommitUnknown, Conflict, Transaction
 from services.session.adapters.writes import commands_of
@@ -57,7 +58,9 @@ _CAUSES = MappingProxyType({Conflict: "changed", CommitUnknown: "unknown"})
 """Why a transaction starts again; anything else is a lost connection, or a slot that moved."""
 
 
-class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists, Quarantined, LiveIndex):
+class RedisSessionStore(
+    EventLogs, SessionLogs, DueTurns, Outbox, OwnerLists, Quarantined, LiveIndex
+):
     """Sessions and turns in Redis. Safe for any number of processes at the same time."""
 
     def __init__(
@@ -147,10 +150,20 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists, Quarantined, Li
             except (Conflict, CommitUnknown, RedisError, OSError) as error:
                 rounds += 1
                 span.set_attribute(names.CONFLICTS, rounds)
-                if time.monotonic() >= until or not _may_pass(error):
+                passes = _may_pass(error) or await self._log_begins_anew(session_id, error)
+                if time.monotonic() >= until or not passes:
                     raise _gave_up(error, session_id, rounds) from error
                 _count_conflict(error)
             await asyncio.sleep(pause(rounds))
+
+    async def _log_begins_anew(self, session_id: str, error: Exception) -> bool:
+        """Whether all that was in the way was something else in the place of the session's log.
+
+        It is put aside. All but the log is written then: the next round finds that, as it does
+        after a lost reply.
+        """
+        replaced = is_wrong_type(error)
+        return replaced and await self._put_aside(keys.session_events_key(session_id))
 
     async def _attempt(self, session_id: str, change: Change, line: Line) -> None:
         companions = line.companions(change)
@@ -236,6 +249,10 @@ class RedisSessionStore(EventLogs, DueTurns, Outbox, OwnerLists, Quarantined, Li
                     ("PEXPIRE", messages, str(idle + _REFRESH_MARGIN_MS), "GT"),
                     (
                         *("PEXPIRE", keys.annotations_key(session_id)),
+                        *(str(idle + _REFRESH_MARGIN_MS), "GT"),
+                    ),
+                    (
+                        *("PEXPIRE", keys.session_events_key(session_id)),
                         *(str(idle + _REFRESH_MARGIN_MS), "GT"),
                     ),
                     ("PEXPIRE", record, str(idle), "GT"),

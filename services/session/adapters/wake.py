@@ -1,16 +1,16 @@
-"""Wake-ups over Redis pub/sub: one connection a process, one subscription a watched turn."""
+"""Wake-ups over Redis pub/sub: one connection a process, one subscription for what is watched."""
 
 import asyncio
 import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Self
 
 from redis.exceptions import RedisError
 
-from services.session.adapters.keys import wake_channel
+from services.session.adapters.keys import session_wake_channel, wake_channel
 from services.session.adapters.link import Link
 from services.session.adapters.servers import Servers
 
@@ -40,9 +40,15 @@ class RedisWakes:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    def listen(self, turn_id: str) -> AbstractAsyncContextManager[asyncio.Event]:
+        return self._listening(wake_channel(turn_id))
+
+    def listen_to_session(self, session_id: str) -> AbstractAsyncContextManager[asyncio.Event]:
+        return self._listening(session_wake_channel(session_id))
+
     @asynccontextmanager
-    async def listen(self, turn_id: str) -> AsyncIterator[asyncio.Event]:
-        channel, event = wake_channel(turn_id), asyncio.Event()
+    async def _listening(self, channel: str) -> AsyncIterator[asyncio.Event]:
+        event = asyncio.Event()
         listeners = self._events[channel]
         listeners.add(event)
         try:

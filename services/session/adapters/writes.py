@@ -6,7 +6,15 @@ from services.session.adapters.census import entry_of, no_entry_of
 from services.session.adapters.codec import encode
 from services.session.adapters.link import Command
 from services.session.ids import shard_of
-from services.session.model import STUB, Draft, Fact, Timing, settled, timestamp
+from services.session.model import (
+    SESSION_LOG_FRAMES,
+    STUB,
+    Draft,
+    Fact,
+    Timing,
+    settled,
+    timestamp,
+)
 
 PARTS_OUTLIVE_MS = 60_000
 """The record goes first, so that a reader never finds a record without its parts."""
@@ -24,13 +32,14 @@ def commands_of(draft: Draft, timing: Timing) -> list[Command]:
     if draft.annotations_changed:
         name = keys.annotations_key(draft.session_id)
         commands.append(("SET", name, encode(draft.kept_annotations)))
+    # Logs come first: sessions and turns arm the expiry of theirs, or remove it.
+    commands += _happened(draft)
     if draft.session_changed:
         commands += _session(draft, timing)
     if draft.carried_out is not None:
         request_id, operation = draft.carried_out
         name = keys.operation_key(draft.session_id, request_id)
         commands.append(("SET", name, encode(operation), "PX", timing.stub))
-    # Logs come first: turns arm the expiry of theirs, or remove it.
     commands += _events(draft)
     commands += _turns(draft, timing)
     for turn_id, at_ms in draft.due.items():
@@ -56,11 +65,14 @@ def _session(draft: Draft, timing: Timing) -> list[Command]:
         notes = keys.annotations_key(draft.session_id)
         return [
             ("SET", name, encode(record), "PX", timing.stub),
-            ("DEL", *parts, notes),
+            ("DEL", *parts, notes, keys.session_events_key(draft.session_id)),
+            ("PUBLISH", keys.session_wake_channel(draft.session_id), b""),
             no_entry_of(draft.session_id),
         ]
     if record.annotations_revision:
         parts.append(keys.annotations_key(draft.session_id))
+    if record.logged:
+        parts.append(keys.session_events_key(draft.session_id))
     expire_ms = draft.now_ms + timing.idle
     entry = entry_of(record, expire_ms)
     if not settled(record):
@@ -72,6 +84,17 @@ def _session(draft: Draft, timing: Timing) -> list[Command]:
         entry,
         *(("PEXPIRE", part, timing.idle + PARTS_OUTLIVE_MS) for part in parts),
     ]
+
+
+def _happened(draft: Draft) -> list[Command]:
+    name = keys.session_events_key(draft.session_id)
+    commands: list[Command] = [
+        ("XADD", name, "MAXLEN", "~", SESSION_LOG_FRAMES, "*", "f", frame.SerializeToString())
+        for frame in draft.happened
+    ]
+    if commands:
+        commands.append(("PUBLISH", keys.session_wake_channel(draft.session_id), b""))
+    return commands
 
 
 def _turns(draft: Draft, timing: Timing) -> list[Command]:
