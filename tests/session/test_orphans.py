@@ -120,6 +120,10 @@ async def annotations(redis: Redis) -> None:
     await redis.set(keys.annotations_key(new_id()), b"notes")
 
 
+async def session_log(redis: Redis) -> None:
+    await redis.xadd(keys.session_events_key(new_id()), {"f": b""})
+
+
 async def log(redis: Redis, *, fence: int = LONG_AGO) -> None:
     await redis.xadd(keys.events_key(new_id()), {"f": b""}, id=f"{fence}-3")
 
@@ -178,7 +182,7 @@ async def test_what_is_left_behind_is_found_and_removed(
     assert await place.round() == []
 
 
-@pytest.mark.parametrize("plant", [messages, annotations])
+@pytest.mark.parametrize("plant", [messages, annotations, session_log])
 async def test_parts_without_a_record_expire_after_the_grace(
     place: Place, plant: Callable[[Redis], Awaitable[None]]
 ) -> None:
