@@ -26,7 +26,9 @@ from services.agents.adapters.offline_forms import filled_form
 from services.agents.agents.citations import words_of
 from services.agents.agents.claims import MOST_CLAIMS, MOST_LISTED
 from services.agents.agents.parallel import each
-from services.agents.agents.verdicts import CLAIMS_AT_ONCE, MOST_CITATIONS, MOST_DOCUMENTS
+from services.agents.agents.shelf import PAGE_DOCUMENTS
+from services.agents.agents.support_reports import MOST_DOCUMENTS
+from services.agents.agents.verdicts import CLAIMS_AT_ONCE, MOST_CITATIONS
 from services.agents.errors import ModelUnavailable
 from services.agents.ports import (
     Author,
@@ -285,7 +287,7 @@ async def test_the_largest_report_fits_the_messages_that_it_travels_in() -> None
     async with office(judge) as place:
         place.library.collections["brand-x"] = {
             place.add_document(wide * 200, f"{number} {wide * 3000}")
-            for number in range(MOST_DOCUMENTS + 1)
+            for number in range(PAGE_DOCUMENTS + 1)
         }
         job = analysis(place, "\n".join(said))
         assert (await analysed(place, job)).outcome.state == TURN_STATE_COMPLETED
@@ -294,7 +296,7 @@ async def test_the_largest_report_fits_the_messages_that_it_travels_in() -> None
     assert {len(claim.contradicting) for claim in report.claims} == {MOST_CITATIONS}
     assert (len(report.documents), report.documents_searched) == (
         MOST_DOCUMENTS,
-        MOST_DOCUMENTS + 1,
+        PAGE_DOCUMENTS + 1,
     )
     assert MOST_ANSWER_BYTES / 2 < report.ByteSize() < MOST_ANSWER_BYTES
 

@@ -104,7 +104,9 @@ async def test_a_program_reads_a_line_for_each_claim(served: Served, analyst: An
 
 async def test_the_whole_report_comes_as_json(served: Served, analyst: Analyst) -> None:
     ended = await analyze(served, "It lasts 12 hours.", "--json")
-    assert ParseDict(json.loads(ended.stdout), SupportReport()) == REPORT
+    told = json.loads(ended.stdout)
+    assert ParseDict(told, SupportReport()) == REPORT
+    assert told["coverage"]["supported"] == 0
     assert "“" not in ended.stdout
 
 
@@ -117,6 +119,17 @@ async def test_the_last_answer_is_analysed_unless_a_turn_is_named(
     assert (await analyze(served)).exit_code == 0
     assert (await analyze(served, "--turn", first.turn_id)).exit_code == 0
     assert analyst.analysed == ["So Why two? ", "So Why one? "]
+
+
+async def test_a_stream_that_breaks_is_taken_up_and_begins_nothing_twice(
+    served: Served, analyst: Analyst
+) -> None:
+    served.state.cuts[:] = [0, 1]
+    stream = served.client.turns.analyze(served.session_id, text="It lasts 12 hours.")
+    outcome = await stream.result()
+    assert outcome.findings.support == REPORT
+    assert served.state.opened == ["Analyze", "Analyze", "WatchTurn"]
+    assert len(analyst.analysed) == 1
 
 
 async def test_what_goes_wrong_is_told(served: Served, analyst: Analyst) -> None:

@@ -46,7 +46,7 @@ def analyze(
             return Exit.FAILED
         report = outcome.findings.support
         if as_json:
-            click.echo(MessageToJson(report, preserving_proto_field_name=True, ensure_ascii=False))
+            click.echo(_json(report))
         else:
             _show(screen, report)
         return Exit.DONE
@@ -67,6 +67,15 @@ async def _watched(screen: Screen, stream: TurnStream) -> turn_pb.TurnOutcome:
         if frame.HasField("notice"):
             screen.aside(frame.notice.text or frame.notice.code.lower())
     return await stream.result()
+
+
+def _json(report: pb.SupportReport) -> str:
+    return MessageToJson(
+        report,
+        preserving_proto_field_name=True,
+        ensure_ascii=False,
+        always_print_fields_with_no_presence=True,
+    )
 
 
 def _show(screen: Screen, report: pb.SupportReport) -> None:

@@ -1,6 +1,5 @@
 """The citation agent's second step: what documents say of each claim."""
 
-from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
@@ -10,17 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from maieutic.v1.document_service_pb2 import Document
 from maieutic.v1.message_pb2 import Citation
-from maieutic.v1.support_pb2 import (
-    VERDICT_CONTRADICTED,
-    VERDICT_MIXED,
-    VERDICT_SUPPORTED,
-    VERDICT_UNSUPPORTED,
-    Claim,
-    SupportCoverage,
-    SupportDocument,
-    SupportReport,
-    Verdict,
-)
+from maieutic.v1.support_pb2 import Claim, SupportReport
 from maieutic.v1.turn_service_pb2 import Findings, Usage
 from services.agents.agents.asking import as_data, filled_in, schema_of
 from services.agents.agents.citations import (
@@ -33,6 +22,7 @@ from services.agents.agents.citations import (
 from services.agents.agents.claims import TEXT_CHARACTERS
 from services.agents.agents.parallel import each
 from services.agents.agents.shelf import Shelf
+from services.agents.agents.support_reports import complete
 from services.agents.agents.tools import SEARCHING
 from services.agents.ports import (
     AgentContext,
@@ -57,8 +47,6 @@ CLAIMS_AT_ONCE = 10
 CALLS_AT_ONCE = 3
 MOST_CITATIONS = 3
 """Of a claim, for and against it each."""
-MOST_DOCUMENTS = 100
-"""That a report names."""
 COMPARING = Notice(code="COMPARING", text="Comparing the claims with what the documents say")
 ASK = ModelMessage(author=Author.USER, text="What do the passages say of each claim?")
 
@@ -126,7 +114,7 @@ class VerdictsAgent:
             for batch, (form, consumed) in zip(batches, answers, strict=True):
                 usage.extend(consumed)
                 report.citations_dropped += _judge(batch, form, sources)
-        _complete(report, documents)
+        complete(report, documents)
         yield Answer(text="", usage=tuple(usage), findings=Findings(support=report))
 
     async def _questions(
@@ -199,47 +187,3 @@ def _held(
     passage = sources.passages[reference.passage - 1]
     words = words_of(unescape(reference.quote), passage.text)  # it was given escaped
     return citation_of(reference.passage, passage, words[:TEXT_CHARACTERS]) if words else None
-
-
-def _complete(report: SupportReport, documents: Sequence[Document]) -> None:
-    """Say what follows from the citations."""
-    for claim in report.claims:
-        claim.verdict = _verdict(claim)
-    verdicts = Counter(claim.verdict for claim in report.claims)
-    total = len(report.claims) or 1
-    report.coverage.CopyFrom(
-        SupportCoverage(
-            supported=verdicts[VERDICT_SUPPORTED] / total,
-            contradicted=verdicts[VERDICT_CONTRADICTED] / total,
-            mixed=verdicts[VERDICT_MIXED] / total,
-            unsupported=verdicts[VERDICT_UNSUPPORTED] / total,
-        )
-    )
-    report.documents_searched = len(documents)
-    report.documents.extend(_named(report.claims, documents))
-
-
-def _verdict(claim: Claim) -> Verdict.ValueType:
-    if claim.supporting and claim.contradicting:
-        return VERDICT_MIXED
-    if claim.supporting:
-        return VERDICT_SUPPORTED
-    return VERDICT_CONTRADICTED if claim.contradicting else VERDICT_UNSUPPORTED
-
-
-def _named(claims: Sequence[Claim], documents: Sequence[Document]) -> list[SupportDocument]:
-    """Return the documents, the most cited first."""
-    cited = Counter(
-        citation.document_id
-        for claim in claims
-        for citation in (*claim.supporting, *claim.contradicting)
-    )
-    named = [
-        SupportDocument(
-            document_id=one.document_id,
-            document_name=one.name,
-            citations=cited[one.document_id],
-        )
-        for one in documents
-    ]
-    return sorted(named, key=lambda one: -one.citations)[:MOST_DOCUMENTS]
