@@ -6,7 +6,10 @@ import pytest
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.turn_service_pb2 import TURN_STATE_ROLLED_BACK, Turn
+from services.session.model import Draft
+from services.session.ports import Reads
 from tests.session.stack import Held, Stack, User, bad_field, failure, reason, retry_after
+from tests.session.stored import opened
 
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 
@@ -65,6 +68,31 @@ async def test_of_a_turn_that_has_ended_there_is_what_its_outcome_names(stack: S
     assert await user.artifact(named[0].artifact_id) == named[0]
     for call in (user.artifact(dropped.artifact_id), user.download(dropped.artifact_id)):
         assert (await failure(call)).code() is NOT_FOUND
+
+
+async def test_what_an_outcome_names_is_there_before_the_archive_has_heard_of_it(
+    stack: Stack, store_url: str
+) -> None:
+    user, turn, held = await begun(stack)
+    named, dropped = (await held.put("a")).artifact, (await held.put("draft")).artifact
+
+    def name(draft: Draft) -> None:
+        record = draft.turns[turn.turn_id]
+        record.finished.outcome.artifacts.append(named)
+        draft.put_turn(record)
+
+    with stack.archiver.paused():
+        finished = (await held.complete("done", publish=False)).finished
+        async with opened(store_url) as store:
+            await store.transact(turn.session_id, name, Reads(turns=[turn.turn_id]))
+        assert await user.artifacts(turn_id=turn.turn_id) == (["a"], "")
+        assert await user.artifacts(session_id=turn.session_id) == (["a"], "")
+        assert await user.artifact(named.artifact_id) == named
+        assert (await failure(user.artifact(dropped.artifact_id))).code() is NOT_FOUND
+        # The archive has it, and the live store does not know that yet: it is listed once.
+        finished.outcome.artifacts.append(named)
+        stack.archive.keep(finished)
+        assert await user.artifacts(session_id=turn.session_id) == (["a"], "")
 
 
 async def test_a_turn_that_was_rolled_back_has_no_files(stack: Stack) -> None:
