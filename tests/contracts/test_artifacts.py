@@ -193,6 +193,20 @@ async def test_a_put_and_the_deletion_of_its_session_leave_nothing_behind(
     assert await stored(harness) == set()
 
 
+async def test_a_put_waits_for_the_deletion_that_came_before_it(harness: ArchiveHarness) -> None:
+    story = await begun(harness)
+    async with harness.database.writing() as connection:
+        bury = "UPDATE sessions SET delete_time = now() WHERE session_id = $1"
+        await connection.write(bury, [(story.session_id,)])
+        putting = asyncio.create_task(put(harness, made(story)))
+        # Time for a put that does not wait, of which the deletion would know nothing.
+        await asyncio.wait([putting], timeout=0.2)
+        await connection.write("DELETE FROM artifacts WHERE session_id = $1", [(story.session_id,)])
+    with pytest.raises(SessionNotFound):
+        await putting
+    assert await stored(harness) == set()
+
+
 async def test_a_session_that_is_not_known_yet_is_asked_for_again(harness: ArchiveHarness) -> None:
     with pytest.raises(SessionNotYetArchived) as raised:
         await put(harness, made(Story("unheard")))
@@ -262,6 +276,17 @@ async def test_an_attempt_has_limits_and_the_next_one_has_them_anew(
     with pytest.raises(ArtifactLimitReached, match=r"artifacts\.total_bytes"):
         await archive.put_artifact(made(story, "d", fence=2, content=b"x" * 17), few)
     await archive.put_artifact(made(story, "d", fence=2, content=b"x" * 16), few)
+
+
+async def test_what_an_earlier_attempt_has_put_counts_once_it_is_put_again(
+    harness: ArchiveHarness,
+) -> None:
+    story, archive, few = await begun(harness), harness.archive, ArtifactLimits(files=2)
+    for fence in (1, 2):
+        for path in ("a", "b"):
+            await archive.put_artifact(made(story, path, fence=fence), few)
+    with pytest.raises(ArtifactLimitReached):
+        await archive.put_artifact(made(story, "c", fence=2), few)
 
 
 @pytest.mark.parametrize("path", ["SRC/main.py", "src/MAIN.PY", "src", "src/main.py/x"])

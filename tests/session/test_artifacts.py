@@ -163,6 +163,12 @@ async def test_whoever_holds_the_turn_no_more_puts_nothing(stack: Stack) -> None
     assert not stack.archive.artifacts.files
 
 
+async def test_a_turn_that_has_ended_takes_no_more_from_its_own_worker(stack: Stack) -> None:
+    _, _, held = await begun(stack)
+    await held.complete("done")
+    assert (await held.put("late")).status == work.WRITE_STATUS_FENCED
+
+
 async def test_a_path_or_a_file_too_many_is_refused_by_name(stack: Stack) -> None:
     _, _, held = await begun(stack)
     error = await failure(held.put("../etc/passwd"))
