@@ -25,12 +25,13 @@ class Cli:
     def shelf(self) -> Shelf:
         return self.stack.shelf
 
-    async def run(self, *arguments: str) -> Result:
+    async def run(self, *arguments: str, **environ: str) -> Result:
         runner = CliRunner(
             env={
                 "MAIEUTIC_HOME": str(self.folder / "home"),
                 "MAIEUTIC_ADDRESS": self.stack.address,
                 "MAIEUTIC_API_KEY": self.stack.key,
+                **environ,
             }
         )
         return await asyncio.to_thread(runner.invoke, main, ["artifacts", *arguments])
@@ -66,6 +67,18 @@ async def test_a_file_is_written_to_standard_output_or_to_a_file(cli: Cli) -> No
     told = await cli.run("get", artifact.artifact_id, "--output", str(output))
     assert told.stdout == f"wrote {output}: 2.3 KiB\n"
     assert output.read_bytes() == content
+
+
+async def test_a_terminal_is_shown_plain_text_only(cli: Cli) -> None:
+    text = cli.shelf.put("a.py", "print('Grüße')\n".encode())
+    hostile = cli.shelf.put("b.py", b"\x1b]0;title\x07", turn="u")
+    binary = cli.shelf.put("c.bin", b"\xff\xfe", turn="v")
+    shown = await cli.run("get", text.artifact_id, FORCE_COLOR="1")
+    assert shown.stdout == "print('Grüße')\n"
+    for artifact in (hostile, binary):
+        refused = await cli.run("get", artifact.artifact_id, FORCE_COLOR="1")
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert "--output" in refused.stderr
 
 
 async def test_the_files_of_a_turn_are_saved_and_told_one_by_one(cli: Cli) -> None:

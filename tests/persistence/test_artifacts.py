@@ -16,7 +16,6 @@ from services.persistence.artifact_sweeper import ArtifactSweeper
 from services.persistence.errors import ArchiveUnavailable
 from services.persistence.settings import ArtifactOptions, PersistenceSettings
 from services.runtime.errors import (
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -131,20 +130,6 @@ async def test_what_a_request_says_is_checked_field_by_field(
                 assert isinstance(error, InvalidArgument)
                 assert error.message.startswith(f"{name}:")
     assert not await harness.rows("SELECT 1 FROM artifacts")
-
-
-async def test_what_a_turn_may_have_is_bounded_and_the_refusal_lasts(
-    running: Office, harness: ArchiveHarness
-) -> None:
-    story = Story("ships")
-    await harness.archive.apply([fact(story.accepted())])
-    async with store(running) as stub:
-        for number in range(200):
-            await stub.PutArtifact(request(story, f"{number}.py"))
-        error = await refusal(stub.PutArtifact(request(story, "one-more.py")))
-    # Not what passes by itself: a worker would go on for ever.
-    assert isinstance(error, FailedPrecondition)
-    assert error.reason == "LIMIT_REACHED"
 
 
 async def test_only_services_have_access(running: Office) -> None:
