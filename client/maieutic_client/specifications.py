@@ -1,9 +1,10 @@
-"""What agents have understood from a session: specifications, conflicts, questions."""
+"""What agents have understood from a session: specifications, conflicts, questions, summary."""
 
 from collections.abc import AsyncIterator
 
 from maieutic.v1 import specification_pb2 as pb, specification_service_pb2 as service
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceStub
+from maieutic.v1.summary_pb2 import Summary
 from maieutic_client.connection import Connection, new_request_id
 from maieutic_client.session_ids import SessionLike, session_id_of
 
@@ -55,6 +56,12 @@ class Specifications:
         async for page in self._connection.pages(self._stub.ListQuestions, request):
             for question in page.questions:
                 yield question
+
+    async def summary(self, session: SessionLike) -> Summary | None:
+        """Return what agents are given of the older part; None while they are given all of it."""
+        request = service.GetSummaryRequest(session_id=session_id_of(session))
+        response = await self._connection.call(self._stub.GetSummary, request)
+        return response.summary if response.HasField("summary") else None
 
     async def resolve(
         self,

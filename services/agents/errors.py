@@ -7,6 +7,7 @@ ModelError
 ├─ ModelRefused       the model will not answer this
 ├─ ModelUnending      the model asks and asks, and does not answer
 └─ ModelRejected      the request can never succeed
+ConversationUnreadable  what was said cannot be read now
 ToolProblem           a tool cannot do what the model asks
 NotDoable             an agent cannot do what the user asks
 AnswerTooLarge        more was said than a turn may hold
@@ -62,6 +63,10 @@ class ModelUnending(ModelError):
         super().__init__(
             f"The model did not end its answer in {rounds} rounds of tools: ask for less at once."
         )
+
+
+class ConversationUnreadable(Exception):
+    """What was said in the session cannot be read for the moment."""
 
 
 class ToolProblem(Exception):

@@ -12,6 +12,7 @@ from maieutic.v1.specification_pb2 import Conflict, Question, Specification
 from maieutic.v1.turn_service_pb2 import Findings, Usage
 from services.agents.agents.answering import answered
 from services.agents.agents.citations import Sources, cited, fenced
+from services.agents.agents.known import summary as summary_of
 from services.agents.agents.loop import LoopOptions, ModelLoop, Tool, Tools
 from services.agents.agents.team_tools import TeamTool
 from services.agents.errors import (
@@ -115,4 +116,5 @@ __all__ = [
     "cited",
     "fenced",
     "prompts_in",
+    "summary_of",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from services.agents.errors import (
     AnswerTooLarge,
+    ConversationUnreadable,
     ModelError,
     ModelMalformed,
     ModelOverloaded,
@@ -73,6 +74,11 @@ TIME_BUDGET = Failure(
     explanation="The answer was not ready within the time that the turn may run.",
     retryable=False,
 )
+UNREADABLE = Failure(
+    reason="CONVERSATION_UNREADABLE",
+    explanation="What was said before could not be read for the moment.",
+    retryable=True,
+)
 NO_AGENT = Failure(
     reason="NO_AGENT",
     explanation="No agent here can do this; its operator has to bring the workers up to date.",
@@ -106,6 +112,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure(reason="ANSWER_TOO_LARGE", explanation=str(error), retryable=False)
     if isinstance(error, NotDoable):
         return Failure(reason=error.reason, explanation=str(error), retryable=False)
+    if isinstance(error, ConversationUnreadable):
+        return UNREADABLE
     if isinstance(error, ServiceError):
         return _of_peer(error)
     # An unknown exception may be a bug that this input meets every time, or a passing one: it may

@@ -23,7 +23,7 @@ from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OfflineModel
 from services.agents.adapters.scripted import ScriptedModel, read_script
 from services.agents.adapters.tool_servers import tool_servers
-from services.agents.agents import claims, code_plan, conflict, context, verdicts
+from services.agents.agents import claims, code_plan, conflict, context, summary, verdicts
 from services.agents.agents.code_file import CodeFileAgent
 from services.agents.agents.code_summary import summary_of
 from services.agents.agents.direct import DirectAgent, DirectPrompts
@@ -124,13 +124,14 @@ def _crew(
 ) -> Crew:
     prompt = extensions.prompt
     direct = DirectPrompts(
-        grounded=prompt("direct", 2), ungrounded=prompt("direct_without_documents", 2)
+        grounded=prompt("direct", 3), ungrounded=prompt("direct_without_documents", 3)
     )
     ours: dict[str, Agent] = {
         "direct": DirectAgent(model, tools, direct, options),
-        "socratic": SocraticAgent(model, prompt("socratic", 1)),
+        "socratic": SocraticAgent(model, prompt("socratic", 2)),
         context.STEP: context.ContextAgent(model, prompt("context", 1)),
         conflict.STEP: conflict.ConflictAgent(model, prompt("conflict", 1)),
+        summary.STEP: summary.SummaryAgent(model, prompt("summary", 1)),
         claims.STEP: claims.ClaimsAgent(model, prompt(claims.STEP, 1)),
         verdicts.STEP: verdicts.VerdictsAgent(model, shelf, prompt(verdicts.STEP, 1)),
         code_plan.STEP: code_plan.CodePlanAgent(model, prompt(code_plan.STEP, 1)),
@@ -139,7 +140,7 @@ def _crew(
     theirs = extensions.agents(AgentParts(model=model, tools=tools.of, loop=options))
     agents = {**ours, **theirs}
     steps = (
-        *(context.STEP, conflict.STEP),
+        *(context.STEP, conflict.STEP, summary.STEP),
         *(claims.STEP, verdicts.STEP),
         *(code_plan.STEP, CODE_FILE),
     )

@@ -117,6 +117,11 @@ class ModelRequest:
     """The instructions: the same for all turns of an agent, so that a model may cache them."""
     messages: tuple[ModelMessage, ...]
     """Oldest first; the last one is the user's and is the one to answer."""
+    summary: str = ""
+    """What was said before the messages, as JSON that cannot end its element; data, never
+    instructions. The same until the next summary, so that a model may cache it."""
+    left_out: int = 0
+    """How many messages before these neither they nor the summary hold."""
     passages: tuple[ModelPassage, ...] = ()
     grounding: str = ""
     """The passages as fenced text. A model that reads text is given it before the last message;
@@ -205,6 +210,9 @@ the next page's token, empty after the last. Raises ToolProblem and ServiceError
 PutArtifact: TypeAlias = Callable[[str, str], Awaitable[Artifact]]
 """From a file's path and text: the file as it is stored. Tried for as long as the turn is this
 worker's while the store is away. Raises ServiceError for what it refuses."""
+ReadAfter: TypeAlias = Callable[[int, int], Awaitable[Sequence[Message]]]
+"""From a position, 0 for the beginning, and how many: what was said after it, oldest first. Maybe
+fewer; none at the end. Raises ConversationUnreadable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,9 +228,16 @@ class AgentContext:
     document_ids: tuple[str, ...]
     """The documents that answers are drawn from; may be empty."""
     messages: tuple[ModelMessage, ...]
-    """The window, oldest first; to answer is the last one, if it is the user's."""
+    """What was said after the part that the summary covers, oldest first; to answer is the last
+    one, if it is the user's."""
+    left_out: int = 0
+    """How many messages before them the summary does not cover either."""
     history: ReadHistory
-    """All that was said in the session, the window included."""
+    """All that was said in the session."""
+    read_after: ReadAfter
+    """The same, from a position on."""
+    summary_through: int = 0
+    """Of a summary: the position of the last message that it is to cover."""
     findings: Findings
     """What agents have found in the session so far; and what this turn is to write."""
     put_artifact: PutArtifact

@@ -47,6 +47,9 @@ class Tuning:
     code_file: AgentTuning = field(default=AgentTuning())
     """Writes one file after the other."""
 
+    summary: AgentTuning = field(default=AgentTuning())
+    """Sums up the older part of a conversation."""
+
     def by_step(self) -> Mapping[str, AgentTuning]:
         """Return each agent's, by the step that its requests name."""
         return {
@@ -58,6 +61,7 @@ class Tuning:
             "citation_verdicts": self.citation,
             "code_plan": self.code_plan,
             "code_file": self.code_file,
+            "summary": self.summary,
         }
 
 

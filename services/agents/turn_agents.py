@@ -12,19 +12,12 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     CompleteStepResponse,
     TurnClaim,
 )
-from maieutic.v1.message_pb2 import AUTHOR_AGENT
 from maieutic.v1.turn_service_pb2 import Findings, TurnFile, Usage
+from services.agents.conversation import since_summary, with_all_since_summary
 from services.agents.crew import Crew
 from services.agents.errors import AnswerTooLarge
 from services.agents.failures import NO_AGENT, Failure, no_agent
-from services.agents.ports import (
-    Agent,
-    AgentContext,
-    AgentEvent,
-    Answer,
-    Author,
-    ModelMessage,
-)
+from services.agents.ports import Agent, AgentContext, AgentEvent, Answer
 from services.agents.recorder import RecordedTurn
 from services.agents.routing_slip import finished_files, next_step
 from services.agents.turn_work import TurnWork
@@ -70,7 +63,7 @@ class TurnAgents:
         if not self._job.steps:
             if (agent := self._crew.of(self._job, claim.session)) is None:
                 return no_agent(self._job.agent, self._crew.named)
-            return await _said(agent, context, turn, most)
+            return await _said(agent, await with_all_since_summary(context, claim), turn, most)
         self._take_over(claim)
         context = self._with_steps(context, claim.findings)
         if context.artifacts:
@@ -138,18 +131,14 @@ class TurnAgents:
             turn_id=job.turn_id,
             text=job.message.text,
             history=partial(self._work.messages, turn.log),
+            read_after=partial(self._work.messages_after, turn.log),
             findings=claim.findings,
             deadline=claim.deadline.ToMicroseconds() / 1e6,
             put_artifact=partial(self._work.put_artifact, turn.log),
             document_ids=tuple(claim.session.document_ids),
             collection=job.collection,
-            messages=tuple(
-                ModelMessage(
-                    author=Author.AGENT if message.author == AUTHOR_AGENT else Author.USER,
-                    text=message.text,
-                )
-                for message in claim.window
-            ),
+            messages=since_summary(claim),
+            summary_through=job.summary_through_position,
         )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -20,6 +20,7 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     FailTurnRequest,
     FailTurnResponse,
     ListTurnMessagesRequest,
+    ListTurnMessagesResponse,
     PutTurnArtifactRequest,
     ReleaseTurnRequest,
     ReleaseTurnResponse,
@@ -31,7 +32,7 @@ from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import Usage
 from services.agents.code_files import media_type
-from services.agents.errors import LogBehind, ToolProblem
+from services.agents.errors import ConversationUnreadable, LogBehind, ToolProblem
 from services.agents.failures import TRANSIENT, Failure
 from services.agents.ports import Answer
 from services.agents.turn_log import TurnLog
@@ -39,6 +40,7 @@ from services.runtime import telemetry
 from services.runtime.errors import (
     Aborted,
     PermissionDenied,
+    ServiceError,
     Unauthenticated,
     Unimplemented,
     from_rpc,
@@ -84,21 +86,33 @@ class TurnWork:
         self, log: TurnLog, page_token: str, page_size: int
     ) -> tuple[Sequence[Message], str]:
         """See `ReadHistory`; not repeated: whoever asks goes on without an answer as well."""
-        request = ListTurnMessagesRequest(
-            turn_id=log.turn_id,
-            fence=log.fence,
-            claim_id=log.claim_id,
-            page_token=page_token,
-            page_size=page_size,
-        )
-        try:
-            response = await self._stub.ListTurnMessages(request)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from error
+        response = await self._said(log, page_token=page_token, page_size=page_size)
         if response.status != WRITE_STATUS_APPLIED:
             # The recorder hears the same, and what becomes of the turn is decided there.
             raise ToolProblem("The conversation cannot be read for the moment.")
         return response.messages, response.next_page_token
+
+    async def messages_after(
+        self, log: TurnLog, position: int, page_size: int
+    ) -> Sequence[Message]:
+        """See `ReadAfter`; not repeated."""
+        try:
+            response = await self._said(log, after_position=position, page_size=page_size)
+        except ServiceError as error:
+            raise ConversationUnreadable from error
+        # A session service of the version before lists the newest ones, whatever it is asked.
+        if response.status != WRITE_STATUS_APPLIED or not response.oldest_first:
+            raise ConversationUnreadable
+        return response.messages
+
+    async def _said(self, log: TurnLog, **page: Any) -> ListTurnMessagesResponse:
+        request = ListTurnMessagesRequest(
+            turn_id=log.turn_id, fence=log.fence, claim_id=log.claim_id, **page
+        )
+        try:
+            return await self._stub.ListTurnMessages(request)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
 
     async def put_artifact(self, log: TurnLog, path: str, text: str) -> Artifact:
         """See `PutArtifact`."""

@@ -59,9 +59,9 @@ from services.gateway.rpc import (
     Documents,
     IndexAdmin,
     Sessions,
-    Specifications,
 )
 from services.gateway.settings import GatewaySettings
+from services.gateway.specification_rpc import Specifications
 from services.gateway.turn_rpc import Turns
 from services.gateway.validation import CheckedRequests, RequestRules
 from services.runtime.channel import open_channel

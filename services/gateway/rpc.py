@@ -12,7 +12,6 @@ from maieutic.v1 import (
     document_service_pb2 as documents,
     index_admin_service_pb2 as indexes,
     session_service_pb2 as sessions,
-    specification_service_pb2 as specifications,
 )
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
 from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServiceServicer
@@ -20,7 +19,6 @@ from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceServ
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
-from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServicer
 from services.gateway.relay import exchanged, relayed, require_documents
 
 if TYPE_CHECKING:  # typing names of the generated stubs
@@ -30,7 +28,6 @@ if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
     from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceAsyncStub
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
-    from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceAsyncStub
 
     Context = grpc.aio.ServicerContext[Any, Any]
 else:
@@ -158,37 +155,6 @@ class Sessions(SessionServiceServicer):
         """Pass on frame by frame."""
         async for response in relayed(self._service.WatchSession(request)):
             yield response
-
-
-class Specifications(SpecificationServiceServicer):
-    """What agents have found in sessions, at the session service."""
-
-    def __init__(self, service: "SpecificationServiceAsyncStub") -> None:
-        self._service = service
-
-    async def ListSpecifications(
-        self, request: specifications.ListSpecificationsRequest, context: Context
-    ) -> specifications.ListSpecificationsResponse:
-        """Pass on."""
-        return await self._service.ListSpecifications(request)
-
-    async def ListConflicts(
-        self, request: specifications.ListConflictsRequest, context: Context
-    ) -> specifications.ListConflictsResponse:
-        """Pass on."""
-        return await self._service.ListConflicts(request)
-
-    async def ListQuestions(
-        self, request: specifications.ListQuestionsRequest, context: Context
-    ) -> specifications.ListQuestionsResponse:
-        """Pass on."""
-        return await self._service.ListQuestions(request)
-
-    async def ResolveConflict(
-        self, request: specifications.ResolveConflictRequest, context: Context
-    ) -> specifications.ResolveConflictResponse:
-        """Pass on."""
-        return await self._service.ResolveConflict(request)
 
 
 class Documents(DocumentServiceServicer):

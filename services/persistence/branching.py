@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from maieutic.bus.v1.bus_pb2 import SessionAnnotations, SessionChanged
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2 import Findings
 from services.persistence.facts import SESSION_CHANGED, read_fact
 from services.persistence.model import Fact
@@ -40,7 +41,7 @@ def _copy(branch: Session, message: Message, number: int) -> Message:
     return copy
 
 
-def found_in(messages: Iterable[Message], findings: Findings) -> Findings:
+def found_in(messages: Sequence[Message], findings: Findings) -> Findings:
     """Return what agents have found in the messages that a branch carries along.
 
     What was found later in the parent is not true of the branch.
@@ -49,6 +50,7 @@ def found_in(messages: Iterable[Message], findings: Findings) -> Findings:
     specifications = [one for one in findings.specifications if one.message_id in said]
     ids = {one.specification_id for one in specifications}
     return Findings(
+        summary=_covering(messages, findings.summary),
         specifications=specifications,
         conflicts=[
             one
@@ -57,6 +59,18 @@ def found_in(messages: Iterable[Message], findings: Findings) -> Findings:
         ],
         questions=[one for one in findings.questions if one.message_id in said],
     )
+
+
+def _covering(messages: Sequence[Message], summary: Summary) -> Summary | None:
+    """Return the summary as the branch's; None if it covers more than the branch has."""
+    copies = {message.origin_message_id: message for message in messages}
+    if (through := copies.get(summary.through_message_id)) is None:
+        return None
+    carried_along = Summary()
+    carried_along.CopyFrom(summary)
+    carried_along.through_message_id = through.message_id
+    carried_along.through_position = carried_along.message_count = through.position
+    return carried_along
 
 
 def fact_of(tenant: str, branch: Session, messages: Sequence[Message], findings: Findings) -> Fact:

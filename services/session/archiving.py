@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from maieutic.bus.v1.bus_pb2 import TurnFinished
 from maieutic.session.v1 import turn_work_service_pb2 as pb
 from maieutic.session.v1.record_pb2 import SessionRecord
+from maieutic.v1.turn_service_pb2 import TURN_STATE_ROLLED_BACK, TurnOutcome
 from services.session.at_once import for_each
 from services.session.ending import archived
 from services.session.ids import check_jobs, checked_all
@@ -67,7 +68,7 @@ class Archiving:
         reads = Reads(
             turns=[row.job.turn_id for row in said.rows],
             # What a turn found is new to a session that did not seal it itself.
-            annotations=any(row.outcome.HasField("findings") for row in said.rows),
+            annotations=any(_about_findings(row.outcome) for row in said.rows),
         )
         _, draft = await self._store.transact(said.session_id, decide, reads)
         self._publisher.after(draft)
@@ -86,6 +87,10 @@ class Archiving:
 
             reads = Reads(turns=[turn_id])
             await self._store.transact(turn.job.message.session_id, decide, reads)
+
+
+def _about_findings(outcome: TurnOutcome) -> bool:
+    return outcome.HasField("findings") or outcome.state == TURN_STATE_ROLLED_BACK
 
 
 def _by_session(request: pb.MarkArchivedRequest) -> list[_Archived]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from maieutic.bus.v1.bus_pb2 import RunTurn, TurnAccepted
+from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.turn_service_pb2 import (
     BUSY_POLICY_ENQUEUE,
@@ -14,32 +14,24 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_INTERRUPTED,
     TURN_STATE_ROLLED_BACK,
     BusyPolicy,
-    TurnAccepted as AcceptedFrame,
-    TurnFrame,
 )
+from services.session.accepting import accept, begin_aside, new_turn
 from services.session.ending import end_waiting, stop
-from services.session.errors import LineFull, RequestIdTaken, SessionBusy, SideTurnsFull
-from services.session.happenings import turn_accepted
+from services.session.errors import LineFull, RequestIdTaken, SessionBusy
 from services.session.model import (
     CANCELLING,
     LEASED,
     QUEUED,
     WAITING,
     Draft,
-    EventId,
     RunJob,
     Timing,
     aside,
-    next_stamp,
-    place_in_line,
     say,
     takes_over,
-    timestamp,
 )
-from services.session.views import public_turn
 
 MOST_WAITING = 16
-MOST_ASIDE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,26 +99,11 @@ def _start(draft: Draft, job: RunTurn, timing: Timing) -> record.TurnRecord:
     """Begin in an idle session."""
     session = draft.record
     job.predecessor_turn_id = session.last_turn_id
-    turn = _new_turn(draft, job, QUEUED)
+    turn = new_turn(draft, job, QUEUED)
     say(draft, turn.job)
     session.session.active_turn_id = session.last_turn_id = job.turn_id
     draft.due[job.turn_id] = draft.now_ms + timing.publish_grace
-    _accept(draft, turn)
-    draft.effects.append(RunJob(job=turn.job))
-    return turn
-
-
-def begin_aside(draft: Draft, job: RunTurn, timing: Timing) -> record.TurnRecord:
-    """Begin beside the conversation, which goes on as if this turn were not there.
-
-    Raises LimitReached if as many are there as may be.
-    """
-    if len(draft.record.side_turn_ids) >= MOST_ASIDE:
-        raise SideTurnsFull(MOST_ASIDE)
-    turn = _new_turn(draft, job, QUEUED)
-    draft.record.side_turn_ids.append(job.turn_id)
-    draft.due[job.turn_id] = draft.now_ms + timing.publish_grace
-    _accept(draft, turn)
+    accept(draft, turn)
     draft.effects.append(RunJob(job=turn.job))
     return turn
 
@@ -139,10 +116,10 @@ def _line_up(draft: Draft, job: RunTurn, timing: Timing, *, first: bool) -> reco
         job.predecessor_turn_id = _running(draft)
     else:
         job.predecessor_turn_id, session.last_turn_id = session.last_turn_id, job.turn_id
-    turn = _new_turn(draft, job, WAITING)
+    turn = new_turn(draft, job, WAITING)
     session.waiting_turn_ids.insert(0 if first else len(session.waiting_turn_ids), job.turn_id)
     draft.due[job.turn_id] = draft.now_ms + timing.queue_check
-    _accept(draft, turn)
+    accept(draft, turn)
     return turn
 
 
@@ -151,31 +128,6 @@ def _running(draft: Draft) -> str:
     session = draft.record
     first = draft.turns[session.waiting_turn_ids[0]].job
     return session.session.active_turn_id or first.predecessor_turn_id
-
-
-def _new_turn(draft: Draft, job: RunTurn, phase: record.TurnPhase.ValueType) -> record.TurnRecord:
-    job.create_time.CopyFrom(timestamp(draft.now_ms))
-    job.message.create_time.CopyFrom(job.create_time)
-    return record.TurnRecord(
-        phase=phase,
-        job=job,
-        fence=next_stamp(0, draft.now_ms),
-        provisional=draft.record.restored,
-    )
-
-
-def _accept(draft: Draft, turn: record.TurnRecord) -> None:
-    """Keep the turn, and tell its watchers and the archive."""
-    session, turn_id = draft.record, turn.job.turn_id
-    session.unarchived_turn_ids.append(turn_id)
-    draft.touch()
-    turn.job.session.CopyFrom(session.session)
-    draft.put_turn(turn)
-    shown = public_turn(turn, waiting_position=place_in_line(session, turn_id))
-    frame = TurnFrame(turn_id=turn_id, accepted=AcceptedFrame(turn=shown))
-    draft.events.append((turn_id, EventId(turn.fence, 0), frame))
-    draft.log(turn_accepted(shown))
-    draft.remember(TurnAccepted(job=turn.job))
 
 
 def _make_way(draft: Draft, job: RunTurn, timing: Timing) -> None:

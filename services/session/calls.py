@@ -32,6 +32,7 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
         "ListSpecifications": StoreOperation.LIST,
         "ListConflicts": StoreOperation.LIST,
         "ListQuestions": StoreOperation.LIST,
+        "GetSummary": StoreOperation.GET,
         "ResolveConflict": StoreOperation.UPDATE,
         "ListArtifacts": StoreOperation.LIST,
         "GetArtifact": StoreOperation.GET,

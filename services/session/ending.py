@@ -18,6 +18,7 @@ from maieutic.v1.turn_service_pb2 import (
     TurnState,
     Usage,
 )
+from services.session import summaries
 from services.session.findings import forget, keep, named, together
 from services.session.happenings import turn_ended
 from services.session.model import (
@@ -132,6 +133,7 @@ def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
         session.session.active_turn_id = ""
         promote(draft, timing)
     trim(draft)
+    summaries.sum_up(draft, turn, timing)
     draft.touch()
     finished.session.CopyFrom(session.session)
     if rolled_back(turn):
@@ -148,7 +150,7 @@ def _learn(draft: Draft, turn: record.TurnRecord) -> None:
     if draft.annotations is None:
         return
     if rolled_back(turn):
-        forget(draft, turn.job.turn_id)
+        forget(draft, turn.job)
     elif turn.finished.outcome.HasField("findings"):
         keep(draft, turn.finished.outcome.findings)
 

@@ -4,15 +4,15 @@ Everything has an id that is derived from where it comes from, so that keeping i
 retry or from the archive, changes nothing.
 """
 
-import hashlib
-from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 
+from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.v1 import specification_pb2 as pb
 from maieutic.v1.turn_service_pb2 import Findings
+from services.session import summaries
 from services.session.errors import ConflictResolved, conflict_not_found
-from services.session.ids import family_of
+from services.session.ids import derived
 from services.session.model import Draft, answer_id, timestamp, user_message_id
 
 MOST_SPECIFICATIONS = 500
@@ -21,7 +21,6 @@ MOST_QUESTIONS = 200
 MOST_NAME_CHARACTERS = 64
 MOST_TEXT_CHARACTERS = 1000
 """So that all that a session may know fits the messages in which it travels."""
-_ID_BYTES = 18
 
 
 def named(found: Findings, turn: TurnRecord, now_ms: int) -> Findings:
@@ -59,13 +58,14 @@ def named(found: Findings, turn: TurnRecord, now_ms: int) -> Findings:
         result.support.CopyFrom(found.support)
     if found.HasField("manifest"):
         result.manifest.CopyFrom(found.manifest)
+    if found.HasField("summary"):
+        result.summary.CopyFrom(summaries.named(found.summary, turn, now_ms))
     return result
 
 
 def conflict_id(one: str, other: str) -> str:
     """Return the id of the conflict between two specifications, in whatever order they come."""
-    digest = hashlib.sha256("\n".join(sorted((one, other))).encode()).digest()
-    return family_of(one) + urlsafe_b64encode(digest[:_ID_BYTES]).decode()
+    return derived(one, *sorted((one, other)))
 
 
 def keep(draft: Draft, found: Findings) -> None:
@@ -87,7 +87,8 @@ def keep(draft: Draft, found: Findings) -> None:
     asked = {question.question_id for question in kept.questions}
     kept.questions.extend(one for one in found.questions if one.question_id not in asked)
     del kept.questions[:-MOST_QUESTIONS]
-    if kept.ByteSize() != before:
+    replaced = found.HasField("summary") and summaries.keep(draft, found.summary)
+    if replaced or kept.ByteSize() != before:
         _changed(draft)
 
 
@@ -181,16 +182,18 @@ def _withdraw(kept: Findings, specification_ids: frozenset[str]) -> None:
         specification.withdrawn |= specification.specification_id in specification_ids
 
 
-def forget(draft: Draft, turn_id: str) -> None:
+def forget(draft: Draft, job: RunTurn) -> None:
     """Take out what was found in a turn, as if it had never been asked."""
-    kept = draft.kept_annotations.findings
+    kept, turn_id = draft.kept_annotations.findings, job.turn_id
+    withdrawn = summaries.forget(draft, job.message.position)
     gone = {one.specification_id for one in kept.specifications if one.turn_id == turn_id}
     left = Findings(
         specifications=(one for one in kept.specifications if one.turn_id != turn_id),
         conflicts=(one for one in kept.conflicts if not gone & _sides(one)),
         questions=(one for one in kept.questions if one.question_id != turn_id),
+        summary=kept.summary if kept.HasField("summary") else None,
     )
-    if left != kept:
+    if withdrawn or left != kept:
         kept.CopyFrom(left)
         _changed(draft)
 

@@ -68,6 +68,12 @@ def document_set_id(document_ids: Iterable[str]) -> str:
     return base64.urlsafe_b64encode(digest[:_PART_BYTES]).decode()
 
 
+def derived(of: str, *unguessable: str) -> str:
+    """Return the id of what belongs to *of*, of its family; the same for the same parts."""
+    digest = hashlib.sha256("\n".join(unguessable).encode()).digest()
+    return family_of(of) + base64.urlsafe_b64encode(digest[:_PART_BYTES]).decode()
+
+
 def family_of(any_id: str) -> str:
     """Return the part that a session, its branches and its turns have in common."""
     return any_id[:FAMILY_LENGTH]

@@ -98,6 +98,8 @@ class Timing:
     longest_backoff: int = 300_000
     """Most that is waited before what stays undone is tried again."""
     cancel_grace: int = 1_000
+    analysis_budget: int = 300_000
+    """How long work beside a conversation may run that begins by itself."""
     archive_grace: int = 5_000
     """After this an outcome that the archive has not confirmed is published again."""
     gather: int = 1000

@@ -111,6 +111,10 @@ class Direction:
         up = self.oldest_first
         return message.position > beyond if up else not beyond or message.position < beyond
 
+    def token(self, position: int) -> str:
+        """Return the token of the page beyond a position; empty for 0."""
+        return f"{position}{self.mark}" if position else ""
+
     def parse(self, token: str) -> int:
         """Return the position that a token names, 0 for an empty one. Raises BadPageToken."""
         if not token:
@@ -139,7 +143,7 @@ def page_of_messages(
     page = _leading(known, _position, limit)
     if len(page) == len(known) and not end:
         return page, ""
-    return page, f"{page[-1].position if page else end}{direction.mark}"
+    return page, direction.token(page[-1].position if page else end or 0)
 
 
 def _leading(ordered: Sequence[Item], key: Callable[[Item], Any], limit: int) -> list[Item]:

@@ -10,6 +10,7 @@ from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations, SessionChanged,
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.turn_service_pb2 import TurnAccepted as AcceptedFrame, TurnFrame
+from services.session import summaries
 from services.session.model import (
     LIVE,
     QUEUED,
@@ -80,6 +81,7 @@ def _restore_annotations(draft: Draft, snapshot: GetSessionSnapshotResponse) -> 
         revision = snapshot.annotations.revision
         draft.record.annotations_revision = revision
         draft.record.archived_annotations_revision = revision
+        draft.record.summary_position = draft.annotations.findings.summary.through_position
         draft.annotations_changed = True
 
 
@@ -175,6 +177,7 @@ def _run_beside(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
     turn_id, session = turn.job.turn_id, draft.record
     if turn.phase in LIVE and turn_id not in session.side_turn_ids:
         session.side_turn_ids.append(turn_id)
+        summaries.expect(draft, turn.job)
     if turn.phase == WAITING:
         turn.phase = QUEUED
         draft.due[turn_id] = draft.now_ms + timing.publish_grace

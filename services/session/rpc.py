@@ -212,6 +212,12 @@ class SpecificationServicer(SpecificationServiceServicer):
         found, token = await self._specifications.questions(_caller(), request)
         return specification_pb.ListQuestionsResponse(questions=found, next_page_token=token)
 
+    async def GetSummary(
+        self, request: specification_pb.GetSummaryRequest, context: Context
+    ) -> specification_pb.GetSummaryResponse:
+        summary = await self._specifications.summary(_caller(), request)
+        return specification_pb.GetSummaryResponse(summary=summary)
+
     async def ResolveConflict(
         self, request: specification_pb.ResolveConflictRequest, context: Context
     ) -> specification_pb.ResolveConflictResponse:

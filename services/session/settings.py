@@ -151,6 +151,7 @@ class SessionSettings:
             idle=round(self.idle * 1000),
             publish_grace=round(self.publish_grace * 1000),
             archive_grace=round(self.archive_grace * 1000),
+            analysis_budget=self.time_budget.analysis * 1000,
         )
 
 

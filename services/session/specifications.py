@@ -1,9 +1,10 @@
-"""Specifications, conflicts and questions as callers use them: list, resolve."""
+"""What agents have found, as callers use it: list, resolve, read the summary."""
 
 from collections.abc import Iterable
 from typing import TypeVar
 
 from maieutic.v1 import specification_pb2 as pb, specification_service_pb2 as service
+from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2 import Findings
 from services.session.annotations import Annotations
 from services.session.findings import find_conflict, open_conflicts, resolve
@@ -49,6 +50,11 @@ class Specifications:
         """Return a page, oldest first, and the next page's token."""
         found = await self._findings(caller, request.session_id)
         return _page(found.questions, request.page_token, request.page_size)
+
+    async def summary(self, caller: Caller, request: service.GetSummaryRequest) -> Summary | None:
+        """Return the summary of the conversation's older part; None while there is none."""
+        found = await self._findings(caller, request.session_id)
+        return found.summary if found.HasField("summary") else None
 
     async def _findings(self, caller: Caller, session_id: str) -> Findings:
         draft = await self._annotations.read(caller, session_id)

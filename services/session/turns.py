@@ -9,8 +9,9 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1 import turn_service_pb2 as pb
 from services.runtime.errors import ServiceError
+from services.session.accepting import begin_aside
 from services.session.archive import Archive
-from services.session.beginning import begin, begin_aside, unfinished_stop
+from services.session.beginning import begin, unfinished_stop
 from services.session.ending import finish_stop
 from services.session.errors import (
     Overloaded,

@@ -34,6 +34,7 @@ from services.agents.ports import (
 from services.runtime.telemetry import TelemetryOptions, span, telemetry
 from tests.backends.process import free_port
 from tests.emulators.anthropic import Emulator, anthropic_emulator
+from tests.emulators.anthropic_answers import texts_of
 from tests.emulators.anthropic_plan import Rule
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import office
@@ -113,7 +114,7 @@ async def test_the_user_speaks_first_and_the_authors_take_turns(
     emulator: Emulator, model: ClaudeModel
 ) -> None:
     window = (
-        said(Author.AGENT, "An answer whose question is out of the window."),
+        said(Author.AGENT, "What is it for?"),
         "One",
         "  ",
         "two.",
@@ -123,9 +124,11 @@ async def test_the_user_speaks_first_and_the_authors_take_turns(
     )
     await events_of(model, request_for(*window))
     *earlier, last = emulator.requests[0].body["messages"]
-    assert earlier == [
-        {"role": "user", "content": "One\n\ntwo."},
-        {"role": "assistant", "content": "First.\n\nSecond."},
+    assert [(message["role"], *texts_of(message)) for message in earlier] == [
+        ("user", "[The user has said nothing before this.]"),
+        ("assistant", "What is it for?"),
+        ("user", "One\n\ntwo."),
+        ("assistant", "First.\n\nSecond."),
     ]
     assert last["content"] == [{"type": "text", "text": "And then?"}]
 

@@ -114,7 +114,7 @@ async def test_a_socratic_turn_asks_one_question_from_what_is_known() -> None:
         "asked",
     }
     assert "Never answer for the user" in request.system
-    assert [(used.step, used.prompt) for used in outcome.usage] == [("socratic", "socratic_v1")]
+    assert [(used.step, used.prompt) for used in outcome.usage] == [("socratic", "socratic_v2")]
 
 
 async def test_a_question_is_asked_where_nothing_was_said() -> None:
@@ -228,6 +228,7 @@ def context_with(found: Findings) -> AgentContext:
         document_ids=(),
         messages=(),
         history=nothing_said,
+        read_after=nothing_after,
         findings=found,
         put_artifact=nothing_put,
     )
@@ -235,6 +236,10 @@ def context_with(found: Findings) -> AgentContext:
 
 async def nothing_put(path: str, text: str) -> Artifact:
     raise AssertionError(path)
+
+
+async def nothing_after(position: int, size: int) -> Sequence[Message]:
+    return ()
 
 
 async def nothing_said(page_token: str, page_size: int) -> tuple[Sequence[Message], str]:

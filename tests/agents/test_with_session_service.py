@@ -21,7 +21,7 @@ from maieutic.v1.turn_service_pb2 import (
 )
 from services.agents.adapters.scripted import Script, ScriptedModel
 from services.agents.main import agents_service
-from services.agents.ports import ModelEvent, ModelRequest, ModelUsage
+from services.agents.ports import Model, ModelEvent, ModelRequest, ModelUsage
 from services.agents.settings import AgentsSettings
 from services.runtime.bus import Bus, Deliveries, OutgoingMessage
 from services.runtime.memory import MemoryBus
@@ -131,7 +131,7 @@ async def conversation(
 
 
 @asynccontextmanager
-async def working(address: str, bus: Bus, model: ScriptedModel) -> AsyncIterator[None]:
+async def working(address: str, bus: Bus, model: Model) -> AsyncIterator[None]:
     settings = AgentsSettings(
         server=ServerOptions(), session_address=address, recorder=BRISK, grace=2.0
     )

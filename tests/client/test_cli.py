@@ -25,6 +25,7 @@ from maieutic.v1.specification_pb2 import (
     Question,
     Specification,
 )
+from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2 import Findings
 from maieutic_client import Maieutic
 from maieutic_client.cli import main
@@ -273,6 +274,11 @@ async def test_what_was_understood_is_shown_and_a_conflict_decided(cli: Cli) -> 
         conflicts=[conflict],
         questions=[Question(question_id="q", text="Which database?")],
     )
+    assert "no summary yet" in (await cli.quick("specs", "summary", session_id)).err
+    summary = Summary(text="They want a library.", message_count=8)
+    cli.stack.conversations.findings[session_id].summary.CopyFrom(summary)
+    shown = await cli.quick("specs", "summary", session_id)
+    assert shown.out.strip() == "They want a library."
     listed = await cli.quick("specs", "list", session_id)
     assert listed.out.splitlines()[0].split("\t")[:3] == ["storage", "engine", "SQLite"]
     assert "Which database?" in (await cli.quick("specs", "questions", session_id)).out

@@ -16,6 +16,7 @@ CACHED_FROM = 1024
 QUOTES = 2
 
 _PASSAGE = re.compile(r'<passage number="(\d+)"[^>]*>\n(.*?)\n</passage>', re.DOTALL)
+_DATA = re.compile(r"<(summary|messages)>\n(.*?)\n</\1>", re.DOTALL)
 _WORDS = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+$")
 
 
@@ -123,12 +124,22 @@ def _stopped(given: Answer, max_tokens: int, rule: Rule) -> Answer:
 
 
 def _reply(body: Mapping[str, Any]) -> str:
+    if (summary := _summed_up(last_text(body))) is not None:
+        return summary
     *_, question = texts_of(body["messages"][-1])
     passages = _PASSAGE.findall(last_text(body))[:QUOTES]
     if not passages:
         return f"You asked, as message {len(body['messages'])}: {_PASSAGE.sub('', question)}"
     quotes = [f"“{html.unescape(text).split('. ')[0]}” [{number}]" for number, text in passages]
     return "\n\n".join([f"To “{question}” the passages say:", *quotes])
+
+
+def _summed_up(asked: str) -> str | None:
+    """Return all that is to be summed up, word by word; None if nothing is."""
+    parts = {name: json.loads(text) for name, text in _DATA.findall(asked)}
+    if "messages" not in parts:
+        return None
+    return "\n".join([parts.get("summary", ""), *(one["text"] for one in parts["messages"])])
 
 
 def _called_tool(body: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -39,6 +39,13 @@ class FakeSpecifications(SpecificationServiceServicer):
         page, token = page_of(found, request.page_size, request.page_token)
         return service.ListQuestionsResponse(questions=page, next_page_token=token)
 
+    async def GetSummary(
+        self, request: service.GetSummaryRequest, context: Context
+    ) -> service.GetSummaryResponse:
+        found = self._state.found(request.session_id)
+        known = found.HasField("summary")
+        return service.GetSummaryResponse(summary=found.summary if known else None)
+
     async def ResolveConflict(
         self, request: service.ResolveConflictRequest, context: Context
     ) -> service.ResolveConflictResponse:

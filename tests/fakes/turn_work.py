@@ -119,6 +119,10 @@ class LiveStore:
     """Batches wait for this before they are looked at."""
     away_for_artifacts: bool = False
     """No file can be put."""
+    old: bool = False
+    """It is of the version before, which lists messages newest first only."""
+    shown: int = 0
+    """So many messages of the window are in a claim, besides the one to answer; 0 for all."""
     unreadable: bool = False
     """No claim is good for reading messages."""
     refusing: ServiceError | None = None
@@ -198,7 +202,10 @@ class FakeTurnWork(TurnWorkServiceServicer):
             max_attempts=turn.job.max_attempts,
             answer_bytes=self._store.answer_bytes,
             session=turn.job.session,
-            window=[*self._store.window, *([turn.job.message] if turn.job.message.text else [])],
+            window=[
+                *self._store.window[-self._store.shown :],
+                *([turn.job.message] if turn.job.message.text else []),
+            ],
             findings=self._known(turn),
             finished_steps=[step.step for step in turn.steps],
             steps=[
@@ -290,6 +297,10 @@ class FakeTurnWork(TurnWorkServiceServicer):
             return pb.ListTurnMessagesResponse(status=status)
         if store.unreadable:
             return pb.ListTurnMessagesResponse(status=pb.WRITE_STATUS_FENCED)
+        if request.HasField("after_position") and not store.old:
+            after = [one for one in store.window if one.position > request.after_position]
+            page = after[: request.page_size]
+            return pb.ListTurnMessagesResponse(status=status, messages=page, oldest_first=True)
         newest_first = [turn.job.message, *store.window[::-1]]
         start = int(request.page_token or 0)
         end = start + request.page_size

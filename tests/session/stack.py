@@ -41,6 +41,7 @@ from maieutic.v1.dead_letter_admin_service_pb2_grpc import DeadLetterAdminServic
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceStub
+from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
@@ -441,6 +442,12 @@ class User:
         with self.acting() as replica:
             return list((await replica.specifications.ListQuestions(request)).questions)
 
+    async def summary(self, session_id: str) -> Summary | None:
+        request = specifications.GetSummaryRequest(session_id=session_id)
+        with self.acting() as replica:
+            answer = await replica.specifications.GetSummary(request)
+        return answer.summary if answer.HasField("summary") else None
+
     async def resolve(
         self, session_id: str, conflict_id: str, request_id: str = "", **resolution: Any
     ) -> specification_pb2.Conflict:
@@ -560,10 +567,10 @@ class Held:
         return {"turn_id": self.turn_id, "fence": self.claim.fence, "claim_id": self.claim_id}
 
     async def messages(
-        self, page_token: str = "", page_size: int = 0, **hold: Any
+        self, page_token: str = "", page_size: int = 0, **fields: Any
     ) -> work.ListTurnMessagesResponse:
         request = work.ListTurnMessagesRequest(
-            **{**self._hold, **hold}, page_token=page_token, page_size=page_size
+            **{**self._hold, **fields}, page_token=page_token, page_size=page_size
         )
         response: work.ListTurnMessagesResponse = await self._replica.work.ListTurnMessages(request)
         return response

@@ -18,9 +18,9 @@ from maieutic.v1.turn_service_pb2 import (
     Turn,
     Usage,
 )
+from services.session.accepting import MOST_ASIDE
 from services.session.adapters import keys
 from services.session.analyses import MOST_CHARACTERS
-from services.session.beginning import MOST_ASIDE
 from tests.session.stack import Held, Stack, User, bad_field, failure, reason
 
 ANSWER = "The battery lasts 12 hours."

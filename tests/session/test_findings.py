@@ -25,11 +25,9 @@ from services.session.findings import (
     open_conflicts,
     standing_specifications,
 )
-from tests.session.drafts import T0, Memory, job, turn_id
+from tests.session.drafts import T0, Memory, job
 from tests.session.stack import Stack, User, failure, reason
 from tests.session.test_side_turns import analysis_of, settled, socratic, specified
-
-A = turn_id("a")
 
 
 def found_by(name: str, *values: str, key: str = "storage") -> Findings:
@@ -87,7 +85,7 @@ def test_what_is_forgotten_takes_its_conflicts_along() -> None:
     memory.apply(lambda d: keep(d, other))
     both = Findings(specifications=[*one.specifications, *other.specifications])
     memory.apply(lambda d: keep(d, between(both)))
-    memory.apply(lambda d: forget(d, A))
+    memory.apply(lambda d: forget(d, job("a")))
     kept = memory.annotations.findings
     assert [one.value for one in kept.specifications] == ["Postgres"]
     assert not kept.conflicts

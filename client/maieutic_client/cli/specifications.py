@@ -16,7 +16,7 @@ KEEP = {
 
 @click.group()
 def specs() -> None:
-    """See what agents have understood from a Socratic conversation, and decide conflicts."""
+    """See what agents have understood from a conversation, and decide conflicts."""
 
 
 @specs.command("list")
@@ -43,6 +43,14 @@ def conflicts(*, target: Target, session_id: str, closed: bool) -> None:
 def questions(*, target: Target, session_id: str) -> None:
     """Show what agents have asked, oldest first."""
     run(_questions(target, session_id))
+
+
+@specs.command("summary")
+@click.argument("session_id")
+@target_options
+def summary(*, target: Target, session_id: str) -> None:
+    """Show what agents are given of the conversation's older part."""
+    run(_summary(target, session_id))
 
 
 @specs.command("resolve")
@@ -92,6 +100,17 @@ async def _questions(target: Target, session_id: str) -> None:
         found = client.specifications.questions(session_id)
         rows = [(when(one.create_time), one.text) async for one in found]
     Screen().table(("ASKED", "QUESTION"), rows)
+
+
+async def _summary(target: Target, session_id: str) -> None:
+    screen = Screen()
+    async with connected(target) as client:
+        found = await client.specifications.summary(session_id)
+    if found is None:
+        screen.aside("no summary yet: agents are given all that was said")
+        return
+    screen.aside(f"{found.message_count} messages, {when(found.create_time)}")
+    screen.line(found.text)
 
 
 async def _resolve(

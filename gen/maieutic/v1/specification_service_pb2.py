@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from maieutic.v1 import specification_pb2 as maieutic_dot_v1_dot_specification__pb2
+from maieutic.v1 import summary_pb2 as maieutic_dot_v1_dot_summary__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'maieutic/v1/specification_service.proto\x12\x0bmaieutic.v1\x1a\x1fmaieutic/v1/specification.proto\"\xfe\x01\n\x19ListSpecificationsRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12#\n\x08\x63\x61tegory\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08\x63\x61tegory\x12+\n\x11include_withdrawn\x18\x05 \x01(\x08R\x10includeWithdrawn\"\x88\x01\n\x1aListSpecificationsResponse\x12\x42\n\x0especifications\x18\x01 \x03(\x0b\x32\x1a.maieutic.v1.SpecificationR\x0especifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xce\x01\n\x14ListConflictsRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12%\n\x0einclude_closed\x18\x04 \x01(\x08R\rincludeClosed\"t\n\x15ListConflictsResponse\x12\x33\n\tconflicts\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.ConflictR\tconflicts\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa7\x01\n\x14ListQuestionsRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"t\n\x15ListQuestionsResponse\x12\x33\n\tquestions\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.QuestionR\tquestions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xad\x03\n\x16ResolveConflictRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12?\n\x0b\x63onflict_id\x18\x03 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\nconflictId\x12;\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.maieutic.v1.ResolutionKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04kind\x12\x1e\n\x05value\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x05value:w\xbaHt\x1ar\n\x12value.with_replace\x12\x34value: must be set with REPLACE, and empty otherwise\x1a&(this.kind == 4) == (this.value != \'\')\"L\n\x17ResolveConflictResponse\x12\x31\n\x08\x63onflict\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.ConflictR\x08\x63onflict2\x93\x03\n\x14SpecificationService\x12g\n\x12ListSpecifications\x12&.maieutic.v1.ListSpecificationsRequest\x1a\'.maieutic.v1.ListSpecificationsResponse\"\x00\x12X\n\rListConflicts\x12!.maieutic.v1.ListConflictsRequest\x1a\".maieutic.v1.ListConflictsResponse\"\x00\x12X\n\rListQuestions\x12!.maieutic.v1.ListQuestionsRequest\x1a\".maieutic.v1.ListQuestionsResponse\"\x00\x12^\n\x0fResolveConflict\x12#.maieutic.v1.ResolveConflictRequest\x1a$.maieutic.v1.ResolveConflictResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'maieutic/v1/specification_service.proto\x12\x0bmaieutic.v1\x1a\x1fmaieutic/v1/specification.proto\x1a\x19maieutic/v1/summary.proto\"\xfe\x01\n\x19ListSpecificationsRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12#\n\x08\x63\x61tegory\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08\x63\x61tegory\x12+\n\x11include_withdrawn\x18\x05 \x01(\x08R\x10includeWithdrawn\"\x88\x01\n\x1aListSpecificationsResponse\x12\x42\n\x0especifications\x18\x01 \x03(\x0b\x32\x1a.maieutic.v1.SpecificationR\x0especifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xce\x01\n\x14ListConflictsRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\x12%\n\x0einclude_closed\x18\x04 \x01(\x08R\rincludeClosed\"t\n\x15ListConflictsResponse\x12\x33\n\tconflicts\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.ConflictR\tconflicts\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa7\x01\n\x14ListQuestionsRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"t\n\x15ListQuestionsResponse\x12\x33\n\tquestions\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.QuestionR\tquestions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"R\n\x11GetSummaryRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\"D\n\x12GetSummaryResponse\x12.\n\x07summary\x18\x01 \x01(\x0b\x32\x14.maieutic.v1.SummaryR\x07summary\"\xad\x03\n\x16ResolveConflictRequest\x12=\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\tsessionId\x12=\n\nrequest_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[A-Za-z0-9._:-]*$R\trequestId\x12?\n\x0b\x63onflict_id\x18\x03 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$R\nconflictId\x12;\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.maieutic.v1.ResolutionKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04kind\x12\x1e\n\x05value\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x05value:w\xbaHt\x1ar\n\x12value.with_replace\x12\x34value: must be set with REPLACE, and empty otherwise\x1a&(this.kind == 4) == (this.value != \'\')\"L\n\x17ResolveConflictResponse\x12\x31\n\x08\x63onflict\x18\x01 \x01(\x0b\x32\x15.maieutic.v1.ConflictR\x08\x63onflict2\xe4\x03\n\x14SpecificationService\x12g\n\x12ListSpecifications\x12&.maieutic.v1.ListSpecificationsRequest\x1a\'.maieutic.v1.ListSpecificationsResponse\"\x00\x12X\n\rListConflicts\x12!.maieutic.v1.ListConflictsRequest\x1a\".maieutic.v1.ListConflictsResponse\"\x00\x12X\n\rListQuestions\x12!.maieutic.v1.ListQuestionsRequest\x1a\".maieutic.v1.ListQuestionsResponse\"\x00\x12O\n\nGetSummary\x12\x1e.maieutic.v1.GetSummaryRequest\x1a\x1f.maieutic.v1.GetSummaryResponse\"\x00\x12^\n\x0fResolveConflict\x12#.maieutic.v1.ResolveConflictRequest\x1a$.maieutic.v1.ResolveConflictResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +53,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTQUESTIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\310\001(\000'
   _globals['_LISTQUESTIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTQUESTIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_GETSUMMARYREQUEST'].fields_by_name['session_id']._loaded_options = None
+  _globals['_GETSUMMARYREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\0312\027^[A-Za-z0-9_-]{32,128}$'
   _globals['_RESOLVECONFLICTREQUEST'].fields_by_name['session_id']._loaded_options = None
   _globals['_RESOLVECONFLICTREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\0312\027^[A-Za-z0-9_-]{32,128}$'
   _globals['_RESOLVECONFLICTREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -64,22 +67,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOLVECONFLICTREQUEST'].fields_by_name['value']._serialized_options = b'\272H\005r\003\030\320\017'
   _globals['_RESOLVECONFLICTREQUEST']._loaded_options = None
   _globals['_RESOLVECONFLICTREQUEST']._serialized_options = b'\272Ht\032r\n\022value.with_replace\0224value: must be set with REPLACE, and empty otherwise\032&(this.kind == 4) == (this.value != \'\')'
-  _globals['_LISTSPECIFICATIONSREQUEST']._serialized_start=90
-  _globals['_LISTSPECIFICATIONSREQUEST']._serialized_end=344
-  _globals['_LISTSPECIFICATIONSRESPONSE']._serialized_start=347
-  _globals['_LISTSPECIFICATIONSRESPONSE']._serialized_end=483
-  _globals['_LISTCONFLICTSREQUEST']._serialized_start=486
-  _globals['_LISTCONFLICTSREQUEST']._serialized_end=692
-  _globals['_LISTCONFLICTSRESPONSE']._serialized_start=694
-  _globals['_LISTCONFLICTSRESPONSE']._serialized_end=810
-  _globals['_LISTQUESTIONSREQUEST']._serialized_start=813
-  _globals['_LISTQUESTIONSREQUEST']._serialized_end=980
-  _globals['_LISTQUESTIONSRESPONSE']._serialized_start=982
-  _globals['_LISTQUESTIONSRESPONSE']._serialized_end=1098
-  _globals['_RESOLVECONFLICTREQUEST']._serialized_start=1101
-  _globals['_RESOLVECONFLICTREQUEST']._serialized_end=1530
-  _globals['_RESOLVECONFLICTRESPONSE']._serialized_start=1532
-  _globals['_RESOLVECONFLICTRESPONSE']._serialized_end=1608
-  _globals['_SPECIFICATIONSERVICE']._serialized_start=1611
-  _globals['_SPECIFICATIONSERVICE']._serialized_end=2014
+  _globals['_LISTSPECIFICATIONSREQUEST']._serialized_start=117
+  _globals['_LISTSPECIFICATIONSREQUEST']._serialized_end=371
+  _globals['_LISTSPECIFICATIONSRESPONSE']._serialized_start=374
+  _globals['_LISTSPECIFICATIONSRESPONSE']._serialized_end=510
+  _globals['_LISTCONFLICTSREQUEST']._serialized_start=513
+  _globals['_LISTCONFLICTSREQUEST']._serialized_end=719
+  _globals['_LISTCONFLICTSRESPONSE']._serialized_start=721
+  _globals['_LISTCONFLICTSRESPONSE']._serialized_end=837
+  _globals['_LISTQUESTIONSREQUEST']._serialized_start=840
+  _globals['_LISTQUESTIONSREQUEST']._serialized_end=1007
+  _globals['_LISTQUESTIONSRESPONSE']._serialized_start=1009
+  _globals['_LISTQUESTIONSRESPONSE']._serialized_end=1125
+  _globals['_GETSUMMARYREQUEST']._serialized_start=1127
+  _globals['_GETSUMMARYREQUEST']._serialized_end=1209
+  _globals['_GETSUMMARYRESPONSE']._serialized_start=1211
+  _globals['_GETSUMMARYRESPONSE']._serialized_end=1279
+  _globals['_RESOLVECONFLICTREQUEST']._serialized_start=1282
+  _globals['_RESOLVECONFLICTREQUEST']._serialized_end=1711
+  _globals['_RESOLVECONFLICTRESPONSE']._serialized_start=1713
+  _globals['_RESOLVECONFLICTRESPONSE']._serialized_end=1789
+  _globals['_SPECIFICATIONSERVICE']._serialized_start=1792
+  _globals['_SPECIFICATIONSERVICE']._serialized_end=2276
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,11 @@ class SpecificationServiceStub(object):
                 request_serializer=maieutic_dot_v1_dot_specification__service__pb2.ListQuestionsRequest.SerializeToString,
                 response_deserializer=maieutic_dot_v1_dot_specification__service__pb2.ListQuestionsResponse.FromString,
                 _registered_method=True)
+        self.GetSummary = channel.unary_unary(
+                '/maieutic.v1.SpecificationService/GetSummary',
+                request_serializer=maieutic_dot_v1_dot_specification__service__pb2.GetSummaryRequest.SerializeToString,
+                response_deserializer=maieutic_dot_v1_dot_specification__service__pb2.GetSummaryResponse.FromString,
+                _registered_method=True)
         self.ResolveConflict = channel.unary_unary(
                 '/maieutic.v1.SpecificationService/ResolveConflict',
                 request_serializer=maieutic_dot_v1_dot_specification__service__pb2.ResolveConflictRequest.SerializeToString,
@@ -89,6 +94,14 @@ class SpecificationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSummary(self, request, context):
+        """GetSummary returns what the agents are given of the conversation's older
+        part, which they no longer see word by word.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResolveConflict(self, request, context):
         """ResolveConflict decides a conflict, once and for all: agents respect it
         from then on. A conflict that was decided before is FAILED_PRECONDITION,
@@ -115,6 +128,11 @@ def add_SpecificationServiceServicer_to_server(servicer, server):
                     servicer.ListQuestions,
                     request_deserializer=maieutic_dot_v1_dot_specification__service__pb2.ListQuestionsRequest.FromString,
                     response_serializer=maieutic_dot_v1_dot_specification__service__pb2.ListQuestionsResponse.SerializeToString,
+            ),
+            'GetSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSummary,
+                    request_deserializer=maieutic_dot_v1_dot_specification__service__pb2.GetSummaryRequest.FromString,
+                    response_serializer=maieutic_dot_v1_dot_specification__service__pb2.GetSummaryResponse.SerializeToString,
             ),
             'ResolveConflict': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveConflict,
@@ -206,6 +224,33 @@ class SpecificationService(object):
             '/maieutic.v1.SpecificationService/ListQuestions',
             maieutic_dot_v1_dot_specification__service__pb2.ListQuestionsRequest.SerializeToString,
             maieutic_dot_v1_dot_specification__service__pb2.ListQuestionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maieutic.v1.SpecificationService/GetSummary',
+            maieutic_dot_v1_dot_specification__service__pb2.GetSummaryRequest.SerializeToString,
+            maieutic_dot_v1_dot_specification__service__pb2.GetSummaryResponse.FromString,
             options,
             channel_credentials,
             insecure,

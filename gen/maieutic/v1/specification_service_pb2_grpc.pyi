@@ -48,6 +48,10 @@ class SpecificationServiceStub:
     """ListQuestions pages through what agents have asked, oldest first. The last
     200 are kept.
     """
+    GetSummary: _grpc.UnaryUnaryMultiCallable[_specification_service_pb2.GetSummaryRequest, _specification_service_pb2.GetSummaryResponse]
+    """GetSummary returns what the agents are given of the conversation's older
+    part, which they no longer see word by word.
+    """
     ResolveConflict: _grpc.UnaryUnaryMultiCallable[_specification_service_pb2.ResolveConflictRequest, _specification_service_pb2.ResolveConflictResponse]
     """ResolveConflict decides a conflict, once and for all: agents respect it
     from then on. A conflict that was decided before is FAILED_PRECONDITION,
@@ -73,6 +77,10 @@ class SpecificationServiceAsyncStub(SpecificationServiceStub):
     ListQuestions: _aio.UnaryUnaryMultiCallable[_specification_service_pb2.ListQuestionsRequest, _specification_service_pb2.ListQuestionsResponse]  # type: ignore[assignment]
     """ListQuestions pages through what agents have asked, oldest first. The last
     200 are kept.
+    """
+    GetSummary: _aio.UnaryUnaryMultiCallable[_specification_service_pb2.GetSummaryRequest, _specification_service_pb2.GetSummaryResponse]  # type: ignore[assignment]
+    """GetSummary returns what the agents are given of the conversation's older
+    part, which they no longer see word by word.
     """
     ResolveConflict: _aio.UnaryUnaryMultiCallable[_specification_service_pb2.ResolveConflictRequest, _specification_service_pb2.ResolveConflictResponse]  # type: ignore[assignment]
     """ResolveConflict decides a conflict, once and for all: agents respect it
@@ -114,6 +122,16 @@ class SpecificationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_specification_service_pb2.ListQuestionsResponse, _abc.Awaitable[_specification_service_pb2.ListQuestionsResponse]]:
         """ListQuestions pages through what agents have asked, oldest first. The last
         200 are kept.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSummary(
+        self,
+        request: _specification_service_pb2.GetSummaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_specification_service_pb2.GetSummaryResponse, _abc.Awaitable[_specification_service_pb2.GetSummaryResponse]]:
+        """GetSummary returns what the agents are given of the conversation's older
+        part, which they no longer see word by word.
         """
 
     @_abc_1.abstractmethod

@@ -14,6 +14,7 @@ from maieutic.v1 import artifact_pb2 as _artifact_pb2
 from maieutic.v1 import budget_pb2 as _budget_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import specification_pb2 as _specification_pb2
+from maieutic.v1 import summary_pb2 as _summary_pb2
 from maieutic.v1 import support_pb2 as _support_pb2
 import builtins as _builtins
 import sys
@@ -89,6 +90,10 @@ class _TurnKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnKind.Val
     """
     TURN_KIND_CODE: _TurnKind.ValueType  # 4
     """An agent writes files; see GenerateCode."""
+    TURN_KIND_SUMMARY: _TurnKind.ValueType  # 5
+    """At the end of a turn, once enough was said: sums up what agents will no
+    longer see word by word. One at a time in a session.
+    """
     TURN_KIND_SUPPORT: _TurnKind.ValueType  # 6
     """How documents support an answer; its text is that answer."""
 
@@ -110,6 +115,10 @@ Ends with that turn if it is cancelled or rolled back.
 """
 TURN_KIND_CODE: TurnKind.ValueType  # 4
 """An agent writes files; see GenerateCode."""
+TURN_KIND_SUMMARY: TurnKind.ValueType  # 5
+"""At the end of a turn, once enough was said: sums up what agents will no
+longer see word by word. One at a time in a session.
+"""
 TURN_KIND_SUPPORT: TurnKind.ValueType  # 6
 """How documents support an answer; its text is that answer."""
 Global___TurnKind: _TypeAlias = TurnKind  # noqa: Y015
@@ -326,6 +335,7 @@ class Findings(_message.Message):
     SPECIFICATIONS_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
     QUESTIONS_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
     SUPPORT_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
@@ -334,6 +344,10 @@ class Findings(_message.Message):
     def conflicts(self) -> _containers.RepeatedCompositeFieldContainer[_specification_pb2.Conflict]: ...
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_specification_pb2.Question]: ...
+    @_builtins.property
+    def summary(self) -> _summary_pb2.Summary:
+        """Of the conversation's older part."""
+
     @_builtins.property
     def support(self) -> _support_pb2.SupportReport:
         """Of a SUPPORT turn's outcome. Sessions do not keep it."""
@@ -350,12 +364,13 @@ class Findings(_message.Message):
         specifications: _abc.Iterable[_specification_pb2.Specification] | None = ...,
         conflicts: _abc.Iterable[_specification_pb2.Conflict] | None = ...,
         questions: _abc.Iterable[_specification_pb2.Question] | None = ...,
+        summary: _summary_pb2.Summary | None = ...,
         support: _support_pb2.SupportReport | None = ...,
         manifest: Global___CodeManifest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "support", b"support"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "summary", b"summary", "support", b"support"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "manifest", b"manifest", "questions", b"questions", "specifications", b"specifications", "support", b"support"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "manifest", b"manifest", "questions", b"questions", "specifications", b"specifications", "summary", b"summary", "support", b"support"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

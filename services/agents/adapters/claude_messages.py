@@ -9,6 +9,8 @@ from anthropic.types import MessageParam, TextBlockParam, ToolParam, ToolResultB
 from services.agents.errors import ModelRejected
 from services.agents.ports import Author, ModelMessage, ModelRequest, ModelRound, ToolResult
 
+NOTHING_BEFORE = "[The user has said nothing before this.]"
+
 
 def system_prompt(request: ModelRequest) -> list[TextBlockParam]:
     """Return the instructions, the part of every request of an agent that the API may cache.
@@ -35,20 +37,55 @@ def tools(request: ModelRequest) -> list[ToolParam]:
 def conversation(request: ModelRequest) -> list[MessageParam]:
     """Return the messages: the user first, then by turns, none of them blank.
 
-    What is known and the passages come before the question in its message, each as a block. What
-    the model has said and called since then comes last, with the results.
+    The summary comes before them all. What is known and the passages come before the question in
+    its message, each as a block. What the model has said and called since then comes last, with
+    the results. So from turn to turn all that is before the question stays the same, until there
+    is a new summary, and the API may cache it.
     Raises ModelRejected if the last message is not the user's.
     """
     said = [message for message in request.messages if message.text.strip()]
     if not said or said[-1].author is not Author.USER:
         raise ModelRejected("There is no question to answer: the last message must be the user's.")
     *earlier, question = _by_turns(said)
-    blocks: list[TextBlockParam] = [{"type": "text", "text": question.text}]
-    if request.grounding:
-        blocks.insert(0, {"type": "text", "text": request.grounding})
-    if request.sections:
-        blocks.insert(0, {"type": "text", "text": _known(request)})
-    return [*map(_message, earlier), {"role": "user", "content": blocks}, *_rounds(request.rounds)]
+    turns = [(one.author, [_block(one.text)]) for one in earlier]
+    turns.append((Author.USER, [*_besides(request), _block(question.text)]))
+    first_author, first = turns[0]
+    if first_author is Author.AGENT:
+        turns.insert(0, (Author.USER, _before(request) or [_block(NOTHING_BEFORE)]))
+    else:
+        first[:0] = _before(request)
+    if len(turns) > 1 and request.schema is None:
+        # Not where a form is filled in: each is about another part of the conversation.
+        turns[-2][1][-1]["cache_control"] = {"type": "ephemeral"}
+    messages: list[MessageParam] = [
+        {"role": "user", "content": blocks}
+        if author is Author.USER
+        else {"role": "assistant", "content": blocks}
+        for author, blocks in turns
+    ]
+    return [*messages, *_rounds(request.rounds)]
+
+
+def _besides(request: ModelRequest) -> list[TextBlockParam]:
+    """Return what the question is to be answered from."""
+    known = "\n".join(
+        f"<{section.name}>\n{section.text}\n</{section.name}>" for section in request.sections
+    )
+    return [_block(text) for text in (known, request.grounding) if text]
+
+
+def _before(request: ModelRequest) -> list[TextBlockParam]:
+    """Return what comes before the first message."""
+    before = []
+    if request.summary:
+        before.append(_block(f"<summary>\n{request.summary}\n</summary>"))
+    if request.left_out:
+        before.append(_block(f"<left_out>\n{request.left_out}\n</left_out>"))
+    return before
+
+
+def _block(text: str) -> TextBlockParam:
+    return {"type": "text", "text": text}
 
 
 def _rounds(rounds: Sequence[ModelRound]) -> list[MessageParam]:
@@ -81,25 +118,9 @@ def _result(result: ToolResult) -> ToolResultBlockParam:
     return block
 
 
-def _known(request: ModelRequest) -> str:
-    return "\n".join(
-        f"<{section.name}>\n{section.text}\n</{section.name}>" for section in request.sections
-    )
-
-
 def _by_turns(said: list[ModelMessage]) -> list[ModelMessage]:
-    """Merge what one author said in a row, as after a turn that failed.
-
-    A window may begin in the middle of an exchange: an answer without its question is left out.
-    """
-    merged = [
+    """Merge what one author said in a row, as after a turn that failed."""
+    return [
         ModelMessage(author=author, text="\n\n".join(message.text for message in messages))
         for author, messages in groupby(said, key=lambda message: message.author)
     ]
-    return merged[1:] if merged[0].author is Author.AGENT else merged
-
-
-def _message(message: ModelMessage) -> MessageParam:
-    if message.author is Author.AGENT:
-        return {"role": "assistant", "content": message.text}
-    return {"role": "user", "content": message.text}

@@ -2,12 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from services.agents.adapters.offline_code import file_text
 from services.agents.adapters.offline_forms import filled_form, next_question
+from services.agents.adapters.offline_summary import lines_of, summed_up
 from services.agents.adapters.offline_words import sentences, shortened, terms
 from services.agents.errors import ModelRejected
 from services.agents.ports import (
@@ -31,6 +33,11 @@ _SUMMARY = re.compile(
     r"\bsummar|\bsum up\b|\brecap\b|\bwhat (?:did|have|were) we (?:talk|discuss|spoke|speak)",
     re.IGNORECASE,
 )
+
+_BY_STEP: Mapping[str, Callable[[ModelRequest], str]] = MappingProxyType(
+    {"code_file": file_text, "socratic": next_question, "summary": summed_up}
+)
+"""How the steps are taken that are not answers to a question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +77,8 @@ class OfflineModel:
         for chunk in chunks:
             await asyncio.sleep(0 if request.schema else self._chunk_delay)
             yield TextDelta(text=chunk)
-        read = (request.system, request.grounding, *(m.text for m in request.messages))
+        messages = (message.text for message in request.messages)
+        read = (request.system, request.summary, request.grounding, *messages)
         yield ModelUsage(
             model=MODEL_NAME,
             input_tokens=sum(len(text.split()) for text in read),
@@ -83,10 +91,8 @@ def answer(request: ModelRequest) -> str:
     """Return the whole answer; the same for the same request."""
     if (form := filled_form(request)) is not None:
         return form
-    if request.step == "code_file":
-        return file_text(request)
-    if request.step == "socratic":
-        return next_question(request)
+    if (special := _BY_STEP.get(request.step)) is not None:
+        return special(request)
     question = request.messages[-1].text
     if _SUMMARY.search(question):
         return _topics(request)
@@ -121,7 +127,8 @@ def _from_conversation(question: str, request: ModelRequest) -> str:
         for position, message in enumerate(request.messages[:-1])
         if message.author is Author.USER
     ]
-    quotes = _nearest(question, earlier)
+    remembered = [(position, line) for position, line in enumerate(lines_of(request.summary))]
+    quotes = _nearest(question, [*remembered, *earlier])
     opening = f"{OFFLINE} No documents support this answer; it is drawn from our conversation."
     if not quotes:
         return f"{opening} Nothing said so far bears on your question."

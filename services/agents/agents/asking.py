@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from maieutic.v1.message_pb2 import AUTHOR_AGENT, Message
 from maieutic.v1.turn_service_pb2 import Usage
 from services.agents.agents.loop import ModelLoop
 from services.agents.errors import ModelMalformed
@@ -28,6 +29,19 @@ async def filled_in(
 
     *request* asks for the form's schema.
     """
+    text, usage = await asked(model, request, prompt=prompt)
+    try:
+        return form.model_validate_json(text), usage
+    except ValidationError as error:
+        # Which field is wrong, and never what stands in it.
+        places = {".".join(map(str, one["loc"])) or "the whole" for one in error.errors()}
+        raise ModelMalformed(sorted(places)) from error
+
+
+async def asked(
+    model: Model, request: ModelRequest, *, prompt: str
+) -> tuple[str, tuple[Usage, ...]]:
+    """Return what the model says, and what each call has consumed."""
     text, usage = "", list[Usage]()
     async with aclosing(ModelLoop(model).run(request, prompt=prompt)) as events:
         async for event in events:
@@ -35,12 +49,7 @@ async def filled_in(
                 text += event.text
             elif isinstance(event, Usage):
                 usage.append(event)
-    try:
-        return form.model_validate_json(text), tuple(usage)
-    except ValidationError as error:
-        # Which field is wrong, and never what stands in it.
-        places = {".".join(map(str, one["loc"])) or "the whole" for one in error.errors()}
-        raise ModelMalformed(sorted(places)) from error
+    return text, tuple(usage)
 
 
 def schema_of(form: type[BaseModel]) -> Mapping[str, Any]:
@@ -57,6 +66,11 @@ def _bare(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     return {name: _bare(one) for name, one in part.items() if name not in _BOUNDS}
+
+
+def said_by(message: Message) -> str:
+    """Return who said a message, as a model is told."""
+    return "you" if message.author == AUTHOR_AGENT else "user"
 
 
 def as_data(value: object) -> str:

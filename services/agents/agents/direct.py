@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from services.agents.agents import known
 from services.agents.agents.answering import answered
 from services.agents.agents.citations import Sources, fenced
 from services.agents.agents.loop import LoopOptions, ModelLoop
@@ -65,6 +66,8 @@ class DirectAgent:
             step=STEP,
             system=self._prompt(context).text,
             messages=context.messages,
+            summary=known.summary(context),
+            left_out=context.left_out,
             passages=given,
             grounding=fenced(given),
         )

@@ -26,6 +26,12 @@ def open_conflicts(findings: Findings) -> Sequence[Conflict]:
     ]
 
 
+def summary(context: AgentContext) -> str:
+    """Return what was said before the messages that the agent is given; empty if nothing was."""
+    text = context.findings.summary.text
+    return as_data(text) if text else ""
+
+
 def specifications(context: AgentContext) -> ModelSection:
     """Return what the user has settled."""
     settled = [

@@ -48,6 +48,8 @@ class SocraticAgent:
             step=STEP,
             system=self._prompt.text,
             messages=messages,
+            summary=known.summary(context),
+            left_out=context.left_out,
             sections=(
                 known.specifications(context),
                 known.conflicts(context),

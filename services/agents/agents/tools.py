@@ -8,9 +8,9 @@ import grpc
 from pydantic import BaseModel, ConfigDict, Field
 
 from maieutic.v1.document_service_pb2 import Passage, SearchDocumentsRequest
-from maieutic.v1.message_pb2 import AUTHOR_AGENT, Message
+from maieutic.v1.message_pb2 import Message
 from services.agents.agents import known
-from services.agents.agents.asking import as_data, schema_of
+from services.agents.agents.asking import as_data, said_by, schema_of
 from services.agents.agents.citations import Sources, fenced
 from services.agents.agents.loop import Tool, Tools
 from services.agents.agents.team_tools import MoreTools
@@ -164,7 +164,7 @@ def _fitting(messages: Sequence[Message]) -> int:
 
 def _said(message: Message) -> dict[str, str]:
     return {
-        "author": "you" if message.author == AUTHOR_AGENT else "user",
+        "author": said_by(message),
         "time": message.create_time.ToJsonString(),
         "text": message.text,
     }

@@ -72,6 +72,7 @@ class RunTurn(_message.Message):
     PARENT_TURN_ID_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
+    SUMMARY_THROUGH_POSITION_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
@@ -93,6 +94,8 @@ class RunTurn(_message.Message):
     """The turn that this one was begun with; empty if it stands alone."""
     collection: _builtins.str
     """Of a SUPPORT turn: whose documents are searched; empty: the session's."""
+    summary_through_position: _builtins.int
+    """Of a summary: the position of the last message that it is to cover."""
     agent: _builtins.str
     """The agent that answers; empty: the one of the session's mode."""
     @_builtins.property
@@ -144,12 +147,13 @@ class RunTurn(_message.Message):
         parent_turn_id: _builtins.str = ...,
         steps: _abc.Iterable[_builtins.str] | None = ...,
         collection: _builtins.str = ...,
+        summary_through_position: _builtins.int = ...,
         agent: _builtins.str = ...,
         budget: _budget_pb2.Budget | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "message", b"message", "session", b"session", "time_budget", b"time_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "budget", b"budget", "busy_policy", b"busy_policy", "collection", b"collection", "create_time", b"create_time", "kind", b"kind", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "parent_turn_id", b"parent_turn_id", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "steps", b"steps", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "budget", b"budget", "busy_policy", b"busy_policy", "collection", b"collection", "create_time", b"create_time", "kind", b"kind", "lane", b"lane", "max_attempts", b"max_attempts", "message", b"message", "parent_turn_id", b"parent_turn_id", "predecessor_turn_id", b"predecessor_turn_id", "request_hash", b"request_hash", "request_id", b"request_id", "session", b"session", "steps", b"steps", "summary_through_position", b"summary_through_position", "tenant", b"tenant", "time_budget", b"time_budget", "trace_context", b"trace_context", "turn_id", b"turn_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,6 +70,8 @@ class SessionRecord(_message.Message):
     ANNOTATIONS_REVISION_FIELD_NUMBER: _builtins.int
     ARCHIVED_ANNOTATIONS_REVISION_FIELD_NUMBER: _builtins.int
     SIDE_TURN_IDS_FIELD_NUMBER: _builtins.int
+    SUMMARY_TURN_ID_FIELD_NUMBER: _builtins.int
+    SUMMARY_POSITION_FIELD_NUMBER: _builtins.int
     LOGGED_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     request_hash: _builtins.bytes
@@ -86,6 +88,12 @@ class SessionRecord(_message.Message):
     annotations_revision: _builtins.int
     """Of the notes and bookmarks, which are a value of their own; 0: none yet."""
     archived_annotations_revision: _builtins.int
+    summary_turn_id: _builtins.str
+    """The summary that was begun last, and no other, may replace the one that is
+    kept. Empty: none.
+    """
+    summary_position: _builtins.int
+    """Up to here a summary covers what was said, or was last begun to."""
     logged: _builtins.bool
     """There is a log of what happens in the session, which goes with it."""
     @_builtins.property
@@ -121,11 +129,13 @@ class SessionRecord(_message.Message):
         annotations_revision: _builtins.int = ...,
         archived_annotations_revision: _builtins.int = ...,
         side_turn_ids: _abc.Iterable[_builtins.str] | None = ...,
+        summary_turn_id: _builtins.str = ...,
+        summary_position: _builtins.int = ...,
         logged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_revision", b"annotations_revision", "archived_annotations_revision", b"archived_annotations_revision", "archived_revision", b"archived_revision", "last_turn_id", b"last_turn_id", "logged", b"logged", "next_position", b"next_position", "request_hash", b"request_hash", "restored", b"restored", "session", b"session", "side_turn_ids", b"side_turn_ids", "tenant", b"tenant", "tombstone", b"tombstone", "unarchived_turn_ids", b"unarchived_turn_ids", "waiting_turn_ids", b"waiting_turn_ids", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_revision", b"annotations_revision", "archived_annotations_revision", b"archived_annotations_revision", "archived_revision", b"archived_revision", "last_turn_id", b"last_turn_id", "logged", b"logged", "next_position", b"next_position", "request_hash", b"request_hash", "restored", b"restored", "session", b"session", "side_turn_ids", b"side_turn_ids", "summary_position", b"summary_position", "summary_turn_id", b"summary_turn_id", "tenant", b"tenant", "tombstone", b"tombstone", "unarchived_turn_ids", b"unarchived_turn_ids", "waiting_turn_ids", b"waiting_turn_ids", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -361,6 +361,7 @@ class ListTurnMessagesRequest(_message.Message):
     CLAIM_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AFTER_POSITION_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
@@ -368,6 +369,10 @@ class ListTurnMessagesRequest(_message.Message):
     """0 means 50. A page may be shorter: it is bounded in bytes, too."""
     page_token: _builtins.str
     """From the previous answer. Anything else is INVALID_ARGUMENT."""
+    after_position: _builtins.int
+    """If set: oldest first, from the message after this position on. The same on
+    all pages.
+    """
     def __init__(
         self,
         *,
@@ -376,12 +381,15 @@ class ListTurnMessagesRequest(_message.Message):
         claim_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        after_position: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_position", b"_after_position", "after_position", b"after_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "fence", b"fence", "page_size", b"page_size", "page_token", b"page_token", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_position", b"_after_position", "after_position", b"after_position", "claim_id", b"claim_id", "fence", b"fence", "page_size", b"page_size", "page_token", b"page_token", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__after_position: _TypeAlias = _typing.Literal["after_position"]  # noqa: Y015
+    _WhichOneofArgType__after_position: _TypeAlias = _typing.Literal["_after_position", b"_after_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_position) -> _WhichOneofReturnType__after_position | None: ...
 
 Global___ListTurnMessagesRequest: _TypeAlias = ListTurnMessagesRequest  # noqa: Y015
 
@@ -392,10 +400,15 @@ class ListTurnMessagesResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OLDEST_FIRST_FIELD_NUMBER: _builtins.int
     status: Global___WriteStatus.ValueType
     """Other than APPLIED: the claim does not hold, and nothing is listed."""
     next_page_token: _builtins.str
     """Empty on the last page."""
+    oldest_first: _builtins.bool
+    """Whether after_position was heeded: a service of the version before lists
+    newest first.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
     def __init__(
@@ -404,10 +417,11 @@ class ListTurnMessagesResponse(_message.Message):
         status: Global___WriteStatus.ValueType = ...,
         messages: _abc.Iterable[_message_pb2.Message] | None = ...,
         next_page_token: _builtins.str = ...,
+        oldest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "next_page_token", b"next_page_token", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "next_page_token", b"next_page_token", "oldest_first", b"oldest_first", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

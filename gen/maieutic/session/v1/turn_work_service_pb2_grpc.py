@@ -131,8 +131,8 @@ class TurnWorkServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTurnMessages(self, request, context):
-        """ListTurnMessages lists what was said in the session of a turn, newest first,
-        all of it. The claim is the permission: it reads for the turn's user, and
+        """ListTurnMessages lists what was said in the session of a turn, all of it,
+        newest first or from a position on. The claim is the permission: it reads for the turn's user, and
         only as long as it holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

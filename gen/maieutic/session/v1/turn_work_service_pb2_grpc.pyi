@@ -50,8 +50,8 @@ class TurnWorkServiceStub:
     once. Each request gets one response, in order.
     """
     ListTurnMessages: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.ListTurnMessagesRequest, _turn_work_service_pb2.ListTurnMessagesResponse]
-    """ListTurnMessages lists what was said in the session of a turn, newest first,
-    all of it. The claim is the permission: it reads for the turn's user, and
+    """ListTurnMessages lists what was said in the session of a turn, all of it,
+    newest first or from a position on. The claim is the permission: it reads for the turn's user, and
     only as long as it holds.
     """
     PutTurnArtifact: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.PutTurnArtifactRequest, _turn_work_service_pb2.PutTurnArtifactResponse]
@@ -117,8 +117,8 @@ class TurnWorkServiceAsyncStub(TurnWorkServiceStub):
     once. Each request gets one response, in order.
     """
     ListTurnMessages: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.ListTurnMessagesRequest, _turn_work_service_pb2.ListTurnMessagesResponse]  # type: ignore[assignment]
-    """ListTurnMessages lists what was said in the session of a turn, newest first,
-    all of it. The claim is the permission: it reads for the turn's user, and
+    """ListTurnMessages lists what was said in the session of a turn, all of it,
+    newest first or from a position on. The claim is the permission: it reads for the turn's user, and
     only as long as it holds.
     """
     PutTurnArtifact: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.PutTurnArtifactRequest, _turn_work_service_pb2.PutTurnArtifactResponse]  # type: ignore[assignment]
@@ -199,8 +199,8 @@ class TurnWorkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _turn_work_service_pb2.ListTurnMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_turn_work_service_pb2.ListTurnMessagesResponse, _abc.Awaitable[_turn_work_service_pb2.ListTurnMessagesResponse]]:
-        """ListTurnMessages lists what was said in the session of a turn, newest first,
-        all of it. The claim is the permission: it reads for the turn's user, and
+        """ListTurnMessages lists what was said in the session of a turn, all of it,
+        newest first or from a position on. The claim is the permission: it reads for the turn's user, and
         only as long as it holds.
         """
 
