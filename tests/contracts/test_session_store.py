@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged
 from maieutic.session.v1.record_pb2 import Operation, SessionRecord, TurnRecord
+from maieutic.v1.session_service_pb2 import SessionFrame
 from maieutic.v1.turn_service_pb2 import (
     BUSY_POLICY_ENQUEUE,
     BUSY_POLICY_INTERRUPT,
@@ -323,6 +324,34 @@ async def test_a_log_keeps_its_newest_frames_and_its_appends_stay_what_they_are(
     newest = await store.events(turn_id, EventId(5, 2699), 10) or []
     assert oldest[0][0].seq > 400
     assert [at.seq for at, _ in newest] == [2700, 2701]
+
+
+def happen(*turn_ids: str) -> Callable[[Draft], None]:
+    def decide(draft: Draft) -> None:
+        for turn_id in turn_ids:
+            draft.log(SessionFrame(turn_id=turn_id))
+
+    return decide
+
+
+async def test_a_sessions_log_is_read_with_the_session_from_any_of_its_entries_on(
+    store: RedisSessionStore,
+) -> None:
+    session_id = new_session()
+    nothing = await store.look_at_session(session_id, None, 10)
+    assert (nothing.record, nothing.entries) == (None, [])
+    await store.transact(session_id, make(session_id))
+    assert not (await store.look_at_session(session_id, None, 10)).entries
+    await store.transact(session_id, happen("a", "b"))
+    await store.transact(session_id, happen("c"))
+    whole = (await store.look_at_session(session_id, EventId(0, 0), 10)).entries
+    assert [frame.turn_id for _, frame in whole if frame] == ["a", "b", "c"]
+    last = await store.look_at_session(session_id, None, 10)
+    assert last.record is not None
+    assert (last.record.logged, last.entries) == (True, whole[-1:])
+    for place, (entry, _) in enumerate(whole):
+        look = await store.look_at_session(session_id, entry, 2)
+        assert look.entries == whole[place : place + 2]
 
 
 async def test_a_zombies_append_is_fenced(store: RedisSessionStore) -> None:

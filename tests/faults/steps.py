@@ -10,7 +10,7 @@ import aio_pika
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
 from maieutic.v1.turn_service_pb2 import TurnFrame
-from maieutic_client import Maieutic, TurnStream
+from maieutic_client import Maieutic, SessionStream, TurnStream
 from tests.backends.rabbitmq import RabbitNode
 from tests.stack import RealStack
 from tests.waiting import wait_until
@@ -30,6 +30,17 @@ async def until_event(stream: TurnStream, kind: str) -> TurnFrame:
         if frame.WhichOneof("event") == kind:
             return frame
     raise AssertionError(f"the stream ended without {kind}")
+
+
+async def about_turn(stream: SessionStream, turn_id: str) -> list[str | None]:
+    """Read up to the end of a turn, and return what was told of it."""
+    told: list[str | None] = []
+    async for frame in stream:
+        if frame.turn_id == turn_id:
+            told.append(frame.WhichOneof("event"))
+        if told[-1:] == ["turn_ended"]:
+            return told
+    raise AssertionError("the session was deleted before the turn ended")
 
 
 async def frames_of(client: Maieutic, turn_id: str) -> list[TurnFrame]:

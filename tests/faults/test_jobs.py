@@ -10,6 +10,7 @@ from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TurnFrame
 from maieutic_client import AlreadyExists, Maieutic, TurnStream
 from tests.faults.steps import (
     PATIENCE,
+    about_turn,
     archived_turn,
     kinds,
     one_answer,
@@ -31,7 +32,11 @@ async def test_a_session_service_killed_between_its_commit_and_its_publish_loses
     stack: RealStack, client: Maieutic, session: Session
 ) -> None:
     link = stack.bus["session"]
-    async with published_jobs(stack.backends.rabbit) as jobs:
+    async with (
+        published_jobs(stack.backends.rabbit) as jobs,
+        client.sessions.watch(session, timeout=PATIENCE) as watched,
+    ):
+        await anext(watched)
         link.pause(Direction.TO_SERVER)
         async with client.turns.stream(session.session_id, QUESTION, timeout=PATIENCE) as stream:
             accepted = await until_event(stream, "accepted")
@@ -42,6 +47,9 @@ async def test_a_session_service_killed_between_its_commit_and_its_publish_loses
             assert jobs == []
             await stack.start("session")
             outcome = await stream.result()
+        told = await about_turn(watched, stream.turn_id)
+    assert told == ["turn_accepted", "turn_started", "turn_ended"]
+    assert watched.connects > 1
     assert outcome.state == TURN_STATE_COMPLETED
     assert (outcome.text, outcome.attempts) == (ANSWER, 1)
     assert stack.calls().count(stream.turn_id) == 1

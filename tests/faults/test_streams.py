@@ -9,6 +9,7 @@ from maieutic.v1.turn_service_pb2 import TURN_STATE_CANCELLED, TURN_STATE_COMPLE
 from maieutic_client import Maieutic, TurnStream
 from tests.faults.steps import (
     PATIENCE,
+    about_turn,
     archived_texts,
     archived_turn,
     frames_of,
@@ -76,11 +77,18 @@ async def test_a_stream_goes_on_at_another_gateway_when_its_own_is_killed(
     answer = " ".join(map(str, range(30)))
     question = scripted(text=answer, delay=TICK)
     await stack.start("gateway", replica=2)  # the client is connected to the first
-    async with client.turns.stream(session.session_id, question, timeout=PATIENCE) as stream:
+    async with (
+        client.sessions.watch(session, timeout=PATIENCE) as watched,
+        client.turns.stream(session.session_id, question, timeout=PATIENCE) as stream,
+    ):
+        await anext(watched)
         frames = [await until_event(stream, "accepted"), await until_event(stream, "delta")]
         await stack.kill9("gateway")
         frames += [frame async for frame in stream]
+        told = await about_turn(watched, stream.turn_id)
     assert stream.connects == 2
+    assert told == ["turn_accepted", "turn_started", "turn_ended"]
+    assert watched.connects == 2
     assert stream.outcome is not None
     assert stream.outcome.text == answer
     assert "".join(frame.delta.text for frame in frames) == answer

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
-from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.session_service_pb2 import Session, SessionFrame
 from maieutic.v1.turn_service_pb2 import BUSY_POLICY_UNSPECIFIED, BusyPolicy, TurnFrame
 from services.session.ids import Ids
 from services.session.model import Draft, Effect, EventId, Fact, Timing, user_message
@@ -61,6 +61,7 @@ class Memory:
     annotations: SessionAnnotations = field(default_factory=SessionAnnotations)
     due: dict[str, int] = field(default_factory=dict)
     logs: dict[str, list[tuple[EventId, TurnFrame]]] = field(default_factory=dict)
+    happened: list[SessionFrame] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     published: list[Effect] = field(default_factory=list)
 
@@ -114,6 +115,7 @@ class Memory:
             self.annotations = draft.kept_annotations
         for turn, due in draft.due.items():
             self.due.pop(turn, None) if due is None else self.due.__setitem__(turn, due)
+        self.happened += draft.happened
         self.facts += draft.out
 
     def append(self, turn: str, fence: int, seq: int, text: str) -> bool:
@@ -133,8 +135,15 @@ class Memory:
     def kinds(self, turn: str) -> list[str]:
         return [frame.WhichOneof("event") or "" for frame in self.frames(turn)]
 
+    def told(self, turn: str) -> list[str]:
+        """Return what the session's watchers were told of a turn."""
+        return [f.WhichOneof("event") or "" for f in self.happened if f.turn_id == turn]
+
     def state(self) -> object:
         """Everything that is kept, to see whether anything was written."""
         return copy.deepcopy(
-            (self.session, self.turns, self.messages, self.due, self.logs, self.facts)
+            (
+                *(self.session, self.turns, self.messages, self.due, self.logs),
+                *(self.happened, self.facts),
+            )
         )

@@ -2,12 +2,14 @@
 
 import asyncio
 
+from maieutic.v1.turn_service_pb2 import Findings
 from services.session.adapters import keys
 from services.session.frames import text_of
 from tests.backends.redis import RedisServer
 from tests.backends.redis_cluster import asked
 from tests.backends.sentinel import watched_redis
 from tests.session.stack import SOON, frames_of, kinds, session_stack
+from tests.session.watchers import Watcher
 from tests.waiting import wait_until
 
 NOWHERE = ("REPLICAOF", "127.0.0.1", "1")
@@ -33,6 +35,8 @@ async def test_who_has_not_seen_what_a_failover_lost_is_told_of_a_gap() -> None:
         await held.say("one two")
         stream = aiter(user.watch(held.turn_id))
         seen = [(await anext(stream)).frame for _ in range(FRAMES_SEEN)]
+        watcher = Watcher(user.watch_session(session_id))
+        await watcher.next()
         whole = await log_length(primary, held.turn_id)
 
         async def is_replicated() -> bool:
@@ -41,6 +45,8 @@ async def test_who_has_not_seen_what_a_failover_lost_is_told_of_a_gap() -> None:
         await wait_until(is_replicated, SOON)
         assert await asked(replica.port, *NOWHERE) == b"OK"
         await held.say("three")
+        await held.complete_step("context", Findings())
+        await watcher.until_kind("turn_step_finished")
         ahead = [*seen, (await anext(stream)).frame]
         await primary.kill9()
         await held.say("four")
@@ -53,4 +59,10 @@ async def test_who_has_not_seen_what_a_failover_lost_is_told_of_a_gap() -> None:
         assert told[0].gap.missing_frames == 1
         rest = await on_time
         assert kinds(rest) == ["delta", "outcome"]
+        # The step, and the log's entry of it, are gone together.
+        gap = (await watcher.until_kind("gap")).gap
+        assert [turn.turn_id for turn in gap.snapshot.turns] in ([held.turn_id], [])
+        if gap.snapshot.turns:
+            await watcher.until_kind("turn_ended", held.turn_id)
+        assert watcher.of_turns().count(("turn_ended", held.turn_id)) <= 1
         assert text_of([*ahead, *rest[:-1]]) == rest[-1].outcome.text == "onetwothreefour"

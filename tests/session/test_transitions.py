@@ -563,6 +563,7 @@ def test_the_archives_outcome_wins_over_whatever_runs(until: str) -> None:
     assert memory.session.session.active_turn_id == ""
     assert memory.messages[f"{A}.a"].text == "from before"
     assert memory.kinds(A).count("outcome") == 1
+    assert memory.told(A).count("turn_ended") == 1
     assert memory.frames(A)[-1].outcome == others.outcome
     if hold is not None:
         assert complete(memory, hold).status == FENCED
@@ -585,6 +586,17 @@ def test_archiving_a_turn_that_was_lost_alone_frees_its_session() -> None:
     assert memory.session.session.active_turn_id == ""
     assert not memory.session.unarchived_turn_ids
     assert memory.messages[f"{A}.a"].text == "Because."
+    assert memory.told(A) == ["turn_accepted", "turn_ended"]
+
+
+def test_the_end_of_a_turn_that_was_lost_alone_after_it_is_not_told_again() -> None:
+    memory, hold = claimed()
+    complete(memory, hold)
+    others = row(memory)
+    del memory.turns[A]
+    mark(memory, others)
+    assert phase(memory) == STUB
+    assert memory.told(A) == ["turn_accepted", "turn_started", "turn_ended"]
 
 
 def test_archiving_a_turn_that_nothing_here_knows_starts_the_one_that_waits_for_it() -> None:

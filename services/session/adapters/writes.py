@@ -22,18 +22,11 @@ PARTS_OUTLIVE_MS = 60_000
 
 def commands_of(draft: Draft, timing: Timing) -> list[Command]:
     """Return everything that the draft writes, in one slot."""
-    commands: list[Command] = []
     shard = shard_of(draft.session_id)
-    for message_id, message in draft.messages_put.items():
-        name = keys.messages_key(draft.session_id)
-        commands.append(("HSET", name, message_id, encode(message)))
-    if draft.messages_dropped:
-        commands.append(("HDEL", keys.messages_key(draft.session_id), *draft.messages_dropped))
-    if draft.annotations_changed:
-        name = keys.annotations_key(draft.session_id)
-        commands.append(("SET", name, encode(draft.kept_annotations)))
+    commands = _parts(draft)
     # Logs come first: sessions and turns arm the expiry of theirs, or remove it.
-    commands += _happened(draft)
+    if draft.happened:
+        commands += _happened(draft)
     if draft.session_changed:
         commands += _session(draft, timing)
     if draft.carried_out is not None:
@@ -56,6 +49,20 @@ def routing_key(fact: Fact) -> str:
     if isinstance(fact, SessionChanged):
         return "session.changed"
     return "session.deleted" if isinstance(fact, SessionDeleted) else "turn.accepted"
+
+
+def _parts(draft: Draft) -> list[Command]:
+    """Return what keeps the session's messages and annotations."""
+    commands: list[Command] = []
+    for message_id, message in draft.messages_put.items():
+        name = keys.messages_key(draft.session_id)
+        commands.append(("HSET", name, message_id, encode(message)))
+    if draft.messages_dropped:
+        commands.append(("HDEL", keys.messages_key(draft.session_id), *draft.messages_dropped))
+    if draft.annotations_changed:
+        name = keys.annotations_key(draft.session_id)
+        commands.append(("SET", name, encode(draft.kept_annotations)))
+    return commands
 
 
 def _session(draft: Draft, timing: Timing) -> list[Command]:
@@ -92,9 +99,7 @@ def _happened(draft: Draft) -> list[Command]:
         ("XADD", name, "MAXLEN", "~", SESSION_LOG_FRAMES, "*", "f", frame.SerializeToString())
         for frame in draft.happened
     ]
-    if commands:
-        commands.append(("PUBLISH", keys.session_wake_channel(draft.session_id), b""))
-    return commands
+    return [*commands, ("PUBLISH", keys.session_wake_channel(draft.session_id), b"")]
 
 
 def _turns(draft: Draft, timing: Timing) -> list[Command]:
