@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 from maieutic.v1 import session_service_pb2 as pb
+from maieutic.v1.budget_pb2 import Budget
 from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
 from maieutic_client.connection import Connection, new_request_id
@@ -24,11 +25,13 @@ class Sessions:
         mode: pb.SessionMode.ValueType = pb.SESSION_MODE_UNSPECIFIED,
         metadata: Mapping[str, str] | None = None,
         document_ids: Iterable[str] = (),
+        budget: Budget | None = None,
         request_id: str | None = None,
     ) -> pb.Session:
         """Start a conversation whose answers are drawn from the documents.
 
-        The same *request_id* returns the session that the first call made.
+        *budget* is what its turns may consume together. The same *request_id* returns the session
+        that the first call made.
         """
         request = pb.CreateSessionRequest(
             request_id=request_id or new_request_id(),
@@ -36,6 +39,7 @@ class Sessions:
             mode=mode,
             metadata=metadata or {},
             document_ids=document_ids,
+            budget=budget,
         )
         return (await self._connection.call(self._stub.CreateSession, request)).session
 
@@ -46,13 +50,18 @@ class Sessions:
         title: str = "",
         mode: pb.SessionMode.ValueType = pb.SESSION_MODE_UNSPECIFIED,
         metadata: Mapping[str, str] | None = None,
+        budget: Budget | None = None,
     ) -> pb.Session:
         """Return the caller's standing session over a set of documents, made if need be.
 
-        *title*, *mode* and *metadata* are for a session that is made now.
+        *title*, *mode*, *metadata* and *budget* are for a session that is made now.
         """
         request = pb.GetOrCreateSessionRequest(
-            document_ids=document_ids, title=title, mode=mode, metadata=metadata or {}
+            document_ids=document_ids,
+            title=title,
+            mode=mode,
+            metadata=metadata or {},
+            budget=budget,
         )
         return (await self._connection.call(self._stub.GetOrCreateSession, request)).session
 
@@ -85,13 +94,14 @@ class Sessions:
         mode: pb.SessionMode.ValueType | None = None,
         metadata: Mapping[str, str] | None = None,
         document_ids: Iterable[str] | None = None,
+        budget: Budget | None = None,
         expected_revision: int = 0,
         request_id: str | None = None,
     ) -> pb.Session:
         """Change what is given, all of it or nothing; what is None stays as it is.
 
-        With an *expected_revision*, raises RevisionMismatch if the session has another one by
-        then.
+        An empty *budget* takes the session's away. With an *expected_revision*, raises
+        RevisionMismatch if the session has another one by then.
         """
         request = pb.UpdateSessionRequest(
             session_id=session_id_of(session),
@@ -101,12 +111,14 @@ class Sessions:
             mode=mode or pb.SESSION_MODE_UNSPECIFIED,
             metadata=metadata,
             document_ids=document_ids,
+            budget=None if budget == Budget() else budget,
         )
         given = {
             "title": title,
             "mode": mode,
             "metadata": metadata,
             "document_ids": document_ids,
+            "budget": budget,
         }
         request.update_mask.paths.extend(name for name, value in given.items() if value is not None)
         return (await self._connection.call(self._stub.UpdateSession, request)).session

@@ -10,6 +10,7 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     ReserveBudgetResponse,
     TokenPrice,
 )
+from services.agents.errors import CallRefused
 from services.agents.ports import ModelRequest
 from services.agents.prices import PriceTable
 from services.agents.tokens import estimated_tokens
@@ -19,10 +20,6 @@ UNLIMITED_ANSWER = 8192
 
 Reserve: TypeAlias = Callable[[ReserveBudgetRequest], Awaitable[ReserveBudgetResponse]]
 """Asks under the run's claim, and returns the answer once it stands."""
-
-
-class CallRefused(Exception):
-    """The turn's budgets do not allow another call of a model."""
 
 
 class TurnBudget:

@@ -5,6 +5,7 @@ ModelError
 │  ├─ ModelOverloaded  so should everybody
 │  └─ ModelMalformed  the answer has not the form that was asked for
 ├─ ModelRefused       the model will not answer this
+├─ CallRefused        the turn's budgets do not allow another call
 ├─ ModelUnending      the model asks and asks, and does not answer
 └─ ModelRejected      the request can never succeed
 ConversationUnreadable  what was said cannot be read now
@@ -50,6 +51,10 @@ class ModelMalformed(ModelUnavailable):
 
 class ModelRefused(ModelError):
     """The model declines to answer this request; asking again changes nothing."""
+
+
+class CallRefused(ModelError):
+    """The turn's budgets do not allow another call of a model."""
 
 
 class ModelRejected(ModelError):

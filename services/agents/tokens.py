@@ -24,6 +24,7 @@ def estimated_tokens(request: ModelRequest) -> int:
 
 def _texts(request: ModelRequest) -> Iterator[str]:
     yield request.system
+    yield request.summary
     yield from (message.text for message in request.messages)
     # A model is given the passages as text or one by one, never both.
     passages = [f"{passage.document_name} {passage.text}" for passage in request.passages]

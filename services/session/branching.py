@@ -1,6 +1,7 @@
 """Branches: sessions that begin with another one's messages."""
 
 from maieutic.v1 import session_service_pb2 as pb
+from maieutic.v1.budget_pb2 import Spending
 from services.session.archive import Archive
 from services.session.errors import RequestIdTaken, SessionDeleted, session_not_found
 from services.session.ids import Ids, checked, checked_message
@@ -9,6 +10,7 @@ from services.session.live import LiveSessions, owned
 from services.session.model import Caller, Draft, timestamp, window_messages, window_position
 from services.session.operations import done_before, done_now, request_hash
 from services.session.ports import Reads, SessionStore
+from services.session.spending import set_budget
 
 
 class Branching:
@@ -84,7 +86,7 @@ class Branching:
 def branch_of(parent: Draft, request: pb.BranchSessionRequest, branch_id: str) -> pb.Session:
     """Return the branch as it begins; how many messages it has is known to the archive."""
     session = parent.record.session
-    return pb.Session(
+    branch = pb.Session(
         session_id=branch_id,
         user_id=session.user_id,
         title=request.title or session.title,
@@ -97,6 +99,9 @@ def branch_of(parent: Draft, request: pb.BranchSessionRequest, branch_id: str) -
         parent_session_id=session.session_id,
         parent_message_id=request.message_id,
     )
+    if session.HasField("budget"):
+        set_budget(branch, session.budget, Spending())
+    return branch
 
 
 def _claim_id(draft: Draft, request: pb.BranchSessionRequest) -> None:

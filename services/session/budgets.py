@@ -1,16 +1,18 @@
 """What the calls of models in a turn may consume: reserved before a call, settled after it. Pure.
 
 Each call is one entry in its turn, known by its usage_id, with what it may consume until it is
-told what it has. The entries stay as long as the turn's record, over all of its attempts.
+told what it has. The entries stay as long as the turn's record, over all of its attempts. A
+session's spending is their sum over all turns that ran while it had a budget, and what the accounts
+say of those before.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.session.v1.record_pb2 import MeteredCall, TurnRecord
-from maieutic.v1.budget_pb2 import Budget
+from maieutic.v1.budget_pb2 import Budget, Spending
 from maieutic.v1.turn_service_pb2 import Usage
 from services.session.model import Draft
 
@@ -24,8 +26,7 @@ class _Purse:
     """A budget, and what is used of it: spent or reserved."""
 
     budget: Budget
-    tokens: int
-    cost_micros: int
+    used: Spending
     reason: str
     """Of a refusal."""
     whose: str
@@ -33,11 +34,12 @@ class _Purse:
 
     @property
     def tokens_left(self) -> int:
-        return self.budget.tokens - self.tokens
+        return self.budget.tokens - self.used.tokens - self.used.reserved_tokens
 
     @property
     def cost_left(self) -> int:
-        return self.budget.cost_micros - self.cost_micros
+        used = self.used.cost_micros + self.used.reserved_cost_micros
+        return self.budget.cost_micros - used
 
     def answer(self, asked: work.ReserveBudgetRequest) -> int:
         """Return how many tokens the call may say; below 0 if it may not even read its input."""
@@ -53,11 +55,11 @@ class _Purse:
         least = min(asked.max_tokens, LEAST_ANSWER)
         left, needed = [], []
         if self.budget.HasField("tokens"):
-            left.append(f"{self.tokens_left} of {self.budget.tokens} tokens")
+            left.append(f"{max(0, self.tokens_left)} of {self.budget.tokens} tokens")
             needed.append(f"{asked.input_tokens} + {least} tokens")
         if self.budget.HasField("cost_micros"):
             whole, currency = money(self.budget.cost_micros), self.budget.currency
-            left.append(f"{money(self.cost_left)} of {whole} {currency}")
+            left.append(f"{money(max(0, self.cost_left))} of {whole} {currency}")
             needed.append(f"{money(_cost(asked, least))} {currency}")
         explanation = (
             f"the budget of the {self.whose} has {' and '.join(left)} left, and the next call of "
@@ -67,35 +69,41 @@ class _Purse:
         return work.BudgetRefused(reason=self.reason, explanation=explanation, over_budget=True)
 
 
-def is_bounded(job: RunTurn) -> bool:
+def is_bounded(draft: Draft, turn: TurnRecord) -> bool:
     """Whether a budget bounds the turn: its calls are reserved, then."""
-    return job.HasField("budget")
+    return turn.job.HasField("budget") or has_budget(draft)
+
+
+def has_budget(draft: Draft) -> bool:
+    """Whether the session has a budget."""
+    return draft.session is not None and draft.session.session.HasField("budget")
 
 
 def reserve(
     draft: Draft, turn: TurnRecord, asked: work.ReserveBudgetRequest
 ) -> work.ReserveBudgetResponse:
     """Keep what the call may consume, or refuse it; the same call again gets the same answer."""
-    settle(turn, asked.usage)
+    settle(draft, turn, asked.usage)
     draft.put_turn(turn)
     known = next((call for call in turn.calls if call.usage_id == asked.usage_id), None)
     if known is not None:
         return _granted(known.max_tokens)
-    purses = _purses(turn)
+    purses = _purses(draft, turn)
     if (unpriced := _unpriced(purses, asked)) is not None:
         return work.ReserveBudgetResponse(status=work.WRITE_STATUS_APPLIED, refused=unpriced)
-    emptiest = min(purses, key=lambda purse: purse.answer(asked))
-    may_say = emptiest.answer(asked)
-    if may_say < min(asked.max_tokens, LEAST_ANSWER):
+    emptiest = min(purses, key=lambda purse: purse.answer(asked), default=None)
+    may_say = emptiest.answer(asked) if emptiest is not None else asked.max_tokens
+    if emptiest is not None and may_say < min(asked.max_tokens, LEAST_ANSWER):
         refused = emptiest.refusal(asked)
         return work.ReserveBudgetResponse(status=work.WRITE_STATUS_APPLIED, refused=refused)
-    turn.calls.add(
-        usage_id=asked.usage_id,
-        claim_id=asked.claim_id,
-        tokens=asked.input_tokens + may_say,
-        cost_micros=_cost(asked, may_say),
-        max_tokens=may_say,
-    )
+    with _counted(draft, turn):
+        turn.calls.add(
+            usage_id=asked.usage_id,
+            claim_id=asked.claim_id,
+            tokens=asked.input_tokens + may_say,
+            cost_micros=_cost(asked, may_say),
+            max_tokens=may_say,
+        )
     return _granted(may_say)
 
 
@@ -105,16 +113,57 @@ def _granted(max_tokens: int) -> work.ReserveBudgetResponse:
     )
 
 
-def _purses(turn: TurnRecord) -> list[_Purse]:
-    own = _Purse(
-        budget=turn.job.budget,
-        tokens=sum(call.tokens for call in turn.calls),
-        cost_micros=sum(call.cost_micros for call in turn.calls),
-        reason="TURN_BUDGET_SPENT",
-        whose="turn",
-        way_out="ask for less, or again with a larger budget",
-    )
-    return [own]
+def _purses(draft: Draft, turn: TurnRecord) -> list[_Purse]:
+    """Return the budgets that bound the turn; none if its session's was taken away since."""
+    purses = []
+    if turn.job.HasField("budget"):
+        own = _Purse(
+            budget=turn.job.budget,
+            used=used_by(turn),
+            reason="TURN_BUDGET_SPENT",
+            whose="turn",
+            way_out="ask for less, or again with a larger budget",
+        )
+        purses.append(own)
+    if has_budget(draft):
+        shared = _Purse(
+            budget=draft.record.session.budget,
+            used=draft.record.session.spending,
+            reason="SESSION_BUDGET_SPENT",
+            whose="session",
+            way_out="give the session a larger budget, or ask in another one",
+        )
+        purses.append(shared)
+    return purses
+
+
+def used_by(turn: TurnRecord) -> Spending:
+    """Return what the calls of the turn have consumed, and what is reserved for them."""
+    used = Spending()
+    for call in turn.calls:
+        if call.settled:
+            used.tokens += call.tokens
+            used.cost_micros += call.cost_micros
+        else:
+            used.reserved_tokens += call.tokens
+            used.reserved_cost_micros += call.cost_micros
+    return used
+
+
+@contextmanager
+def _counted(draft: Draft, turn: TurnRecord) -> Iterator[None]:
+    """Let what changes in the turn's entries during the block change the session's spending."""
+    before = used_by(turn)
+    yield
+    after = used_by(turn)
+    if not has_budget(draft) or before == after:
+        return
+    spent = draft.record.session.spending
+    for field in Spending.DESCRIPTOR.fields:
+        was, becomes = getattr(before, field.name), getattr(after, field.name)
+        # Never below 0: of a turn whose record was lost nothing is left to take back.
+        setattr(spent, field.name, max(0, getattr(spent, field.name) + becomes - was))
+    draft.session_changed = True
 
 
 def _unpriced(
@@ -133,19 +182,21 @@ def _unpriced(
     return work.BudgetRefused(reason="PRICE_UNKNOWN", explanation=explanation)
 
 
-def settle(turn: TurnRecord, told: Iterable[Usage]) -> None:
+def settle(draft: Draft, turn: TurnRecord, told: Iterable[Usage]) -> None:
     """Put what calls have consumed in the place of what they might; the last word counts.
 
     What has no id, from a worker of the version before, cannot be told from what was told already.
     """
-    if not is_bounded(turn.job):
+    if not is_bounded(draft, turn):
         return
-    for usage in told:
-        if usage.usage_id:
-            call = _entry(turn, usage.usage_id)
-            call.cost_micros = _told_cost(usage, call, turn.job.budget.currency)
-            call.tokens = usage.input_tokens + usage.output_tokens
-            call.settled = True
+    currency = turn.job.budget.currency or draft.record.session.budget.currency
+    with _counted(draft, turn):
+        for usage in told:
+            if usage.usage_id:
+                call = _entry(turn, usage.usage_id)
+                call.cost_micros = _told_cost(usage, call, currency)
+                call.tokens = usage.input_tokens + usage.output_tokens
+                call.settled = True
 
 
 def _entry(turn: TurnRecord, usage_id: str) -> MeteredCall:
@@ -161,11 +212,19 @@ def _told_cost(usage: Usage, call: MeteredCall, currency: str) -> int:
     return call.cost_micros if usage.input_tokens or usage.output_tokens else 0
 
 
-def void_rest(turn: TurnRecord, claim_id: str) -> None:
+def void_rest(draft: Draft, turn: TurnRecord, claim_id: str) -> None:
     """Give back what a run has reserved for calls that it says nothing of, as it ends."""
-    kept = [call for call in turn.calls if call.settled or call.claim_id != claim_id]
-    del turn.calls[:]
-    turn.calls.extend(kept)
+    with _counted(draft, turn):
+        kept = [call for call in turn.calls if call.settled or call.claim_id != claim_id]
+        del turn.calls[:]
+        turn.calls.extend(kept)
+
+
+def charge_rest(draft: Draft, turn: TurnRecord) -> None:
+    """Take what nobody has told as consumed, as the turn ends: its calls may have been made."""
+    with _counted(draft, turn):
+        for call in turn.calls:
+            call.settled = True
 
 
 def _affordable(asked: work.ReserveBudgetRequest, cost_left: int) -> int:
@@ -184,5 +243,4 @@ def _cost(asked: work.ReserveBudgetRequest, says: int) -> int:
 
 def money(micros: int) -> str:
     """Return an amount in units of its currency."""
-    sign = "-" if micros < 0 else ""
-    return f"{sign}{abs(micros) // MILLION}.{abs(micros) % MILLION:06}"
+    return f"{micros // MILLION}.{micros % MILLION:06}"

@@ -7,6 +7,7 @@ from typing import TypeVar
 from maieutic.bus.v1.bus_pb2 import SessionDeleted
 from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import session_service_pb2 as pb
+from maieutic.v1.budget_pb2 import Budget, Spending
 from services.session.archive import Archive
 from services.session.errors import (
     RequestIdTaken,
@@ -21,7 +22,8 @@ from services.session.model import Caller, Draft, next_stamp, timestamp
 from services.session.operations import done_before, done_now, request_hash
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
-from services.session.updating import check_mask, end, is_past, touch, update
+from services.session.spending import accounted, known_here, set_budget
+from services.session.updating import check_mask, end, is_past, needs_accounts, touch, update
 
 Change = TypeVar("Change", pb.UpdateSessionRequest, pb.EndSessionRequest, pb.TouchSessionRequest)
 
@@ -42,6 +44,7 @@ class Conversations:
         publisher: Publisher,
         ids: Ids,
         limits: SessionLimits,
+        budget: Budget | None,
     ) -> None:
         self._store = store
         self._live = live
@@ -49,6 +52,8 @@ class Conversations:
         self._publisher = publisher
         self._ids = ids
         self._limits = limits
+        self._budget = budget
+        """Of a session whose request names none."""
 
     async def create(self, caller: Caller, request: pb.CreateSessionRequest) -> pb.Session:
         """Create the session, or return the one that this request id created."""
@@ -59,7 +64,7 @@ class Conversations:
         def decide(draft: Draft) -> pb.Session:
             if draft.session is not None:
                 return _created_before(draft, digest)
-            session = _make(draft, caller, request, digest)
+            session = _make(draft, caller, request, digest, default=self._budget)
             done_now(draft, request.request_id, digest)
             return session
 
@@ -105,7 +110,7 @@ class Conversations:
 
         def decide(draft: Draft) -> tuple[pb.Session, bool]:
             if draft.session is None:
-                return _make(draft, caller, request, b"", set_id), True
+                return _make(draft, caller, request, b"", default=self._budget, set_id=set_id), True
             if is_past(draft.session.session, deleted=draft.session.tombstone):
                 raise _Past
             return draft.session.session, False
@@ -163,7 +168,25 @@ class Conversations:
         checked("session_id", request.session_id)
         check_mask(request)
         self._limits.check_metadata(request.metadata)
-        return await self._changed(caller, request, update)
+        spent: Spending | None = None
+
+        async def prepare(draft: Draft) -> None:
+            nonlocal spent
+            spent = await self._spent(draft, request) if needs_accounts(draft, request) else None
+
+        def change(draft: Draft, request: pb.UpdateSessionRequest) -> pb.Session:
+            return update(draft, request, spent)
+
+        return await self._changed(caller, request, change, prepare)
+
+    async def _spent(self, draft: Draft, request: pb.UpdateSessionRequest) -> Spending:
+        """Return what a session without a budget, or with one in other money, has consumed."""
+        found = await self._store.turns(draft.record.unarchived_turn_ids)
+        here = known_here(turn for turn in found if turn is not None)
+        ids = [turn.job.turn_id for turn in here]
+        # Read after the turns: one that is archived meanwhile is left out there.
+        accounts = await self._archive.statistics(draft.session_id, ids)
+        return accounted(request.budget, accounts, here)
 
     async def end(self, caller: Caller, request: pb.EndSessionRequest) -> pb.Session:
         """Let no more turns begin in the session; ending again changes nothing."""
@@ -178,6 +201,7 @@ class Conversations:
         caller: Caller,
         request: Change,
         change: Callable[[Draft, Change], pb.Session],
+        prepare: Callable[[Draft], Awaitable[None]] | None = None,
     ) -> pb.Session:
         session_id = checked("session_id", request.session_id)
 
@@ -186,7 +210,7 @@ class Conversations:
             return change(draft, request)
 
         reads = Reads(operation=request.request_id)
-        session, draft = await self._live.transact(session_id, decide, reads)
+        session, draft = await self._live.transact(session_id, decide, reads, prepare)
         self._publisher.after(draft)
         return session
 
@@ -229,8 +253,11 @@ def _make(
     caller: Caller,
     request: pb.CreateSessionRequest | pb.GetOrCreateSessionRequest,
     digest: bytes,
+    *,
+    default: Budget | None,
     set_id: str = "",
 ) -> pb.Session:
+    budget = request.budget if request.HasField("budget") else default
     session = pb.Session(
         session_id=draft.session_id,
         user_id=caller.user,
@@ -241,6 +268,8 @@ def _make(
         document_set_id=set_id,
         create_time=timestamp(draft.now_ms),
     )
+    if budget is not None:
+        set_budget(session, budget, Spending())
     draft.session = SessionRecord(
         tenant=caller.tenant, session=session, request_hash=digest, next_position=1
     )

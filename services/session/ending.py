@@ -19,6 +19,7 @@ from maieutic.v1.turn_service_pb2 import (
     Usage,
 )
 from services.session import summaries
+from services.session.budgets import charge_rest, settle
 from services.session.findings import forget, keep, named, together
 from services.session.happenings import turn_ended
 from services.session.model import (
@@ -128,6 +129,7 @@ def seal(draft: Draft, turn: record.TurnRecord, timing: Timing) -> None:
     if rolled_back(turn):
         draft.withdraw_messages(turn_id)
     _learn(draft, turn)
+    charge_rest(draft, turn)
     _leave_line(session, turn_id)
     if session.session.active_turn_id == turn_id:
         session.session.active_turn_id = ""
@@ -294,6 +296,7 @@ def _seal_as_archived(
     draft.next_fence(turn)
     turn.finished.CopyFrom(row)
     turn.phase = TERMINAL
+    settle(draft, turn, row.outcome.usage)
     asked = row.job.message
     if row.HasField("answer") and asked.text and not in_window(draft.record, asked.message_id):
         draft.put_message(asked)
@@ -318,8 +321,17 @@ def _mark_archived(draft: Draft, turn_id: str, row: TurnFinished) -> None:
 
 
 def _stub(job: RunTurn, turn: record.TurnRecord, now_ms: int) -> record.TurnRecord:
-    """What is left of an archived turn for a day: enough to know it again."""
-    stub = record.TurnRecord(phase=STUB, fence=turn.fence, attempt=turn.attempt, archive_ms=now_ms)
+    """What is left of an archived turn for a day: enough to know it again.
+
+    Its calls, too: what one of them has consumed may be told after its end.
+    """
+    stub = record.TurnRecord(
+        phase=STUB,
+        fence=turn.fence,
+        attempt=turn.attempt,
+        archive_ms=now_ms,
+        calls=turn.calls,
+    )
     kept = RunTurn(
         tenant=job.tenant,
         user_id=job.user_id,

@@ -175,6 +175,20 @@ class SideTurnsFull(LimitReached):
         super().__init__("side_turns", most, "turns beside the conversation of one session")
 
 
+class SessionBudgetSpent(ResourceExhausted):
+    """Nothing is left of the session's budget: no turn can begin."""
+
+    def __init__(self, spent: str) -> None:
+        message = (
+            f"the session's budget is spent, {spent}: give it a larger one with UpdateSession, or "
+            "ask in another session"
+        )
+        violation = QuotaFailure.Violation(subject="session_budget", description=message)
+        super().__init__(
+            message, reason="SESSION_BUDGET_SPENT", extra=[QuotaFailure(violations=[violation])]
+        )
+
+
 class RequestIdTaken(AlreadyExists):
     """The request id was used for another request."""
 

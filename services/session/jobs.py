@@ -9,6 +9,7 @@ from typing import TypeAlias
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import turn_service_pb2 as pb
+from maieutic.v1.budget_pb2 import Budget
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
 from services.runtime import telemetry
 from services.runtime.errors import InvalidArgument
@@ -44,6 +45,8 @@ class Limits:
     most_waiting: int = MOST_WAITING
     """In one session, behind the turn that runs."""
     time_budgets: TimeBudgets = field(default=TimeBudgets())
+    budget: Budget | None = None
+    """Of a turn whose request names none."""
 
 
 class Jobs:
@@ -94,7 +97,7 @@ class Jobs:
             time_budget=request.time_budget if asked else self._limits.time_budgets.of(lane),
             max_attempts=self._limits.max_attempts,
             trace_context=trace,
-            budget=request.budget if request.HasField("budget") else None,
+            budget=request.budget if request.HasField("budget") else self._limits.budget,
         )
 
     def analysis_of(self, job: RunTurn) -> RunTurn:

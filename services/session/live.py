@@ -6,11 +6,13 @@ from typing import TypeVar
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord
+from maieutic.v1.session_service_pb2 import Session
 from services.session.archive import Archive
 from services.session.errors import session_not_found
 from services.session.model import STUB, TERMINAL, Draft, Timing, answer_id, in_window
 from services.session.ports import Reads, SessionStore
 from services.session.restoring import adopt_survivors, refill, restore
+from services.session.spending import accounted, bring_back, known_here
 
 T = TypeVar("T")
 
@@ -79,7 +81,16 @@ class LiveSessions:
         watched = watched or frozenset()
         if not unfinished <= watched:
             raise _Gone(unfinished | watched)
+        if snapshot.session.HasField("budget"):
+            await self._account(draft, snapshot.session)
         restore(draft, snapshot, self._timing)
+
+    async def _account(self, draft: Draft, session: Session) -> None:
+        """Let a session that comes back know what it has spent; its turns may still be here."""
+        here = known_here(draft.turns.values())
+        ids = [turn.job.turn_id for turn in here]
+        accounts = await self._archive.statistics(draft.session_id, ids)
+        bring_back(session, accounted(session.budget, accounts, here))
 
     async def predecessor_over(self, draft: Draft, job: RunTurn) -> bool:
         """Whether the turn before this one is sealed here, or has ended in the archive."""

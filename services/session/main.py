@@ -272,6 +272,7 @@ def _conversations(shared: _Shared) -> Conversations:
         publisher=shared.publisher,
         ids=shared.ids,
         limits=_session_limits(shared),
+        budget=shared.settings.budget.session(),
     )
 
 
@@ -285,6 +286,7 @@ def _limits(settings: SessionSettings) -> Limits:
         oldest_unconfirmed=settings.overload_after,
         most_waiting=settings.waiting_turns,
         time_budgets=settings.time_budget,
+        budget=settings.budget.turn(),
     )
 
 

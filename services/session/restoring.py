@@ -9,6 +9,7 @@ from maieutic.archive.v1.archive_service_pb2 import (
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations, SessionChanged, TurnAccepted
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.message_pb2 import Message
+from maieutic.v1.session_service_pb2 import SessionStatistics
 from maieutic.v1.turn_service_pb2 import TurnAccepted as AcceptedFrame, TurnFrame
 from services.session import summaries
 from services.session.model import (
@@ -27,6 +28,7 @@ from services.session.model import (
     say,
     takes_over,
 )
+from services.session.spending import accounted, bring_back
 from services.session.views import public_turn
 
 
@@ -126,6 +128,8 @@ def adopt(draft: Draft, job: RunTurn) -> None:
     session = draft.record.session
     session.session_id, session.user_id = draft.session_id, job.user_id
     session.active_turn_id = ""
+    if session.HasField("budget"):
+        bring_back(session, accounted(session.budget, SessionStatistics(), draft.turns.values()))
     draft.messages.clear()
     draft.annotations = SessionAnnotations()
     draft.touch()

@@ -8,6 +8,7 @@ from services.runtime.channel import ChannelOptions
 from services.runtime.server import MEBIBYTE, ServerOptions
 from services.runtime.settings import PREFIX, BadSettings
 from services.runtime.telemetry import TelemetryOptions
+from services.session.budget_defaults import BudgetDefaults
 from services.session.lanes import LONGEST_BUDGET, TimeBudgets
 from services.session.limits import HIGHEST, Most
 from services.session.model import Timing
@@ -93,6 +94,9 @@ class SessionSettings:
 
     time_budget: TimeBudgets = field(default=TimeBudgets())
     """How long a turn of each lane may run if its request does not say."""
+
+    budget: BudgetDefaults = field(default=BudgetDefaults())
+    """What turns and sessions may consume if their requests do not say."""
 
     sessions_per_user: int = 10_000
     """Most sessions that one user may have, ended ones included. Creating several at the same time

@@ -23,6 +23,7 @@ from services.session.findings import hand_on, keep, named
 from services.session.happenings import step_finished, turn_started
 from services.session.model import (
     LEASED,
+    LIVE,
     PROVISIONAL,
     QUEUED,
     STUB,
@@ -130,7 +131,7 @@ def _granted(
         findings=draft.kept_annotations.findings,
         finished_steps=[step.step for step in turn.finished_steps],
         steps=turn.finished_steps,
-        budgeted=is_bounded(turn.job),
+        budgeted=is_bounded(draft, turn),
     )
     lease = Duration()
     lease.FromMilliseconds(timing.lease)
@@ -171,9 +172,14 @@ def reserve_budget(
 
 def settle_budget(draft: Draft, told: work.SettleBudgetRequest) -> None:
     """Note what a run has consumed that has ended; the turn may have ended, too."""
-    if (turn := draft.turns.get(told.turn_id)) is not None:
-        settle(turn, told.usage)
-        draft.put_turn(turn)
+    if (turn := draft.turns.get(told.turn_id)) is None:
+        return
+    settle(draft, turn, told.usage)
+    draft.put_turn(turn)
+    if draft.session_changed and turn.phase not in LIVE:
+        # Nothing else tells the archive that the turn's outcome was not the last word.
+        draft.touch()
+        draft.tell_session()
 
 
 def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.CompleteStepResponse:
@@ -184,7 +190,7 @@ def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.C
         step.findings.CopyFrom(named(step.findings, turn, draft.now_ms))
         step.attempt = turn.attempt
         turn.finished_steps.append(step)
-        settle(turn, step.usage)
+        settle(draft, turn, step.usage)
         keep(draft, step.findings)
         draft.log(step_finished(turn, step))
         draft.put_turn(turn)
@@ -220,15 +226,15 @@ def complete(
     tail = draft.tails.get(hold.turn_id)
     if tail is not None and tail != (hold.fence, last_seq):
         raise EventsOutOfStep(tail.seq, last_seq)
-    _settle_run(turn, hold, ending.usage)
+    _settle_run(draft, turn, hold, ending.usage)
     finished = end(draft, turn, ending, timing)
     return work.CompleteTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=finished)
 
 
-def _settle_run(turn: record.TurnRecord, hold: Hold, told: Iterable[Usage]) -> None:
+def _settle_run(draft: Draft, turn: record.TurnRecord, hold: Hold, told: Iterable[Usage]) -> None:
     """Note what a run has consumed that ends: what it says nothing of was not consumed."""
-    settle(turn, told)
-    void_rest(turn, hold.claim_id)
+    settle(draft, turn, told)
+    void_rest(draft, turn, hold.claim_id)
 
 
 def _own_result(draft: Draft, hold: Hold) -> TurnFinished | None:
@@ -256,7 +262,7 @@ def fail_attempt(
         return work.FailTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=stored)
     if (turn := _held_turn(draft, hold)) is None:
         return work.FailTurnResponse(status=_refusal(draft, hold))
-    _settle_run(turn, hold, failure.ending.usage)
+    _settle_run(draft, turn, hold, failure.ending.usage)
     # A next attempt that the time budget forbids would only keep the caller waiting.
     in_time = draft.now_ms + failure.retry_after_ms < _deadline_ms(turn)
     if failure.retryable and in_time and not attempts_spent(turn):
@@ -272,7 +278,7 @@ def release(
     """Take the turn back from a worker that cannot go on; the attempt does not count."""
     if (turn := _held_turn(draft, hold)) is None:
         return _refusal(draft, hold)
-    _settle_run(turn, hold, consumed)
+    _settle_run(draft, turn, hold, consumed)
     turn.attempt -= 1
     _queue_again(draft, turn, retry_after_ms)
     return work.WRITE_STATUS_APPLIED

@@ -42,6 +42,7 @@ from services.session.operations import once
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.restoring import rebuild
+from services.session.spending import require_unspent
 from services.session.transitions import cancel
 from services.session.updating import require_open
 from services.session.views import archived_turn, public_turn
@@ -107,6 +108,7 @@ class Turns:
             if begins:
                 check_text(job.message.text, self._most)
                 require_open(record)
+                require_unspent(record)
                 require_sources(job, record)
                 self._admit()
             turn = begin(draft, job, self._timing, most_waiting=self._limits.most_waiting)

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import session_service_pb2 as pb
+from maieutic.v1.budget_pb2 import Spending
 from services.runtime.errors import InvalidArgument
 from services.session.errors import DocumentSetFixed, RevisionMismatch, SessionEnded
 from services.session.ids import document_set_id
 from services.session.model import Draft, timestamp
 from services.session.operations import once
+from services.session.spending import keeps_spending, set_budget
 
-FIELDS = ("title", "mode", "metadata", "document_ids")
+FIELDS = ("title", "mode", "metadata", "document_ids", "budget")
 
 
 def check_mask(request: pb.UpdateSessionRequest) -> None:
@@ -21,16 +23,27 @@ def check_mask(request: pb.UpdateSessionRequest) -> None:
         raise InvalidArgument("update_mask", problem)
 
 
-def update(draft: Draft, request: pb.UpdateSessionRequest) -> pb.Session:
+def needs_accounts(draft: Draft, request: pb.UpdateSessionRequest) -> bool:
+    """Whether the change is a budget, and what the session has spent of it is not kept yet."""
+    sets = "budget" in request.update_mask.paths and request.HasField("budget")
+    session = draft.session
+    here = session is not None and not session.tombstone
+    return sets and here and not keeps_spending(draft.record.session, request.budget)
+
+
+def update(
+    draft: Draft, request: pb.UpdateSessionRequest, spent: Spending | None = None
+) -> pb.Session:
     """Change the fields that the mask names; a request that was carried out changes nothing.
 
-    Raises RevisionMismatch, DocumentSetFixed and RequestIdTaken.
+    *spent* is what the session has consumed, if the accounts were needed. Raises RevisionMismatch,
+    DocumentSetFixed and RequestIdTaken.
     """
-    once(draft, request, lambda: _update(draft, request))
+    once(draft, request, lambda: _update(draft, request, spent))
     return draft.record.session
 
 
-def _update(draft: Draft, request: pb.UpdateSessionRequest) -> None:
+def _update(draft: Draft, request: pb.UpdateSessionRequest, spent: Spending | None) -> None:
     session = draft.record.session
     if request.expected_revision not in (0, session.revision):
         raise RevisionMismatch(session.session_id, request.expected_revision, session.revision)
@@ -44,6 +57,8 @@ def _update(draft: Draft, request: pb.UpdateSessionRequest) -> None:
         session.metadata.update(request.metadata)
     if "document_ids" in named:
         _set_documents(session, request.document_ids)
+    if "budget" in named:
+        _set_budget(session, request, spent)
     _use(draft)
 
 
@@ -52,6 +67,16 @@ def _set_documents(session: pb.Session, document_ids: Sequence[str]) -> None:
         raise DocumentSetFixed(session.session_id)
     session.ClearField("document_ids")
     session.document_ids.extend(document_ids)
+
+
+def _set_budget(
+    session: pb.Session, request: pb.UpdateSessionRequest, spent: Spending | None
+) -> None:
+    if request.HasField("budget"):
+        set_budget(session, request.budget, spent)
+    else:
+        session.ClearField("budget")
+        session.ClearField("spending")
 
 
 def end(draft: Draft, request: pb.EndSessionRequest) -> pb.Session:

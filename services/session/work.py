@@ -187,11 +187,12 @@ class Work:
     async def settle_budget(self, request: pb.SettleBudgetRequest) -> None:
         """Note what a run has consumed that has ended without telling it."""
         if (session_id := await self._session_of(request.turn_id)) is not None:
-            await self._live.transact(
+            _, draft = await self._live.transact(
                 session_id,
                 lambda draft: settle_budget(draft, request),
                 Reads(turns=[request.turn_id]),
             )
+            self._publisher.after(draft)
 
     async def complete(self, request: pb.CompleteTurnRequest) -> pb.CompleteTurnResponse:
         """Commit the answer; one that is too large ends the turn as failed."""

@@ -33,6 +33,7 @@ ROUND = ModelRound(
     ("part", "least"),
     [
         ({"system": TEXT}, 2000),
+        ({"summary": TEXT}, 2000),
         ({"messages": (ModelMessage(author=Author.USER, text=TEXT),)}, 2000),
         ({"grounding": TEXT}, 2000),
         ({"passages": (ModelPassage(number=1, document_name="d", text=TEXT),)}, 2000),

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from maieutic.v1.budget_pb2 import Budget
+from maieutic.v1.budget_pb2 import Budget, Spending
 from maieutic.v1.turn_service_pb2 import (
+    BUSY_POLICY_ENQUEUE,
     BUSY_POLICY_INTERRUPT,
     TURN_STATE_CANCELLED,
     TURN_STATE_COMPLETED,
@@ -20,6 +21,7 @@ from maieutic.v1.turn_service_pb2 import (
     TurnFrame,
 )
 from services.agents.adapters.scripted import Script, ScriptedModel
+from services.agents.budget import UNLIMITED_ANSWER
 from services.agents.main import agents_service
 from services.agents.ports import Model, ModelEvent, ModelRequest, ModelUsage
 from services.agents.settings import AgentsSettings
@@ -322,3 +324,36 @@ async def test_a_late_round_is_reserved_though_the_store_has_lost_the_turn(
     turn = await conversation.user.ended(turn_id)
     assert turn.outcome.state == TURN_STATE_COMPLETED
     assert (model.calls[turn_id], len(turn.outcome.usage)) == (2, 2)
+
+
+async def test_a_cancelled_turn_has_spent_what_its_call_had_told(
+    conversation: Conversation, model: HeldModel
+) -> None:
+    user, session_id = conversation.user, conversation.session_id
+    await user.update(session_id, budget=Budget(tokens=50_000))
+    model.default = Script(text=TEXT, delay=0.05, tells_input=True)
+    turn_id = await conversation.ask()
+    await conversation.streaming(turn_id)
+    reserved = (await user.get(session_id)).spending
+    assert reserved.reserved_tokens > UNLIMITED_ANSWER
+    assert reserved.tokens == 0
+    await user.cancel(turn_id)
+
+    async def settled() -> bool:
+        return (await user.get(session_id)).spending == Spending(tokens=1)
+
+    await wait_until(settled)
+
+
+async def test_every_turn_in_line_ends_as_its_session_has_nothing_left(
+    conversation: Conversation,
+) -> None:
+    user, session_id = conversation.user, conversation.session_id
+    await user.update(session_id, budget=Budget(tokens=100))
+    line = [await user.begin(session_id, policy=BUSY_POLICY_ENQUEUE) for _ in range(3)]
+    for turn in line:
+        await conversation.deliver(turn.turn_id)
+        outcome = (await user.ended(turn.turn_id)).outcome
+        assert (outcome.state, outcome.reason) == (TURN_STATE_OVER_BUDGET, "SESSION_BUDGET_SPENT")
+    assert not conversation.model.calls
+    assert (await user.get(session_id)).spending == Spending()

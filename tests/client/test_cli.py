@@ -229,6 +229,25 @@ async def test_a_conversation_is_changed_and_ended(cli: Cli) -> None:
     assert (await cli.run("sessions", "update", session_id)).status == 2
 
 
+async def test_a_conversation_gets_a_budget_and_loses_it(cli: Cli) -> None:
+    budget = Budget(tokens=500)
+    async with Maieutic.connect(cli.stack.address, api_key=cli.stack.key) as client:
+        session_id = (await client.sessions.create(budget=budget)).session_id
+    _, session = cli.stack.conversations.sessions[session_id]
+    assert session.budget == budget
+    limits = ("--budget-tokens", "700", "--budget-cost", "2.5", "--currency", "EUR")
+    assert (await cli.quick("sessions", "update", session_id, *limits)).status == 0
+    assert session.budget == Budget(tokens=700, cost_micros=2_500_000, currency="EUR")
+    session.spending.tokens, session.spending.cost_micros = 120, 345
+    stats = await cli.quick("sessions", "stats", session_id)
+    assert "tokens of the budget\t120 of 700\n" in stats.out
+    assert "money of the budget\t0.000345 of 2.500000 EUR\n" in stats.out
+    both = await cli.quick("sessions", "update", session_id, "--no-budget", *limits)
+    assert (both.status, "not both" in both.err) == (2, True)
+    assert (await cli.quick("sessions", "update", session_id, "--no-budget")).status == 0
+    assert session.budget == Budget()
+
+
 async def test_a_conversation_is_branched_and_its_statistics_are_shown(cli: Cli) -> None:
     assert (await cli.run("chat", "first question")).status == 0
     (session_id,) = cli.stack.conversations.sessions

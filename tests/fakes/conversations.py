@@ -140,6 +140,7 @@ class FakeSessions(SessionServiceServicer):
             mode=request.mode or session_pb.SESSION_MODE_DIRECT,
             metadata=request.metadata,
             document_ids=request.document_ids,
+            budget=request.budget,
             revision=1,
         )
         session.create_time.GetCurrentTime()

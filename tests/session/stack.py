@@ -661,7 +661,12 @@ class Held:
         return response
 
     async def fail(
-        self, *, retryable: bool, retry_after: float = 0, reason: str = "MODEL_AWAY"
+        self,
+        *,
+        retryable: bool,
+        retry_after: float = 0,
+        reason: str = "MODEL_AWAY",
+        usage: Sequence[turns.Usage] = (),
     ) -> work.FailTurnResponse:
         response: work.FailTurnResponse = await self._replica.work.FailTurn(
             work.FailTurnRequest(
@@ -670,6 +675,7 @@ class Held:
                 reason=reason,
                 retryable=retryable,
                 retry_after=_duration(retry_after),
+                usage=usage,
             )
         )
         return response

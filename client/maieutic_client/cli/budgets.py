@@ -61,3 +61,8 @@ def budget_options(command: F) -> F:
         return command(budget=budget, **others)
 
     return wrapped  # type: ignore[return-value]
+
+
+def amount(micros: int) -> str:
+    """Return an amount of money in units of its currency, with all of its six decimals."""
+    return f"{micros // MILLION}.{micros % MILLION:06}"

@@ -1,10 +1,14 @@
 """`maieutic sessions`: what was talked about."""
 
+from collections.abc import Iterator
+
 import click
 
 from maieutic.v1 import session_service_pb2 as pb
+from maieutic.v1.budget_pb2 import Budget, Spending
 from maieutic.v1.message_pb2 import AUTHOR_USER
 from maieutic.v1.turn_service_pb2 import TurnState
+from maieutic_client.cli.budgets import amount, budget_options
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
 from maieutic_client.cli.target import Target, connected, target_options
@@ -62,12 +66,25 @@ def show(*, target: Target, session_id: str) -> None:
 @click.argument("session_id")
 @click.option("--title", help="Its new title.")
 @click.option("--mode", type=click.Choice(list(MODE_OF)), help="How it treats you from now on.")
+@click.option("--no-budget", is_flag=True, help="Let its turns consume what they need.")
+@budget_options
 @target_options
-def update(*, target: Target, session_id: str, title: str | None, mode: str | None) -> None:
-    """Change the title or the mode of a conversation."""
-    if title is None and mode is None:
-        raise click.UsageError("say what to change: --title, --mode or both")
-    run(_update(target, session_id, title, MODE_OF[mode] if mode else None))
+def update(
+    *,
+    target: Target,
+    session_id: str,
+    title: str | None,
+    mode: str | None,
+    no_budget: bool,
+    budget: Budget | None,
+) -> None:
+    """Change the title, the mode or the budget of a conversation."""
+    if no_budget and budget is not None:
+        raise click.UsageError("give it a budget or none, not both")
+    budget = Budget() if no_budget else budget
+    if title is None and mode is None and budget is None:
+        raise click.UsageError("say what to change: --title, --mode, or its budget")
+    run(_update(target, session_id, title, MODE_OF[mode] if mode else None, budget))
 
 
 @sessions.command("end")
@@ -142,10 +159,14 @@ async def _show(target: Target, session_id: str) -> None:
 
 
 async def _update(
-    target: Target, session_id: str, title: str | None, mode: pb.SessionMode.ValueType | None
+    target: Target,
+    session_id: str,
+    title: str | None,
+    mode: pb.SessionMode.ValueType | None,
+    budget: Budget | None,
 ) -> None:
     async with connected(target) as client:
-        session = await client.sessions.update(session_id, title=title, mode=mode)
+        session = await client.sessions.update(session_id, title=title, mode=mode, budget=budget)
     Screen().line(f"updated {session_id_of(session)}")
 
 
@@ -164,6 +185,7 @@ async def _branch(target: Target, session_id: str, message_id: str, title: str) 
 async def _stats(target: Target, session_id: str) -> None:
     async with connected(target) as client:
         found = await client.sessions.statistics(session_id)
+        session = await client.sessions.get(session_id)
     rows = [
         ("messages", str(found.message_count)),
         ("documents", str(found.document_count)),
@@ -173,16 +195,22 @@ async def _stats(target: Target, session_id: str) -> None:
         *((f"tokens into {used.model}", str(used.input_tokens)) for used in found.usage),
         *((f"tokens out of {used.model}", str(used.output_tokens)) for used in found.usage),
         *((f"cost of {used.model}", _cost(used)) for used in found.usage),
+        *_budget(session.budget, session.spending),
     ]
     Screen().table(("OF", "IS"), rows)
 
 
 def _cost(used: pb.ModelUsage) -> str:
-    """Return an amount of money with all of its six decimals."""
-    if not used.HasField("cost_micros"):
-        return "unknown"
-    units, millionths = divmod(used.cost_micros, 1_000_000)
-    return f"{units}.{millionths:06} {used.currency}"
+    known = used.HasField("cost_micros")
+    return f"{amount(used.cost_micros)} {used.currency}" if known else "unknown"
+
+
+def _budget(budget: Budget, spent: Spending) -> Iterator[tuple[str, str]]:
+    if budget.HasField("tokens"):
+        yield "tokens of the budget", f"{spent.tokens} of {budget.tokens}"
+    if budget.HasField("cost_micros"):
+        used, whole = amount(spent.cost_micros), amount(budget.cost_micros)
+        yield "money of the budget", f"{used} of {whole} {budget.currency}"
 
 
 def _state(state: TurnState.ValueType) -> str:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18maieutic/v1/budget.proto\x12\x0bmaieutic.v1\"\xa3\x03\n\x06\x42udget\x12+\n\x06tokens\x18\x01 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01H\x00R\x06tokens\x88\x01\x01\x12\x36\n\x0b\x63ost_micros\x18\x02 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x01H\x01R\ncostMicros\x88\x01\x01\x12\x30\n\x08\x63urrency\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([A-Z]{3})?$R\x08\x63urrency:\xe6\x01\xbaH\xe2\x01\x1a\x64\n\rbudget.bounds\x12(must have tokens or cost_micros, or both\x1a)has(this.tokens) || has(this.cost_micros)\x1az\n\x0f\x62udget.currency\x12\x37must have a currency with cost_micros, and none without\x1a.has(this.cost_micros) == (this.currency != \'\')B\t\n\x07_tokensB\x0e\n\x0c_cost_microsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18maieutic/v1/budget.proto\x12\x0bmaieutic.v1\"\xa3\x03\n\x06\x42udget\x12+\n\x06tokens\x18\x01 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01H\x00R\x06tokens\x88\x01\x01\x12\x36\n\x0b\x63ost_micros\x18\x02 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x01H\x01R\ncostMicros\x88\x01\x01\x12\x30\n\x08\x63urrency\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([A-Z]{3})?$R\x08\x63urrency:\xe6\x01\xbaH\xe2\x01\x1a\x64\n\rbudget.bounds\x12(must have tokens or cost_micros, or both\x1a)has(this.tokens) || has(this.cost_micros)\x1az\n\x0f\x62udget.currency\x12\x37must have a currency with cost_micros, and none without\x1a.has(this.cost_micros) == (this.currency != \'\')B\t\n\x07_tokensB\x0e\n\x0c_cost_micros\"\x9e\x01\n\x08Spending\x12\x16\n\x06tokens\x18\x01 \x01(\x03R\x06tokens\x12\x1f\n\x0b\x63ost_micros\x18\x02 \x01(\x03R\ncostMicros\x12\'\n\x0freserved_tokens\x18\x03 \x01(\x03R\x0ereservedTokens\x12\x30\n\x14reserved_cost_micros\x18\x04 \x01(\x03R\x12reservedCostMicrosb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,4 +41,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUDGET']._serialized_options = b'\272H\342\001\032d\n\rbudget.bounds\022(must have tokens or cost_micros, or both\032)has(this.tokens) || has(this.cost_micros)\032z\n\017budget.currency\0227must have a currency with cost_micros, and none without\032.has(this.cost_micros) == (this.currency != \'\')'
   _globals['_BUDGET']._serialized_start=42
   _globals['_BUDGET']._serialized_end=461
+  _globals['_SPENDING']._serialized_start=464
+  _globals['_SPENDING']._serialized_end=622
 # @@protoc_insertion_point(module_scope)

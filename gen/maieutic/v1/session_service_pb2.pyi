@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from maieutic.v1 import budget_pb2 as _budget_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import turn_service_pb2 as _turn_service_pb2
 import builtins as _builtins
@@ -153,6 +154,8 @@ class Session(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     DOCUMENT_SET_ID_FIELD_NUMBER: _builtins.int
     PARENT_MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    SPENDING_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """base64url, 48 characters."""
     user_id: _builtins.str
@@ -194,6 +197,16 @@ class Session(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it was ended: since then no turn can begin."""
 
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """What its turns may consume together, with those that run beside the
+        conversation. Unset: as much as they need.
+        """
+
+    @_builtins.property
+    def spending(self) -> _budget_pb2.Spending:
+        """Set if there is a budget. It changes without a new revision."""
+
     def __init__(
         self,
         *,
@@ -213,10 +226,12 @@ class Session(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         document_set_id: _builtins.str = ...,
         parent_message_id: _builtins.str = ...,
+        budget: _budget_pb2.Budget | None = ...,
+        spending: _budget_pb2.Spending | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "spending", b"spending"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_turn_id", b"active_turn_id", "create_time", b"create_time", "document_ids", b"document_ids", "document_set_id", b"document_set_id", "end_time", b"end_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "message_count", b"message_count", "metadata", b"metadata", "mode", b"mode", "parent_message_id", b"parent_message_id", "parent_session_id", b"parent_session_id", "revision", b"revision", "session_id", b"session_id", "title", b"title", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_turn_id", b"active_turn_id", "budget", b"budget", "create_time", b"create_time", "document_ids", b"document_ids", "document_set_id", b"document_set_id", "end_time", b"end_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "message_count", b"message_count", "metadata", b"metadata", "mode", b"mode", "parent_message_id", b"parent_message_id", "parent_session_id", b"parent_session_id", "revision", b"revision", "session_id", b"session_id", "spending", b"spending", "title", b"title", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -280,6 +295,7 @@ class CreateSessionRequest(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     title: _builtins.str
     mode: Global___SessionMode.ValueType
@@ -288,6 +304,10 @@ class CreateSessionRequest(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """Unset: the installation's default, which is none unless it has one."""
+
     def __init__(
         self,
         *,
@@ -296,10 +316,11 @@ class CreateSessionRequest(_message.Message):
         mode: Global___SessionMode.ValueType = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        budget: _budget_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "metadata", b"metadata", "mode", b"mode", "request_id", b"request_id", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "document_ids", b"document_ids", "metadata", b"metadata", "mode", b"mode", "request_id", b"request_id", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,6 +413,7 @@ class GetOrCreateSessionRequest(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     title: _builtins.str
     """These are for a session that is made now; one that is there keeps its own."""
     mode: Global___SessionMode.ValueType
@@ -402,6 +424,10 @@ class GetOrCreateSessionRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """Unset: the installation's default, which is none unless it has one."""
+
     def __init__(
         self,
         *,
@@ -409,10 +435,11 @@ class GetOrCreateSessionRequest(_message.Message):
         title: _builtins.str = ...,
         mode: Global___SessionMode.ValueType = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        budget: _budget_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "metadata", b"metadata", "mode", b"mode", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "document_ids", b"document_ids", "metadata", b"metadata", "mode", b"mode", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -589,6 +616,7 @@ class UpdateSessionRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     request_id: _builtins.str
     title: _builtins.str
@@ -597,8 +625,8 @@ class UpdateSessionRequest(_message.Message):
     """The revision that the session must have for the change to be made; 0: any."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """At least one of title, mode, metadata, document_ids. A field that is named
-        and not set is emptied; the mode is direct then.
+        """At least one of title, mode, metadata, document_ids, budget. A field that is
+        named and not set is emptied; the mode is direct then.
         """
 
     @_builtins.property
@@ -607,6 +635,12 @@ class UpdateSessionRequest(_message.Message):
 
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def budget(self) -> _budget_pb2.Budget:
+        """Replaces all of it; what was consumed before counts, too. Named and not set:
+        none any more.
+        """
+
     def __init__(
         self,
         *,
@@ -618,10 +652,11 @@ class UpdateSessionRequest(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
         expected_revision: _builtins.int = ...,
+        budget: _budget_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "expected_revision", b"expected_revision", "metadata", b"metadata", "mode", b"mode", "request_id", b"request_id", "session_id", b"session_id", "title", b"title", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "document_ids", b"document_ids", "expected_revision", b"expected_revision", "metadata", b"metadata", "mode", b"mode", "request_id", b"request_id", "session_id", b"session_id", "title", b"title", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

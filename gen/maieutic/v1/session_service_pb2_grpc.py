@@ -266,8 +266,9 @@ class SessionServiceServicer(object):
 
     def BranchSession(self, request, context):
         """BranchSession makes a session that begins with another one's messages up to
-        one of them: all of it or nothing. It carries mode, metadata and documents
-        along, and is independent from then on: it outlives its parent.
+        one of them: all of it or nothing. It carries mode, metadata, documents and
+        budget along, of which it has spent nothing, and is independent from then on:
+        it outlives its parent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

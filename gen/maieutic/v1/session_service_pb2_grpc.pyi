@@ -99,8 +99,9 @@ class SessionServiceStub:
     """
     BranchSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.BranchSessionRequest, _session_service_pb2.BranchSessionResponse]
     """BranchSession makes a session that begins with another one's messages up to
-    one of them: all of it or nothing. It carries mode, metadata and documents
-    along, and is independent from then on: it outlives its parent.
+    one of them: all of it or nothing. It carries mode, metadata, documents and
+    budget along, of which it has spent nothing, and is independent from then on:
+    it outlives its parent.
     """
     GetSessionStatistics: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionStatisticsRequest, _session_service_pb2.GetSessionStatisticsResponse]
     """GetSessionStatistics says what a session has consumed so far."""
@@ -191,8 +192,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     BranchSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.BranchSessionRequest, _session_service_pb2.BranchSessionResponse]  # type: ignore[assignment]
     """BranchSession makes a session that begins with another one's messages up to
-    one of them: all of it or nothing. It carries mode, metadata and documents
-    along, and is independent from then on: it outlives its parent.
+    one of them: all of it or nothing. It carries mode, metadata, documents and
+    budget along, of which it has spent nothing, and is independent from then on:
+    it outlives its parent.
     """
     GetSessionStatistics: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionStatisticsRequest, _session_service_pb2.GetSessionStatisticsResponse]  # type: ignore[assignment]
     """GetSessionStatistics says what a session has consumed so far."""
@@ -376,8 +378,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.BranchSessionResponse, _abc.Awaitable[_session_service_pb2.BranchSessionResponse]]:
         """BranchSession makes a session that begins with another one's messages up to
-        one of them: all of it or nothing. It carries mode, metadata and documents
-        along, and is independent from then on: it outlives its parent.
+        one of them: all of it or nothing. It carries mode, metadata, documents and
+        budget along, of which it has spent nothing, and is independent from then on:
+        it outlives its parent.
         """
 
     @_abc_1.abstractmethod

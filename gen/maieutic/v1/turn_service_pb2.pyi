@@ -47,8 +47,8 @@ class _TurnStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnState.V
     TURN_STATE_INTERRUPTED: _TurnState.ValueType  # 8
     TURN_STATE_ROLLED_BACK: _TurnState.ValueType  # 9
     TURN_STATE_OVER_BUDGET: _TurnState.ValueType  # 10
-    """What the turn may consume does not allow another call of a model. What was
-    said so far is kept.
+    """What the turn, or its session, may consume does not allow another call of a
+    model. What was said so far is kept.
     """
 
 class TurnState(_TurnState, metaclass=_TurnStateEnumTypeWrapper): ...
@@ -67,8 +67,8 @@ TURN_STATE_CANCELLED: TurnState.ValueType  # 7
 TURN_STATE_INTERRUPTED: TurnState.ValueType  # 8
 TURN_STATE_ROLLED_BACK: TurnState.ValueType  # 9
 TURN_STATE_OVER_BUDGET: TurnState.ValueType  # 10
-"""What the turn may consume does not allow another call of a model. What was
-said so far is kept.
+"""What the turn, or its session, may consume does not allow another call of a
+model. What was said so far is kept.
 """
 Global___TurnState: _TypeAlias = TurnState  # noqa: Y015
 
@@ -799,8 +799,10 @@ class StreamTurnRequest(_message.Message):
 
     @_builtins.property
     def budget(self) -> _budget_pb2.Budget:
-        """What the turn may consume, over all of its attempts; unset: as much as it
-        needs. What runs beside it, as an analysis, is not counted here.
+        """What the turn may consume, over all of its attempts. What runs beside it, as
+        an analysis, is not counted here, but in the session's budget, which bounds
+        this turn, too. Unset: the installation's default, which is none unless it
+        has one.
         """
 
     def __init__(
@@ -872,8 +874,10 @@ class BeginTurnRequest(_message.Message):
 
     @_builtins.property
     def budget(self) -> _budget_pb2.Budget:
-        """What the turn may consume, over all of its attempts; unset: as much as it
-        needs. What runs beside it, as an analysis, is not counted here.
+        """What the turn may consume, over all of its attempts. What runs beside it, as
+        an analysis, is not counted here, but in the session's budget, which bounds
+        this turn, too. Unset: the installation's default, which is none unless it
+        has one.
         """
 
     def __init__(
@@ -935,8 +939,10 @@ class NextQuestionRequest(_message.Message):
 
     @_builtins.property
     def budget(self) -> _budget_pb2.Budget:
-        """What the turn may consume, over all of its attempts; unset: as much as it
-        needs. What runs beside it, as an analysis, is not counted here.
+        """What the turn may consume, over all of its attempts. What runs beside it, as
+        an analysis, is not counted here, but in the session's budget, which bounds
+        this turn, too. Unset: the installation's default, which is none unless it
+        has one.
         """
 
     def __init__(
@@ -1003,9 +1009,7 @@ class AnalyzeRequest(_message.Message):
 
     @_builtins.property
     def budget(self) -> _budget_pb2.Budget:
-        """What the turn may consume, over all of its attempts; unset: as much as it
-        needs.
-        """
+        """As in StreamTurnRequest."""
 
     def __init__(
         self,
@@ -1071,9 +1075,7 @@ class GenerateCodeRequest(_message.Message):
 
     @_builtins.property
     def budget(self) -> _budget_pb2.Budget:
-        """What the turn may consume, over all of its attempts; unset: as much as it
-        needs.
-        """
+        """As in StreamTurnRequest."""
 
     def __init__(
         self,

@@ -93,7 +93,8 @@ class TurnServiceServicer(object):
         """StreamTurn begins a turn and streams it. The first frame is `accepted`,
         the last one `outcome`. Calling again with the same request_id attaches
         to the same turn and streams it from the start; the same request_id with
-        another request fails with ALREADY_EXISTS.
+        another request fails with ALREADY_EXISTS. In a session whose budget is spent
+        no turn begins: RESOURCE_EXHAUSTED, reason SESSION_BUDGET_SPENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

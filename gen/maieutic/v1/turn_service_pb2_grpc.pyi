@@ -42,7 +42,8 @@ class TurnServiceStub:
     """StreamTurn begins a turn and streams it. The first frame is `accepted`,
     the last one `outcome`. Calling again with the same request_id attaches
     to the same turn and streams it from the start; the same request_id with
-    another request fails with ALREADY_EXISTS.
+    another request fails with ALREADY_EXISTS. In a session whose budget is spent
+    no turn begins: RESOURCE_EXHAUSTED, reason SESSION_BUDGET_SPENT.
     """
     BeginTurn: _grpc.UnaryUnaryMultiCallable[_turn_service_pb2.BeginTurnRequest, _turn_service_pb2.BeginTurnResponse]
     """BeginTurn begins a turn and returns at once. Same rules as StreamTurn."""
@@ -97,7 +98,8 @@ class TurnServiceAsyncStub(TurnServiceStub):
     """StreamTurn begins a turn and streams it. The first frame is `accepted`,
     the last one `outcome`. Calling again with the same request_id attaches
     to the same turn and streams it from the start; the same request_id with
-    another request fails with ALREADY_EXISTS.
+    another request fails with ALREADY_EXISTS. In a session whose budget is spent
+    no turn begins: RESOURCE_EXHAUSTED, reason SESSION_BUDGET_SPENT.
     """
     BeginTurn: _aio.UnaryUnaryMultiCallable[_turn_service_pb2.BeginTurnRequest, _turn_service_pb2.BeginTurnResponse]  # type: ignore[assignment]
     """BeginTurn begins a turn and returns at once. Same rules as StreamTurn."""
@@ -155,7 +157,8 @@ class TurnServiceServicer(metaclass=_abc_1.ABCMeta):
         """StreamTurn begins a turn and streams it. The first frame is `accepted`,
         the last one `outcome`. Calling again with the same request_id attaches
         to the same turn and streams it from the start; the same request_id with
-        another request fails with ALREADY_EXISTS.
+        another request fails with ALREADY_EXISTS. In a session whose budget is spent
+        no turn begins: RESOURCE_EXHAUSTED, reason SESSION_BUDGET_SPENT.
         """
 
     @_abc_1.abstractmethod

@@ -159,10 +159,10 @@ class TurnWorkServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReserveBudget(self, request, context):
-        """ReserveBudget asks, before a call of a model, whether the turn's budget allows
-        it, and keeps what it may consume until the call's usage is told: here with
-        the next call, or with a step or an outcome. The same usage_id again gets the
-        same answer. Only for claims that are budgeted.
+        """ReserveBudget asks, before a call of a model, whether the budgets of the turn
+        and of its session allow it, and keeps what it may consume until the call's
+        usage is told: here with the next call, or with a step or an outcome. The
+        same usage_id again gets the same answer. Only for claims that are budgeted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -66,10 +66,10 @@ class TurnWorkServiceStub:
     worker, which goes on with the next step. Again it changes nothing.
     """
     ReserveBudget: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.ReserveBudgetRequest, _turn_work_service_pb2.ReserveBudgetResponse]
-    """ReserveBudget asks, before a call of a model, whether the turn's budget allows
-    it, and keeps what it may consume until the call's usage is told: here with
-    the next call, or with a step or an outcome. The same usage_id again gets the
-    same answer. Only for claims that are budgeted.
+    """ReserveBudget asks, before a call of a model, whether the budgets of the turn
+    and of its session allow it, and keeps what it may consume until the call's
+    usage is told: here with the next call, or with a step or an outcome. The
+    same usage_id again gets the same answer. Only for claims that are budgeted.
     """
     SettleBudget: _grpc.UnaryUnaryMultiCallable[_turn_work_service_pb2.SettleBudgetRequest, _turn_work_service_pb2.SettleBudgetResponse]
     """SettleBudget tells what calls have consumed that were reserved in a run which
@@ -133,10 +133,10 @@ class TurnWorkServiceAsyncStub(TurnWorkServiceStub):
     worker, which goes on with the next step. Again it changes nothing.
     """
     ReserveBudget: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.ReserveBudgetRequest, _turn_work_service_pb2.ReserveBudgetResponse]  # type: ignore[assignment]
-    """ReserveBudget asks, before a call of a model, whether the turn's budget allows
-    it, and keeps what it may consume until the call's usage is told: here with
-    the next call, or with a step or an outcome. The same usage_id again gets the
-    same answer. Only for claims that are budgeted.
+    """ReserveBudget asks, before a call of a model, whether the budgets of the turn
+    and of its session allow it, and keeps what it may consume until the call's
+    usage is told: here with the next call, or with a step or an outcome. The
+    same usage_id again gets the same answer. Only for claims that are budgeted.
     """
     SettleBudget: _aio.UnaryUnaryMultiCallable[_turn_work_service_pb2.SettleBudgetRequest, _turn_work_service_pb2.SettleBudgetResponse]  # type: ignore[assignment]
     """SettleBudget tells what calls have consumed that were reserved in a run which
@@ -233,10 +233,10 @@ class TurnWorkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _turn_work_service_pb2.ReserveBudgetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_turn_work_service_pb2.ReserveBudgetResponse, _abc.Awaitable[_turn_work_service_pb2.ReserveBudgetResponse]]:
-        """ReserveBudget asks, before a call of a model, whether the turn's budget allows
-        it, and keeps what it may consume until the call's usage is told: here with
-        the next call, or with a step or an outcome. The same usage_id again gets the
-        same answer. Only for claims that are budgeted.
+        """ReserveBudget asks, before a call of a model, whether the budgets of the turn
+        and of its session allow it, and keeps what it may consume until the call's
+        usage is told: here with the next call, or with a step or an outcome. The
+        same usage_id again gets the same answer. Only for claims that are budgeted.
         """
 
     @_abc_1.abstractmethod
