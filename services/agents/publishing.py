@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished, TurnUsed
 from maieutic.v1.session_service_pb2 import Session
-from maieutic.v1.turn_service_pb2 import Usage
+from maieutic.v1.turn_service_pb2 import TURN_KIND_ASK, Usage
 from services.runtime.bus import Bus, BusUnavailable, OutgoingMessage
 
 _LOG = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def used(job: RunTurn, claim_id: str, usage: Sequence[Usage]) -> OutgoingMessage
         session=job.session if job.HasField("session") else session,
         claim_id=claim_id,
         usage=usage,
+        kind=job.kind or TURN_KIND_ASK,
     )
     told.time.GetCurrentTime()
     return OutgoingMessage(

@@ -92,6 +92,24 @@ class ArtifactLimitReached(FailedPrecondition):
         super().__init__(message, reason="LIMIT_REACHED")
 
 
+class TurnNotFound(NotFound):
+    """There is no such turn, or it is not the caller's."""
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__("turn", turn_id)
+
+
+class UsageTooLarge(ResourceExhausted):
+    """Adding up takes longer than it may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"adding up takes longer than {seconds:g} s: ask for less, with start_time and "
+            "end_time, for one user or for one session",
+            reason="USAGE_TOO_LARGE",
+        )
+
+
 class DeadLetterNotFound(NotFound):
     """There is no such dead letter."""
 

@@ -131,7 +131,13 @@ def _finished(body: bytes) -> Fact:
         session=session,
         turn=turn,
         messages=_message_rows([*question, *answer], turn),
-        usage=_usage_rows(outcome.usage, session, turn.turn_id, turn.finish_time),
+        usage=_usage_rows(
+            outcome.usage,
+            session,
+            turn.turn_id,
+            when=turn.finish_time,
+            kind=job.kind or turn_service_pb2.TURN_KIND_ASK,
+        ),
         event=_turn_event(TURN_FINISHED, turn, turn.state, turn.finish_time),
         finished=finished,
     )
@@ -146,7 +152,7 @@ def _used(body: bytes) -> Fact:
     when = time_of(used, "time")
     return Fact(
         session=session,
-        usage=_usage_rows(used.usage, session, turn_id, when),
+        usage=_usage_rows(used.usage, session, turn_id, when=when, kind=used.kind),
         event=EventRow(
             event_key=f"{TURN_USED}:{turn_id}:{claim_id}",
             kind=TURN_USED,
@@ -313,8 +319,11 @@ def _usage_rows(
     usage: Iterable[turn_service_pb2.Usage],
     session: SessionRow,
     turn_id: str,
+    *,
     when: datetime | None,
+    kind: turn_service_pb2.TurnKind.ValueType,
 ) -> tuple[UsageRow, ...]:
+    of_turn = enum_name(turn_service_pb2.TurnKind.DESCRIPTOR, kind) if kind else ""
     return tuple(
         UsageRow(
             turn_id=turn_id,
@@ -333,6 +342,7 @@ def _usage_rows(
             cost_micros=step.cost_micros if _is_priced(step) else None,
             currency=step.currency if _is_priced(step) else "",
             usage_id=_key("usage_id", step.usage_id),
+            kind=of_turn,
         )
         for number, step in enumerate(usage, start=1)
     )

@@ -16,6 +16,8 @@ from maieutic.archive.v1.index_registry_service_pb2_grpc import (
 from maieutic.v1.dead_letter_admin_service_pb2_grpc import (
     add_DeadLetterAdminServiceServicer_to_server,
 )
+from maieutic.v1.usage_admin_service_pb2_grpc import add_UsageAdminServiceServicer_to_server
+from maieutic.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 from services.persistence.adapters.archive import open_archive
 from services.persistence.artifact_rpc import ArtifactCalls
 from services.persistence.artifact_sweeper import ArtifactSweeper
@@ -29,6 +31,7 @@ from services.persistence.redriving import Redriving
 from services.persistence.rpc import ArchiveServicer
 from services.persistence.settings import PersistenceSettings
 from services.persistence.sweeper import Sweeper
+from services.persistence.usage_rpc import UsageAdminServicer, UsageServicer
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer, Verifier
@@ -45,6 +48,8 @@ SERVICES = (
     "maieutic.archive.v1.IndexRegistryService",
     "maieutic.archive.v1.ArtifactStoreService",
     "maieutic.v1.DeadLetterAdminService",
+    "maieutic.v1.UsageService",
+    "maieutic.v1.UsageAdminService",
 )
 
 
@@ -67,6 +72,8 @@ async def persistence_service(
         add_ArtifactStoreServiceServicer_to_server(artifacts, server)
         letters = _dead_letter_servicer(settings, archive, bus)
         add_DeadLetterAdminServiceServicer_to_server(letters, server)
+        add_UsageServiceServicer_to_server(UsageServicer(archive), server)
+        add_UsageAdminServiceServicer_to_server(UsageAdminServicer(archive), server)
         return SERVICES
 
     async with (
@@ -123,7 +130,10 @@ async def main(settings: PersistenceSettings) -> None:
     async with (
         telemetry(SERVICE, settings.telemetry),
         open_archive(
-            settings.archive_url, pool=settings.pool, migrate_timeout=settings.migrate_timeout
+            settings.archive_url,
+            pool=settings.pool,
+            accounts=settings.accounts,
+            migrate_timeout=settings.migrate_timeout,
         ) as archive,
         RabbitMQBus.connect(settings.bus_url, maieutic_topology()) as bus,
         persistence_service(

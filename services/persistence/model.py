@@ -112,6 +112,8 @@ class UsageRow(NamedTuple):
     """Empty if the cost is unknown."""
     usage_id: str
     """What has the same one is the same; empty if a worker of the version before told it."""
+    kind: str
+    """Of the turn; empty if a worker of the version before told it."""
 
 
 class EventRow(NamedTuple):

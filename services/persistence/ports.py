@@ -19,6 +19,7 @@ from services.persistence.dead_letter_ports import DeadLetters
 from services.persistence.document_ports import DocumentRegistry, DocumentUpkeep, DocumentWork
 from services.persistence.index_ports import IndexRegistry
 from services.persistence.model import Applied, Fact, Place
+from services.persistence.usage_ports import UsageAccounts
 
 Item = TypeVar("Item")
 
@@ -173,6 +174,7 @@ class Archive(
     IndexRegistry,
     DeadLetters,
     Artifacts,
+    UsageAccounts,
     Protocol,
 ):
     """The whole database."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from services.persistence.adapters.accounts import AccountOptions
 from services.persistence.adapters.postgres import PoolOptions
 from services.persistence.artifact_ports import ArtifactLimits
 from services.runtime.channel import ChannelOptions
@@ -84,6 +85,9 @@ class PersistenceSettings:
 
     pool: PoolOptions = field(default=PoolOptions())
     """How PostgreSQL is used."""
+
+    accounts: AccountOptions = field(default=AccountOptions())
+    """How much of the database those may have who ask what was consumed."""
 
     migrate_timeout: float = 60.0
     """Seconds to wait at the start for the database, and then for its migration."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from services.persistence.adapters.accounts import AccountOptions, Accounts
 from services.persistence.adapters.artifacts import ArtifactShelf
 from services.persistence.adapters.branches import Branches
 from services.persistence.adapters.dead_letters import DeadLetterFile
@@ -30,10 +31,12 @@ class SqlArchive(
     IndexLedger,
     DeadLetterFile,
     ArtifactShelf,
+    Accounts,
 ):
     """The whole archive on one database; see `ports.Archive`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, accounts: AccountOptions | None = None) -> None:
+        Accounts.__init__(self, database, accounts or AccountOptions())
         self._database = database
 
     async def check(self) -> None:
@@ -47,6 +50,7 @@ async def open_archive(
     url: str,
     *,
     pool: PoolOptions | None = None,
+    accounts: AccountOptions | None = None,
     migrate_timeout: float = MIGRATE_SECONDS,
 ) -> AsyncIterator[SqlArchive]:
     """Open postgresql://… or sqlite:///path, its schema brought up to date.
@@ -63,4 +67,4 @@ async def open_archive(
         raise ValueError("the archive's URL must start with postgresql:// or sqlite:///")
     await migrate(url, timeout=migrate_timeout)
     async with opened as database:
-        yield SqlArchive(database)
+        yield SqlArchive(database, accounts)

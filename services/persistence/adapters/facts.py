@@ -86,8 +86,9 @@ WITHDRAW_MESSAGES = "UPDATE messages SET position = NULL WHERE turn_id = $1 AND 
 KEEP_USAGE = """
 INSERT INTO usage (
     turn_id, step_no, step, model, tenant, user_id, session_id, input_tokens, output_tokens,
-    cached_tokens, duration_ms, finish_time, cache_write_tokens, cost_micros, currency, usage_id
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+    cached_tokens, duration_ms, finish_time, cache_write_tokens, cost_micros, currency, usage_id,
+    kind
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 ON CONFLICT DO NOTHING
 """
 

@@ -26,6 +26,9 @@ SPELLINGS = MappingProxyType(
         r"now\(\) \+ make_interval\(secs => \$(\d+)\)": rf"{NOW}, ?\1 || ' seconds')",
         r"now\(\)": f"{NOW})",
         r"\bstrpos\(": "instr(",
+        r"to_char\((\w+) AT TIME ZONE 'UTC', 'YYYY-MM-DD'\)": r"substr(\1, 1, 10)",
+        # It knows no other order.
+        r' COLLATE "C"': "",
         r"= ANY\(\$(\d+)\)": r"IN (SELECT value FROM json_each(?\1))",
         # A writer has the whole database for itself.
         r" FOR (?:UPDATE|SHARE)\b": "",
@@ -45,7 +48,12 @@ class SqliteConnection:
 
     async def fetch(self, statement: str, *arguments: Any) -> Sequence[Row]:
         """Run a statement and return its rows."""
-        rows = await self._connection.execute_fetchall(spelled(statement), _stored(arguments))
+        try:
+            rows = await self._connection.execute_fetchall(spelled(statement), _stored(arguments))
+        except asyncio.CancelledError:
+            # Nobody waits for the rest, and others wait for the connection.
+            await self._connection.interrupt()
+            raise
         return list(rows)
 
     async def write(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -241,11 +241,14 @@ class TurnUsed(_message.Message):
     CLAIM_ID_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     user_id: _builtins.str
     turn_id: _builtins.str
     claim_id: _builtins.str
     """Of the run."""
+    kind: _turn_service_pb2.TurnKind.ValueType
+    """Of the turn. Unspecified: the worker is of a version before."""
     @_builtins.property
     def session(self) -> _session_service_pb2.Session:
         """As the worker knew it; its highest revision stays."""
@@ -268,10 +271,11 @@ class TurnUsed(_message.Message):
         claim_id: _builtins.str = ...,
         usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        kind: _turn_service_pb2.TurnKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "session", b"session", "tenant", b"tenant", "time", b"time", "turn_id", b"turn_id", "usage", b"usage", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "kind", b"kind", "session", b"session", "tenant", b"tenant", "time", b"time", "turn_id", b"turn_id", "usage", b"usage", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
