@@ -17,6 +17,7 @@ from maieutic_client.sessions import Sessions
 from maieutic_client.specifications import Specifications
 from maieutic_client.tracing import Tracing
 from maieutic_client.turns import Turns
+from maieutic_client.usage import Usage
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -37,6 +38,7 @@ class Maieutic:
         self.quarantine = Quarantine(connection)
         self.indexes = Indexes(connection)
         self.dead_letters = DeadLetters(connection)
+        self.usage = Usage(connection)
 
     @classmethod
     def connect(

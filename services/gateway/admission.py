@@ -12,6 +12,7 @@ ADMIN_SERVICE = "maieutic.v1.AdminService"
 DOCUMENT_ADMIN_SERVICE = "maieutic.v1.DocumentAdminService"
 INDEX_ADMIN_SERVICE = "maieutic.v1.IndexAdminService"
 DEAD_LETTER_ADMIN_SERVICE = "maieutic.v1.DeadLetterAdminService"
+USAGE_ADMIN_SERVICE = "maieutic.v1.UsageAdminService"
 FOR_ADMINS = tuple(
     f"/{service}/"
     for service in (
@@ -19,6 +20,7 @@ FOR_ADMINS = tuple(
         DOCUMENT_ADMIN_SERVICE,
         INDEX_ADMIN_SERVICE,
         DEAD_LETTER_ADMIN_SERVICE,
+        USAGE_ADMIN_SERVICE,
     )
 )
 

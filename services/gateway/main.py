@@ -40,12 +40,18 @@ from maieutic.v1.specification_service_pb2_grpc import (
     add_SpecificationServiceServicer_to_server,
 )
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub, add_TurnServiceServicer_to_server
+from maieutic.v1.usage_admin_service_pb2_grpc import (
+    UsageAdminServiceStub,
+    add_UsageAdminServiceServicer_to_server,
+)
+from maieutic.v1.usage_service_pb2_grpc import UsageServiceStub, add_UsageServiceServicer_to_server
 from services.gateway.adapters.key_file import KeyFile, ensure_key
 from services.gateway.admission import (
     ADMIN_SERVICE,
     DEAD_LETTER_ADMIN_SERVICE,
     DOCUMENT_ADMIN_SERVICE,
     INDEX_ADMIN_SERVICE,
+    USAGE_ADMIN_SERVICE,
     admitted,
 )
 from services.gateway.artifact_rpc import Artifacts
@@ -63,6 +69,7 @@ from services.gateway.rpc import (
 from services.gateway.settings import GatewaySettings
 from services.gateway.specification_rpc import Specifications
 from services.gateway.turn_rpc import Turns
+from services.gateway.usage_rpc import Usage, UsageAdmin
 from services.gateway.validation import CheckedRequests, RequestRules
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer
@@ -82,6 +89,8 @@ PEERS = {
     DOCUMENT_ADMIN_SERVICE: "retrieval",
     INDEX_ADMIN_SERVICE: "retrieval",
     DEAD_LETTER_ADMIN_SERVICE: "session",
+    "maieutic.v1.UsageService": "session",
+    USAGE_ADMIN_SERVICE: "session",
 }
 """The service behind each public one."""
 ADMIN = KeyHolder(tenant="default", user="admin", may_act_for_users=True, admin=True)
@@ -126,6 +135,9 @@ def _registering(
         add_AdminServiceServicer_to_server(Admin(AdminServiceStub(session)), server)
         letters = DeadLetterAdmin(DeadLetterAdminServiceStub(session))
         add_DeadLetterAdminServiceServicer_to_server(letters, server)
+        add_UsageServiceServicer_to_server(Usage(UsageServiceStub(session)), server)
+        all_usage = UsageAdmin(UsageAdminServiceStub(session))
+        add_UsageAdminServiceServicer_to_server(all_usage, server)
         found = Specifications(SpecificationServiceStub(session))
         add_SpecificationServiceServicer_to_server(found, server)
         artifacts = Artifacts(ArtifactServiceStub(session))

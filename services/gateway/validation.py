@@ -50,7 +50,7 @@ FIXES: Mapping[str, str] = MappingProxyType(
 """What to do about it, by field name; the rule itself says what is wrong."""
 MOST_PROBLEMS = 10
 SHOWN_KEY_CHARACTERS = 32
-DURATION = "google.protobuf.Duration"
+TIMES = frozenset({"google.protobuf.Duration", "google.protobuf.Timestamp"})
 NANOS_PER_SECOND = 1_000_000_000
 MISSING_RULES = frozenset({"string.min_len", "string.pattern", "bytes.min_len", "enum.not_in"})
 
@@ -90,7 +90,7 @@ class RequestRules:
         except DecodeError as error:
             raise self._unreadable(kind, raw) from error
         problems = _problems(self._validator.collect_violations(message))
-        for path in _ill_formed_durations(message):
+        for path in _ill_formed_times(message):
             problems.setdefault(path, "nanos must be within a second, and of the sign of seconds")
         if problems:
             raise InvalidArgument.fields(_first(problems))
@@ -205,10 +205,10 @@ def _first(problems: Mapping[str, str]) -> Mapping[str, str]:
     return first
 
 
-def _ill_formed_durations(message: Message) -> Iterator[str]:
-    """Yield the fields with a duration that no rule of protovalidate refuses."""
+def _ill_formed_times(message: Message) -> Iterator[str]:
+    """Yield the fields with a duration or a time that no rule of protovalidate refuses."""
     for field, value in message.ListFields():
-        if field.message_type is None or field.message_type.full_name != DURATION:
+        if field.message_type is None or field.message_type.full_name not in TIMES:
             continue
         if abs(value.nanos) >= NANOS_PER_SECOND or value.seconds * value.nanos < 0:
             yield field.name

@@ -44,6 +44,8 @@ OPERATIONS: Mapping[str, StoreOperation] = MappingProxyType(
         "GenerateCode": StoreOperation.TURN,
         "GetTurn": StoreOperation.TURN,
         "CancelTurn": StoreOperation.TURN,
+        "GetUsage": StoreOperation.GET,
+        "GetTenantUsage": StoreOperation.GET,
         "WatchTurn": StoreOperation.EVENTS,
         "WatchSession": StoreOperation.EVENTS,
         "ClaimTurn": StoreOperation.TURN,

@@ -17,6 +17,8 @@ from maieutic.v1.dead_letter_admin_service_pb2_grpc import (
 from maieutic.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from maieutic.v1.specification_service_pb2_grpc import add_SpecificationServiceServicer_to_server
 from maieutic.v1.turn_service_pb2_grpc import add_TurnServiceServicer_to_server
+from maieutic.v1.usage_admin_service_pb2_grpc import add_UsageAdminServiceServicer_to_server
+from maieutic.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer, Verifier
@@ -69,6 +71,7 @@ from services.session.statistics import Statistics
 from services.session.sweeper import Sweeper
 from services.session.turn_history import TurnHistory
 from services.session.turns import Turns
+from services.session.usage_rpc import UsageAdminServicer, UsageServicer
 from services.session.watching import Wakes, Watching
 from services.session.work import Work
 
@@ -81,6 +84,8 @@ SERVICES = (
     "maieutic.session.v1.TurnWorkService",
     "maieutic.v1.AdminService",
     "maieutic.v1.DeadLetterAdminService",
+    "maieutic.v1.UsageService",
+    "maieutic.v1.UsageAdminService",
 )
 
 
@@ -225,6 +230,9 @@ def _registering(
         add_ArtifactServiceServicer_to_server(ArtifactServicer(artifacts), server)
         add_AdminServiceServicer_to_server(AdminServicer(QuarantineOffice(shared.store)), server)
         add_DeadLetterAdminServiceServicer_to_server(DeadLetterServicer(archive), server)
+        usage = UsageServicer(archive, shared.live, turns)
+        add_UsageServiceServicer_to_server(usage, server)
+        add_UsageAdminServiceServicer_to_server(UsageAdminServicer(archive), server)
         return SERVICES
 
     return register

@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # typing names of the generated stubs
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
+SECONDS = 20.0
+"""That adding up may take, and waiting for others who add up."""
+
 
 class UsageServicer(UsageServiceServicer):
     """Passes on what a caller asks of its own usage."""
@@ -37,7 +40,7 @@ class UsageServicer(UsageServiceServicer):
     async def GetUsage(self, request: pb.GetUsageRequest, context: Context) -> pb.GetUsageResponse:
         _check_ids(request)
         try:
-            return await answered(self._archive.GetUsage(request))
+            return await answered(self._archive.GetUsage(request, timeout=SECONDS))
         except NotFound:
             # The archive may not have heard of it yet: then it has consumed nothing so far.
             await self._require(request)
@@ -68,7 +71,7 @@ class UsageAdminServicer(UsageAdminServiceServicer):
         if current_identity().service != "gateway":
             raise ServicesOnly
         _check_ids(request)
-        return await answered(self._archive.GetTenantUsage(request))
+        return await answered(self._archive.GetTenantUsage(request, timeout=SECONDS))
 
 
 def _check_ids(request: pb.GetUsageRequest | admin_pb.GetTenantUsageRequest) -> None:

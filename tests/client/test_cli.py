@@ -29,6 +29,7 @@ from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2 import Findings
 from maieutic_client import Maieutic
 from maieutic_client.cli import main
+from maieutic_client.cli.usage import money
 from tests.fakes.conversations import echo
 from tests.fakes.gateway import Stack, gateway_stack
 from tests.waiting import wait_until
@@ -586,3 +587,37 @@ async def test_an_admin_builds_switches_exports_and_drops_index_versions(
     assert (await cli.run("index", "drop", second, **key)).out == f"dropped {second}\n"
     assert (await cli.run("index", "drop", "../x", **key)).status == 2
     assert (await cli.run("index", "list")).status == 3
+
+
+async def test_what_was_consumed_is_shown_for_people_and_for_programs(cli: Cli) -> None:
+    async with Maieutic.connect(cli.stack.address, api_key=cli.stack.key) as client:
+        session = (await client.sessions.create()).session_id
+        turn = await client.turns.begin(session, "one two three")
+        await client.turns.begin(session, "four")
+    by_session = await cli.quick("usage", "--by", "session,model", "--since", "2026-11-01")
+    assert by_session.out == f"{session}\techo\t2\t2\t4\t0\t0\t0\t3.00 USD\n"
+    assert by_session.err == "in all 2 calls of 2 turns: 4 in, 0 out, 3.00 USD\n"
+    of_turn = await cli.quick("usage", "--turn", turn.turn_id, "--by", "")
+    assert of_turn.out == "1\t1\t3\t0\t0\t0\t1.50 USD\n"
+    told = json.loads((await cli.quick("usage", "--session", session, "--json")).out)
+    assert told["rows"][0]["total"]["costs"] == [{"currency": "USD", "micros": "3000000"}]
+
+    admin = cli.stack.admin_key
+    of_tenant = await cli.quick("usage", "--tenant", "acme", "--by", "user", key=admin)
+    assert of_tenant.out.startswith("ann\t2\t2\t4")
+    nobody = await cli.quick("usage", "--tenant", "acme", "--user", "bob", key=admin)
+    assert (nobody.out, nobody.err) == ("", "in all 0 calls of 0 turns: 0 in, 0 out, nothing\n")
+    assert (await cli.quick("usage", "--tenant", "--by", "day", key=admin)).status == 0
+    refused = await cli.quick("usage", "--tenant")
+    assert (refused.status, "not an admin's" in refused.err) == (3, True)
+    assert (await cli.quick("usage", "--session", "s" * 48)).status == 4
+    for wrong in (("--by", "week"), ("--turn", "t", "--session", "s"), ("--since", "yesterday")):
+        assert (await cli.quick("usage", *wrong)).status == 2
+
+
+@pytest.mark.parametrize(
+    ("micros", "shown"),
+    [(0, "0.00"), (1, "0.000001"), (1_500_000, "1.50"), (12_345_600_000, "12345.60")],
+)
+def test_money_is_shown_exactly_in_its_unit(micros: int, shown: str) -> None:
+    assert money(micros) == shown

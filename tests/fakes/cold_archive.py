@@ -30,6 +30,11 @@ from maieutic.v1.session_service_pb2 import (
     Session,
     SessionStatistics,
 )
+from maieutic.v1.usage_service_pb2 import GetUsageResponse, UsageTotal
+from maieutic.v1.usage_service_pb2_grpc import (
+    UsageServiceServicer,
+    add_UsageServiceServicer_to_server,
+)
 from services.persistence.branching import carried, found_in
 from services.runtime.errors import NotFound, Unavailable, Unimplemented
 from services.runtime.server import RunningServer, ServerOptions, serving
@@ -251,6 +256,27 @@ class ColdArchive(ArchiveServiceServicer):
         return response
 
 
+class ColdUsage(UsageServiceServicer):
+    """Counts the calls that archived outcomes tell of, whosever they are."""
+
+    def __init__(self, archive: ColdArchive) -> None:
+        self._archive = archive
+
+    async def GetUsage(self, request: Any, context: Any) -> Any:
+        self._archive._answering()
+        found = [
+            row
+            for row in self._archive.finished.values()
+            if request.session_id in ("", row.job.message.session_id)
+            and request.turn_id in ("", row.job.turn_id)
+        ]
+        if not found and request.WhichOneof("scope"):
+            raise NotFound("thing", request.session_id or request.turn_id)
+        count = sum(len(row.outcome.usage) for row in found)
+        total = UsageTotal(call_count=count, turn_count=len(found))
+        return GetUsageResponse(total=total)
+
+
 @asynccontextmanager
 async def cold_archive() -> AsyncIterator[tuple[ColdArchive, RunningServer]]:
     """Serve an empty archive during the block."""
@@ -260,7 +286,12 @@ async def cold_archive() -> AsyncIterator[tuple[ColdArchive, RunningServer]]:
     def register(server: grpc.aio.Server) -> Sequence[str]:
         add_ArchiveServiceServicer_to_server(archive, server)
         add_ArtifactStoreServiceServicer_to_server(archive.artifacts, server)
-        return ("maieutic.archive.v1.ArchiveService", "maieutic.archive.v1.ArtifactStoreService")
+        add_UsageServiceServicer_to_server(ColdUsage(archive), server)
+        return (
+            "maieutic.archive.v1.ArchiveService",
+            "maieutic.archive.v1.ArtifactStoreService",
+            "maieutic.v1.UsageService",
+        )
 
     async with serving(ServerOptions(), register) as running:
         yield archive, running

@@ -18,7 +18,12 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from maieutic.v1 import document_service_pb2, session_service_pb2, turn_service_pb2
+from maieutic.v1 import (
+    document_service_pb2,
+    session_service_pb2,
+    turn_service_pb2,
+    usage_service_pb2,
+)
 from maieutic.v1.document_service_pb2 import DocumentFilter, DocumentFormat
 from maieutic.v1.session_service_pb2 import SessionFilter
 
@@ -26,7 +31,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 
-FILES = (session_service_pb2, turn_service_pb2, document_service_pb2)
+FILES = (session_service_pb2, turn_service_pb2, document_service_pb2, usage_service_pb2)
 METHODS: Mapping[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
     for file in FILES
@@ -175,8 +180,7 @@ def _wrong_values(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
     if field.type == FieldDescriptor.TYPE_STRING:
         yield from _wrong_strings(field)
     elif field.type == FieldDescriptor.TYPE_ENUM:
-        yield "an unknown number", _with(field, 99)
-        yield "negative", _with(field, -1)
+        yield from _wrong_enums(field)
     elif field.type == FieldDescriptor.TYPE_INT64:
         yield "negative", _with(field, -1)
     elif field.type == FieldDescriptor.TYPE_INT32:
@@ -197,6 +201,8 @@ def _wrong_messages(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
         yield from _wrong_maps(field)
     elif kind is not None and kind.full_name == "google.protobuf.Duration":
         yield from _wrong_durations(field)
+    elif kind is not None and kind.full_name == "google.protobuf.Timestamp":
+        yield from _wrong_timestamps(field)
     elif kind is not None and kind.full_name == "google.protobuf.FieldMask":
         yield from _wrong_masks(field)
     elif kind is not None and kind.full_name == "maieutic.v1.SessionFilter":
@@ -247,6 +253,21 @@ def _wrong_durations(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
     yield "negative", _with(field, {"seconds": -5})
     yield "absurd", _with(field, {"seconds": 2**62})
     yield "with absurd nanoseconds", _with(field, {"seconds": 5, "nanos": 2**31 - 1})
+
+
+def _wrong_timestamps(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
+    yield "before all times", _with(field, {"seconds": -5})
+    yield "absurd", _with(field, {"seconds": 2**62})
+    yield "with absurd nanoseconds", _with(field, {"seconds": 5, "nanos": 2**31 - 1})
+    yield "with negative nanoseconds", _with(field, {"seconds": 5, "nanos": -1})
+
+
+def _wrong_enums(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:
+    for name, number in (("an unknown number", 99), ("negative", -1)):
+        yield name, _with(field, [number] if field.is_repeated else number)
+    if field.is_repeated:
+        yield "unspecified", _with(field, [0])
+        yield "twice the same", _with(field, [1, 1])
 
 
 def _wrong_masks(field: FieldDescriptor) -> Iterator[tuple[str, bytes]]:

@@ -98,6 +98,8 @@ async def test_nobody_elses_key_does(stack: Stack, holder: str, tmp_path: Path) 
             client.dead_letters.get(LETTER, with_content=True),
             client.dead_letters.redrive([LETTER]),
             client.dead_letters.drop([LETTER]),
+            client.usage.get_tenant(),
+            client.usage.get_tenant("acme", user="ann"),
         ):
             with pytest.raises(PermissionDenied, match="not an admin's") as raised:
                 await call

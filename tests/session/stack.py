@@ -43,6 +43,8 @@ from maieutic.v1.session_service_pb2_grpc import SessionServiceStub
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceStub
 from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceStub
+from maieutic.v1.usage_admin_service_pb2_grpc import UsageAdminServiceStub
+from maieutic.v1.usage_service_pb2_grpc import UsageServiceStub
 from services.runtime.bus import Bus
 from services.runtime.channel import open_channel
 from services.runtime.identity import Signer, Verifier, acting_for
@@ -66,6 +68,8 @@ if TYPE_CHECKING:  # the generated module has one class for both kinds of channe
     from maieutic.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceAsyncStub
     from maieutic.v1.turn_service_pb2_grpc import TurnServiceAsyncStub
+    from maieutic.v1.usage_admin_service_pb2_grpc import UsageAdminServiceAsyncStub
+    from maieutic.v1.usage_service_pb2_grpc import UsageServiceAsyncStub
 
 SERVICES = ("gateway", "session", "agents", "persistence")
 SOON = 10.0
@@ -150,6 +154,9 @@ class Replica:
     work: "TurnWorkServiceAsyncStub"
     archive: "TurnWorkServiceAsyncStub"
     artifacts: "ArtifactServiceAsyncStub"
+    usage: "UsageServiceAsyncStub"
+    usage_admin: "UsageAdminServiceAsyncStub"
+    worker_usage_admin: "UsageAdminServiceAsyncStub"
     admin: "AdminServiceAsyncStub"
     worker_admin: "AdminServiceAsyncStub"
     dead_letters: "DeadLetterAdminServiceAsyncStub"
@@ -812,6 +819,9 @@ async def _replica(settings: SessionSettings, bus: Bus) -> AsyncIterator[Replica
             work=TurnWorkServiceStub(agents),
             archive=TurnWorkServiceStub(persistence),
             artifacts=ArtifactServiceStub(gateway),
+            usage=UsageServiceStub(gateway),
+            usage_admin=UsageAdminServiceStub(gateway),
+            worker_usage_admin=UsageAdminServiceStub(agents),
             admin=AdminServiceStub(gateway),
             worker_admin=AdminServiceStub(agents),
             dead_letters=DeadLetterAdminServiceStub(gateway),

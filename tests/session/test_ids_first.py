@@ -17,6 +17,8 @@ from maieutic.v1 import (
     session_service_pb2 as sessions,
     specification_service_pb2 as specifications,
     turn_service_pb2 as turns,
+    usage_admin_service_pb2 as usage_admin,
+    usage_service_pb2 as usage,
 )
 from services.runtime.scraping import metrics_endpoint
 from services.runtime.telemetry import TelemetryOptions, telemetry
@@ -30,7 +32,7 @@ GOOD = "a" * 48
 BAD = "a b*" + "c" * 40
 METHODS = {
     method.name: method
-    for file in (sessions, specifications, artifacts, turns, work, admin)
+    for file in (sessions, specifications, artifacts, turns, usage, usage_admin, work, admin)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -141,6 +143,8 @@ def called(stack: Stack, case: Case) -> Any:
         replica.turns,
         replica.specifications,
         replica.artifacts,
+        replica.usage,
+        replica.usage_admin,
         replica.admin,
         worker_or_archive,
     )

@@ -15,6 +15,7 @@ from maieutic_client.cli.notes import notes
 from maieutic_client.cli.serving import demo, serve
 from maieutic_client.cli.sessions import sessions
 from maieutic_client.cli.specifications import specs
+from maieutic_client.cli.usage import usage
 
 
 def _version() -> str:
@@ -47,4 +48,5 @@ for command in (
     *(serve, chat, analyze, docs, sessions, notes, specs, artifacts),
     *(index, admin, demo, emulate),
 ):
+for command in (serve, chat, docs, sessions, notes, specs, usage, index, admin, demo, emulate):
     main.add_command(command)

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from maieutic.v1 import usage_service_pb2 as maieutic_dot_v1_dot_usage__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%maieutic/v1/usage_admin_service.proto\x12\x0bmaieutic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmaieutic/v1/usage_service.proto\"\xee\x03\n\x15GetTenantUsageRequest\x12 \n\x06tenant\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x06tenant\x12?\n\nsession_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$H\x00R\tsessionId\x12\x39\n\x07turn_id\x18\x03 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$H\x00R\x06turnId\x12%\n\x07user_id\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00R\x06userId\x12\x39\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x43\n\x08group_by\x18\x07 \x03(\x0e\x32\x15.maieutic.v1.UsageKeyB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x07groupBy\x12\'\n\tpage_size\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageTokenB\x07\n\x05scope\"\x9a\x01\n\x16GetTenantUsageResponse\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.UsageRowR\x04rows\x12-\n\x05total\x18\x02 \x01(\x0b\x32\x17.maieutic.v1.UsageTotalR\x05total\x12&\n\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken2p\n\x11UsageAdminService\x12[\n\x0eGetTenantUsage\x12\".maieutic.v1.GetTenantUsageRequest\x1a#.maieutic.v1.GetTenantUsageResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%maieutic/v1/usage_admin_service.proto\x12\x0bmaieutic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmaieutic/v1/usage_service.proto\"\x94\x04\n\x15GetTenantUsageRequest\x12 \n\x06tenant\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x06tenant\x12?\n\nsession_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$H\x00R\tsessionId\x12\x39\n\x07turn_id\x18\x03 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$H\x00R\x06turnId\x12%\n\x07user_id\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00R\x06userId\x12L\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\x0b\"\x07\x08\xff\x82\xd1\xff\xaf\x07\x32\x00R\tstartTime\x12H\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\x0b\"\x07\x08\xff\x82\xd1\xff\xaf\x07\x32\x00R\x07\x65ndTime\x12\x43\n\x08group_by\x18\x07 \x03(\x0e\x32\x15.maieutic.v1.UsageKeyB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x07groupBy\x12\'\n\tpage_size\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageTokenB\x07\n\x05scope\"\x9a\x01\n\x16GetTenantUsageResponse\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.UsageRowR\x04rows\x12-\n\x05total\x18\x02 \x01(\x0b\x32\x17.maieutic.v1.UsageTotalR\x05total\x12&\n\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken2p\n\x11UsageAdminService\x12[\n\x0eGetTenantUsage\x12\".maieutic.v1.GetTenantUsageRequest\x1a#.maieutic.v1.GetTenantUsageResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['turn_id']._serialized_options = b'\272H\033r\0312\027^[A-Za-z0-9_-]{32,128}$'
   _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['start_time']._loaded_options = None
+  _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['start_time']._serialized_options = b'\272H\016\262\001\013\"\007\010\377\202\321\377\257\0072\000'
+  _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['end_time']._loaded_options = None
+  _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['end_time']._serialized_options = b'\272H\016\262\001\013\"\007\010\377\202\321\377\257\0072\000'
   _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['group_by']._loaded_options = None
   _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['group_by']._serialized_options = b'\272H\016\222\001\013\030\001\"\007\202\001\004\020\001 \000'
   _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -48,9 +52,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_GETTENANTUSAGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200 '
   _globals['_GETTENANTUSAGEREQUEST']._serialized_start=121
-  _globals['_GETTENANTUSAGEREQUEST']._serialized_end=615
-  _globals['_GETTENANTUSAGERESPONSE']._serialized_start=618
-  _globals['_GETTENANTUSAGERESPONSE']._serialized_end=772
-  _globals['_USAGEADMINSERVICE']._serialized_start=774
-  _globals['_USAGEADMINSERVICE']._serialized_end=886
+  _globals['_GETTENANTUSAGEREQUEST']._serialized_end=653
+  _globals['_GETTENANTUSAGERESPONSE']._serialized_start=656
+  _globals['_GETTENANTUSAGERESPONSE']._serialized_end=810
+  _globals['_USAGEADMINSERVICE']._serialized_start=812
+  _globals['_USAGEADMINSERVICE']._serialized_end=924
 # @@protoc_insertion_point(module_scope)

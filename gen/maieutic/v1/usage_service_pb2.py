@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from maieutic.v1 import turn_service_pb2 as maieutic_dot_v1_dot_turn__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmaieutic/v1/usage_service.proto\x12\x0bmaieutic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emaieutic/v1/turn_service.proto\"\x9f\x03\n\x0fGetUsageRequest\x12?\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$H\x00R\tsessionId\x12\x39\n\x07turn_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$H\x00R\x06turnId\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x43\n\x08group_by\x18\x05 \x03(\x0e\x32\x15.maieutic.v1.UsageKeyB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x07groupBy\x12\'\n\tpage_size\x18\x06 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageTokenB\x07\n\x05scope\"\x94\x01\n\x10GetUsageResponse\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.UsageRowR\x04rows\x12-\n\x05total\x18\x02 \x01(\x0b\x32\x17.maieutic.v1.UsageTotalR\x05total\x12&\n\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xd8\x01\n\x08UsageRow\x12\x10\n\x03\x64\x61y\x18\x01 \x01(\tR\x03\x64\x61y\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12\x12\n\x04step\x18\x03 \x01(\tR\x04step\x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x15.maieutic.v1.TurnKindR\x04kind\x12\x1d\n\nsession_id\x18\x05 \x01(\tR\tsessionId\x12\x17\n\x07user_id\x18\x06 \x01(\tR\x06userId\x12-\n\x05total\x18\x07 \x01(\x0b\x32\x17.maieutic.v1.UsageTotalR\x05total\"\xc5\x02\n\nUsageTotal\x12\x1d\n\ncall_count\x18\x01 \x01(\x03R\tcallCount\x12!\n\x0cinput_tokens\x18\x02 \x01(\x03R\x0binputTokens\x12#\n\routput_tokens\x18\x03 \x01(\x03R\x0coutputTokens\x12#\n\rcached_tokens\x18\x04 \x01(\x03R\x0c\x63\x61\x63hedTokens\x12,\n\x12\x63\x61\x63he_write_tokens\x18\x05 \x01(\x03R\x10\x63\x61\x63heWriteTokens\x12\'\n\x05\x63osts\x18\x06 \x03(\x0b\x32\x11.maieutic.v1.CostR\x05\x63osts\x12\x35\n\x17unknown_cost_call_count\x18\x07 \x01(\x03R\x14unknownCostCallCount\x12\x1d\n\nturn_count\x18\x08 \x01(\x03R\tturnCount\":\n\x04\x43ost\x12\x1a\n\x08\x63urrency\x18\x01 \x01(\tR\x08\x63urrency\x12\x16\n\x06micros\x18\x02 \x01(\x03R\x06micros*\xa0\x01\n\x08UsageKey\x12\x19\n\x15USAGE_KEY_UNSPECIFIED\x10\x00\x12\x11\n\rUSAGE_KEY_DAY\x10\x01\x12\x13\n\x0fUSAGE_KEY_MODEL\x10\x02\x12\x12\n\x0eUSAGE_KEY_STEP\x10\x03\x12\x12\n\x0eUSAGE_KEY_KIND\x10\x04\x12\x15\n\x11USAGE_KEY_SESSION\x10\x05\x12\x12\n\x0eUSAGE_KEY_USER\x10\x06\x32Y\n\x0cUsageService\x12I\n\x08GetUsage\x12\x1c.maieutic.v1.GetUsageRequest\x1a\x1d.maieutic.v1.GetUsageResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmaieutic/v1/usage_service.proto\x12\x0bmaieutic.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emaieutic/v1/turn_service.proto\"\xc5\x03\n\x0fGetUsageRequest\x12?\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$H\x00R\tsessionId\x12\x39\n\x07turn_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{32,128}$H\x00R\x06turnId\x12L\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\x0b\"\x07\x08\xff\x82\xd1\xff\xaf\x07\x32\x00R\tstartTime\x12H\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\x0b\"\x07\x08\xff\x82\xd1\xff\xaf\x07\x32\x00R\x07\x65ndTime\x12\x43\n\x08group_by\x18\x05 \x03(\x0e\x32\x15.maieutic.v1.UsageKeyB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x07groupBy\x12\'\n\tpage_size\x18\x06 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageTokenB\x07\n\x05scope\"\x94\x01\n\x10GetUsageResponse\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x15.maieutic.v1.UsageRowR\x04rows\x12-\n\x05total\x18\x02 \x01(\x0b\x32\x17.maieutic.v1.UsageTotalR\x05total\x12&\n\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xd8\x01\n\x08UsageRow\x12\x10\n\x03\x64\x61y\x18\x01 \x01(\tR\x03\x64\x61y\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12\x12\n\x04step\x18\x03 \x01(\tR\x04step\x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x15.maieutic.v1.TurnKindR\x04kind\x12\x1d\n\nsession_id\x18\x05 \x01(\tR\tsessionId\x12\x17\n\x07user_id\x18\x06 \x01(\tR\x06userId\x12-\n\x05total\x18\x07 \x01(\x0b\x32\x17.maieutic.v1.UsageTotalR\x05total\"\xc5\x02\n\nUsageTotal\x12\x1d\n\ncall_count\x18\x01 \x01(\x03R\tcallCount\x12!\n\x0cinput_tokens\x18\x02 \x01(\x03R\x0binputTokens\x12#\n\routput_tokens\x18\x03 \x01(\x03R\x0coutputTokens\x12#\n\rcached_tokens\x18\x04 \x01(\x03R\x0c\x63\x61\x63hedTokens\x12,\n\x12\x63\x61\x63he_write_tokens\x18\x05 \x01(\x03R\x10\x63\x61\x63heWriteTokens\x12\'\n\x05\x63osts\x18\x06 \x03(\x0b\x32\x11.maieutic.v1.CostR\x05\x63osts\x12\x35\n\x17unknown_cost_call_count\x18\x07 \x01(\x03R\x14unknownCostCallCount\x12\x1d\n\nturn_count\x18\x08 \x01(\x03R\tturnCount\":\n\x04\x43ost\x12\x1a\n\x08\x63urrency\x18\x01 \x01(\tR\x08\x63urrency\x12\x16\n\x06micros\x18\x02 \x01(\x03R\x06micros*\xa0\x01\n\x08UsageKey\x12\x19\n\x15USAGE_KEY_UNSPECIFIED\x10\x00\x12\x11\n\rUSAGE_KEY_DAY\x10\x01\x12\x13\n\x0fUSAGE_KEY_MODEL\x10\x02\x12\x12\n\x0eUSAGE_KEY_STEP\x10\x03\x12\x12\n\x0eUSAGE_KEY_KIND\x10\x04\x12\x15\n\x11USAGE_KEY_SESSION\x10\x05\x12\x12\n\x0eUSAGE_KEY_USER\x10\x06\x32Y\n\x0cUsageService\x12I\n\x08GetUsage\x12\x1c.maieutic.v1.GetUsageRequest\x1a\x1d.maieutic.v1.GetUsageResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,24 +37,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETUSAGEREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\0312\027^[A-Za-z0-9_-]{32,128}$'
   _globals['_GETUSAGEREQUEST'].fields_by_name['turn_id']._loaded_options = None
   _globals['_GETUSAGEREQUEST'].fields_by_name['turn_id']._serialized_options = b'\272H\033r\0312\027^[A-Za-z0-9_-]{32,128}$'
+  _globals['_GETUSAGEREQUEST'].fields_by_name['start_time']._loaded_options = None
+  _globals['_GETUSAGEREQUEST'].fields_by_name['start_time']._serialized_options = b'\272H\016\262\001\013\"\007\010\377\202\321\377\257\0072\000'
+  _globals['_GETUSAGEREQUEST'].fields_by_name['end_time']._loaded_options = None
+  _globals['_GETUSAGEREQUEST'].fields_by_name['end_time']._serialized_options = b'\272H\016\262\001\013\"\007\010\377\202\321\377\257\0072\000'
   _globals['_GETUSAGEREQUEST'].fields_by_name['group_by']._loaded_options = None
   _globals['_GETUSAGEREQUEST'].fields_by_name['group_by']._serialized_options = b'\272H\016\222\001\013\030\001\"\007\202\001\004\020\001 \000'
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200 '
-  _globals['_USAGEKEY']._serialized_start=1290
-  _globals['_USAGEKEY']._serialized_end=1450
+  _globals['_USAGEKEY']._serialized_start=1328
+  _globals['_USAGEKEY']._serialized_end=1488
   _globals['_GETUSAGEREQUEST']._serialized_start=114
-  _globals['_GETUSAGEREQUEST']._serialized_end=529
-  _globals['_GETUSAGERESPONSE']._serialized_start=532
-  _globals['_GETUSAGERESPONSE']._serialized_end=680
-  _globals['_USAGEROW']._serialized_start=683
-  _globals['_USAGEROW']._serialized_end=899
-  _globals['_USAGETOTAL']._serialized_start=902
-  _globals['_USAGETOTAL']._serialized_end=1227
-  _globals['_COST']._serialized_start=1229
-  _globals['_COST']._serialized_end=1287
-  _globals['_USAGESERVICE']._serialized_start=1452
-  _globals['_USAGESERVICE']._serialized_end=1541
+  _globals['_GETUSAGEREQUEST']._serialized_end=567
+  _globals['_GETUSAGERESPONSE']._serialized_start=570
+  _globals['_GETUSAGERESPONSE']._serialized_end=718
+  _globals['_USAGEROW']._serialized_start=721
+  _globals['_USAGEROW']._serialized_end=937
+  _globals['_USAGETOTAL']._serialized_start=940
+  _globals['_USAGETOTAL']._serialized_end=1265
+  _globals['_COST']._serialized_start=1267
+  _globals['_COST']._serialized_end=1325
+  _globals['_USAGESERVICE']._serialized_start=1490
+  _globals['_USAGESERVICE']._serialized_end=1579
 # @@protoc_insertion_point(module_scope)

@@ -13,6 +13,7 @@ from maieutic.v1.usage_service_pb2 import (
     USAGE_KEY_MODEL,
     USAGE_KEY_SESSION,
     USAGE_KEY_STEP,
+    USAGE_KEY_UNSPECIFIED,
     USAGE_KEY_USER,
     UsageKey,
     UsageRow,
@@ -22,30 +23,39 @@ from services.persistence.adapters.sql import Connection, Database, Row
 from services.persistence.errors import UsageTooLarge
 from services.persistence.usage_ports import UsageAnswer, UsageQuestion
 
-DAY = "coalesce(to_char(finish_time AT TIME ZONE 'UTC', 'YYYY-MM-DD'), '')"
-COLUMNS: Mapping[UsageKey.ValueType, tuple[str, str]] = MappingProxyType(
+FIELDS: Mapping[UsageKey.ValueType, str] = MappingProxyType(
     {
-        USAGE_KEY_DAY: ("day", DAY),
-        USAGE_KEY_MODEL: ("model", "model"),
-        USAGE_KEY_STEP: ("step", "step"),
-        USAGE_KEY_KIND: ("kind", "kind"),
-        USAGE_KEY_SESSION: ("session_id", "session_id"),
-        USAGE_KEY_USER: ("user_id", "user_id"),
+        USAGE_KEY_DAY: "day",
+        USAGE_KEY_MODEL: "model",
+        USAGE_KEY_STEP: "step",
+        USAGE_KEY_KIND: "kind",
+        USAGE_KEY_SESSION: "session_id",
+        USAGE_KEY_USER: "user_id",
     }
 )
-"""The field of a row, and the text by which it is told apart."""
+"""The field of a row that has the key."""
+COLUMNS: Mapping[UsageKey.ValueType, str] = MappingProxyType(
+    {
+        **FIELDS,
+        USAGE_KEY_DAY: "date_trunc('day', finish_time AT TIME ZONE 'UTC')",
+        USAGE_KEY_UNSPECIFIED: "''",
+    }
+)
+"""What calls are grouped by; without any key they are all of one group."""
 
 # Place 0 is the sum of all rows.
 SUMS = """
 WITH grouped AS (
-    SELECT {keys}, currency, count(*) AS calls, count(*) - count(cost_micros) AS unpriced,
+    SELECT {columns}, currency, count(*) AS calls, count(*) - count(cost_micros) AS unpriced,
         sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cached_tokens) AS cached,
         sum(cache_write_tokens) AS cache_write, sum(cost_micros) AS cost
     FROM usage
     WHERE {which}
     GROUP BY {names}, currency
+), shown AS (
+    SELECT {keys}, currency, calls, unpriced, input, output, cached, cache_write, cost FROM grouped
 ), placed AS (
-    SELECT dense_rank() OVER (ORDER BY {names}) AS place, grouped.* FROM grouped {beyond}
+    SELECT dense_rank() OVER (ORDER BY {names}) AS place, shown.* FROM shown {beyond}
 )
 SELECT * FROM placed WHERE place <= {limit}
 UNION ALL
@@ -57,14 +67,17 @@ FROM grouped GROUP BY currency
 # A turn's calls may be in several currencies, and in several rows, but it is one turn in each.
 TURNS = """
 WITH met AS (
-    SELECT {keys}, turn_id FROM usage WHERE {which} GROUP BY {names}, turn_id
-), counted AS (
-    SELECT {names}, count(*) AS turns FROM met {beyond}
-    GROUP BY {names} ORDER BY {names} LIMIT {limit}
+    SELECT {columns}, turn_id FROM usage WHERE {which} GROUP BY {names}, turn_id
+), grouped AS (
+    SELECT {names}, count(*) AS turns FROM met GROUP BY {names}
+), shown AS (
+    SELECT {keys}, turns FROM grouped
+), placed AS (
+    SELECT 1 AS place, shown.* FROM shown {beyond} ORDER BY {names} LIMIT {limit}
 )
-SELECT 1 AS place, counted.* FROM counted
+SELECT * FROM placed
 UNION ALL
-SELECT 0, {blanks}, count(DISTINCT turn_id) FROM met
+SELECT 0, {blanks}, count(*) FROM (SELECT turn_id FROM met GROUP BY turn_id) AS turns
 """
 
 # A deleted session is known by its tombstone, its turns by what they have consumed.
@@ -86,8 +99,9 @@ class AccountOptions:
     at_once: int = 2
     """Questions that are answered at a time, each on one connection; others wait their turn."""
 
-    timeout: float = 5.0
-    """Seconds that the answer to one may take; after that the caller is told to ask for less."""
+    timeout: float = 8.0
+    """Seconds that the answer to one may take, less than pool_timeout; after that the caller is
+    told to ask for less."""
 
 
 class Accounts:
@@ -103,19 +117,21 @@ class Accounts:
         async with self._free:
             try:
                 # Leaving stops the statement, so that a connection is never held for longer.
-                async with asyncio.timeout(self._timeout), self._database.reading() as connection:
+                async with asyncio.timeout(self._timeout), self._database.adding_up() as connection:
                     return await _answer(connection, question)
             except TimeoutError as error:
                 raise UsageTooLarge(self._timeout) from error
 
 
 async def _answer(connection: Connection, question: UsageQuestion) -> UsageAnswer:
-    names = [f"key_{number}" for number, _ in enumerate(question.group_by or [None], start=1)]
+    keys = question.group_by or (USAGE_KEY_UNSPECIFIED,)
+    names = [f"key_{number}" for number, _ in enumerate(keys, start=1)]
     arguments: list[Any] = []
     parts = {
         "names": ", ".join(names),
         "blanks": ", ".join("''" for _ in names),
-        "keys": ", ".join(map(_named, _expressions(question), names)),
+        "columns": ", ".join(map(_column, keys, names)),
+        "keys": ", ".join(map(_key, keys, names)),
         "which": _conditions(question, arguments),
         "beyond": _beyond(question, names, arguments),
         "limit": _placed(question.limit + 1, arguments),
@@ -135,13 +151,15 @@ async def _answer(connection: Connection, question: UsageQuestion) -> UsageAnswe
     )
 
 
-def _expressions(question: UsageQuestion) -> list[str]:
-    return [COLUMNS[key][1] for key in question.group_by] or ["''"]
+def _column(key: UsageKey.ValueType, name: str) -> str:
+    return f"{COLUMNS[key]} AS {name}"
 
 
-def _named(expression: str, name: str) -> str:
+def _key(key: UsageKey.ValueType, name: str) -> str:
+    """Return the text of a group's key; made once for each group, and not for each call."""
+    text = f"coalesce(to_char({name}, 'YYYY-MM-DD'), '')" if key == USAGE_KEY_DAY else name
     # Sorted by code points, in every database and as Python sorts.
-    return f'{expression} COLLATE "C" AS {name}'
+    return f'{text} COLLATE "C" AS {name}'
 
 
 def _conditions(question: UsageQuestion, arguments: list[Any]) -> str:
@@ -207,7 +225,7 @@ def _row(
         if key == USAGE_KEY_KIND:
             row.kind = _kind(text)
         else:
-            setattr(row, COLUMNS[key][0], text)
+            setattr(row, FIELDS[key], text)
     return row
 
 

@@ -19,6 +19,9 @@ DATA_ERROR_CLASSES = ("22", "23", "54")
 
 CLOSE_SECONDS = 2.0
 
+# Groups are fewer than PostgreSQL expects, for which it would compile for a second.
+FOR_MANY_ROWS = "SET LOCAL jit = off"
+
 
 class PostgresConnection:
     """One transaction; see `sql.Connection`."""
@@ -48,6 +51,13 @@ class PostgresDatabase:
     async def reading(self) -> AsyncIterator[PostgresConnection]:
         """Open a transaction on one snapshot of the database."""
         async with self._transaction(isolation="repeatable_read", readonly=True) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def adding_up(self) -> AsyncIterator[PostgresConnection]:
+        """Open a transaction on one snapshot of the database, for statements over many rows."""
+        async with self.reading() as connection:
+            await connection.fetch(FOR_MANY_ROWS)
             yield connection
 
     @asynccontextmanager

@@ -44,6 +44,10 @@ class Database(Protocol):
         """Open a transaction that sees one state of the database and changes nothing."""
         ...
 
+    def adding_up(self) -> AbstractAsyncContextManager[Connection]:
+        """Open a transaction like `reading`, for statements over a great many rows."""
+        ...
+
     def writing(self) -> AbstractAsyncContextManager[Connection]:
         """Open a transaction that sees what others have committed, statement by statement."""
         ...

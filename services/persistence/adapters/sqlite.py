@@ -6,7 +6,7 @@ import logging
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,8 @@ SPELLINGS = MappingProxyType(
         r"now\(\) \+ make_interval\(secs => \$(\d+)\)": rf"{NOW}, ?\1 || ' seconds')",
         r"now\(\)": f"{NOW})",
         r"\bstrpos\(": "instr(",
-        r"to_char\((\w+) AT TIME ZONE 'UTC', 'YYYY-MM-DD'\)": r"substr(\1, 1, 10)",
+        r"date_trunc\('day', (\w+) AT TIME ZONE 'UTC'\)": r"substr(\1, 1, 10)",
+        r"to_char\((\w+), 'YYYY-MM-DD'\)": r"\1",
         # It knows no other order.
         r' COLLATE "C"': "",
         r"= ANY\(\$(\d+)\)": r"IN (SELECT value FROM json_each(?\1))",
@@ -76,6 +77,10 @@ class SqliteDatabase:
         with transaction_span("sqlite", readonly=True):
             async with self._reading, _transaction(self._reader, "BEGIN"):
                 yield SqliteConnection(self._reader)
+
+    def adding_up(self) -> AbstractAsyncContextManager[SqliteConnection]:
+        """Open a transaction on one snapshot of the database."""
+        return self.reading()
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[SqliteConnection]:
