@@ -46,7 +46,6 @@ def main() -> None:
 
 for command in (
     *(serve, chat, analyze, docs, sessions, notes, specs, artifacts),
-    *(index, admin, demo, emulate),
+    *(usage, index, admin, demo, emulate),
 ):
-for command in (serve, chat, docs, sessions, notes, specs, usage, index, admin, demo, emulate):
     main.add_command(command)
