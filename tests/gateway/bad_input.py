@@ -166,7 +166,8 @@ def _of_choices(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
     """Nothing where one of several fields is needed."""
     for choice in descriptor.input_type.oneofs:
         names = tuple(field.name for field in choice.fields)
-        if len(names) > 1:  # alone it is an optional field
+        # Alone it is an optional field, and without a scope everything is meant.
+        if len(names) > 1 and choice.name != "scope":
             yield Case(
                 name=f"{choice.name} is missing",
                 method=method,
