@@ -8,6 +8,7 @@ ModelError
 ├─ CallRefused        the turn's budgets do not allow another call
 ├─ ModelUnending      the model asks and asks, and does not answer
 └─ ModelRejected      the request can never succeed
+   └─ ContextTooLarge  it is more than the model can read at once
 ConversationUnreadable  what was said cannot be read now
 ToolProblem           a tool cannot do what the model asks
 NotDoable             an agent cannot do what the user asks
@@ -59,6 +60,10 @@ class CallRefused(ModelError):
 
 class ModelRejected(ModelError):
     """The request is invalid for the model, or the account may not make it."""
+
+
+class ContextTooLarge(ModelRejected):
+    """The request is more than the model can read at once."""
 
 
 class ModelUnending(ModelError):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from services.agents.errors import (
     AnswerTooLarge,
+    ContextTooLarge,
     ConversationUnreadable,
     ModelError,
     ModelMalformed,
@@ -131,6 +132,7 @@ def _of_model(error: ModelError) -> Failure:
         ModelMalformed: "MODEL_MALFORMED",
         ModelRefused: "MODEL_REFUSED",
         ModelRejected: "MODEL_REJECTED",
+        ContextTooLarge: "CONTEXT_TOO_LARGE",
         ModelUnending: "MODEL_UNENDING",
     }
     return Failure(

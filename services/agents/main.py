@@ -37,6 +37,7 @@ from services.agents.consumer import Worker
 from services.agents.crew import Crew
 from services.agents.entry_points import Extensions, load_extensions
 from services.agents.extension import AgentParts
+from services.agents.fitted_model import FittedModel
 from services.agents.gated_model import GatedModel
 from services.agents.metered_model import MeteredModel
 from services.agents.ports import Agent, Model
@@ -99,7 +100,13 @@ async def agents_service(
         gated = GatedModel(TracedModel(model, provider=settings.model.provider))
         accounts = Accounts()
         metered = MeteredModel(gated, bounds=bounds, accounts=accounts)
-        tuned = TunedModel(metered, settings.model.agents)
+        fitted = FittedModel(
+            metered,
+            options=settings.model.context,
+            name=bounds.model,
+            max_tokens=bounds.max_tokens,
+        )
+        tuned = TunedModel(fitted, settings.model.agents)
         documents, team = DocumentServiceStub(retrieval), TeamTools(extensions.tools)
         tools = DirectTools(documents, lambda turn: [*team.of(turn), *remote(turn)])
         crew = _crew(tuned, tools, Shelf(documents), settings.model.loop, extensions)

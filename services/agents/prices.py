@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 
+from services.agents.model_names import of_model
 from services.agents.ports import Cost, ModelUsage
 
 MILLION = 1_000_000
@@ -56,12 +57,7 @@ class PriceTable:
 
     def of(self, model: str) -> Price | None:
         """Return the price under the model's own name, or under its longest beginning."""
-        if (own := self.prices.get(model)) is not None:
-            return own
-        beginnings = [
-            name for name in self.prices if name.endswith("*") and model.startswith(name[:-1])
-        ]
-        return self.prices[max(beginnings, key=len)] if beginnings else None
+        return of_model(self.prices, model)
 
 
 def price_table(as_of: str, currency: str, models: Mapping[str, Mapping[str, str]]) -> PriceTable:

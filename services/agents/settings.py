@@ -7,6 +7,7 @@ from typing import Literal
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.agents.loop import LoopOptions
 from services.agents.consumer import WorkerOptions
+from services.agents.context_limit import ContextOptions
 from services.agents.entry_points import ExtensionOptions
 from services.agents.prices import KINDS
 from services.agents.recorder import RecorderOptions
@@ -65,6 +66,9 @@ class ModelSettings:
 
     agents: Tuning = field(default=Tuning())
     """How each agent asks the model, where it differs from the others."""
+
+    context: ContextOptions = field(default_factory=ContextOptions)
+    """How much of a conversation models are given."""
 
     loop: LoopOptions = field(default=LoopOptions())
     """How far a model may look things up before it answers."""

@@ -1,7 +1,8 @@
 """How many tokens a call of a model reads, before anybody has counted them. Pure."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 
 from services.agents.ports import ModelRequest
@@ -18,26 +19,44 @@ FOR_TOOLS = 600
 
 def estimated_tokens(request: ModelRequest) -> int:
     """Return about how many tokens the call reads, rather too many than too few."""
-    parts = [_tokens(text) + PER_PART for text in _texts(request)]
-    return sum(parts) + (FOR_TOOLS if request.tools else 0)
+    return sum(estimated_parts(request).values())
 
 
-def _texts(request: ModelRequest) -> Iterator[str]:
-    yield request.system
-    yield request.summary
-    yield from (message.text for message in request.messages)
+def estimated_parts(request: ModelRequest) -> Mapping[str, int]:
+    """Return the same by parts, named as people know them."""
+    parts = Counter[str]({"the tools": FOR_TOOLS} if request.tools else {})
+    for name, texts in _texts(request):
+        parts[name] += sum(map(message_tokens, texts))
+    return parts
+
+
+def _texts(request: ModelRequest) -> Iterator[tuple[str, Iterable[str]]]:
+    messages = [message.text for message in request.messages]
+    yield "the instructions", [request.system]
+    yield "the summary", [request.summary] if request.summary else []
+    yield "the conversation", messages[:-1]
+    yield "the question", messages[-1:]
     # A model is given the passages as text or one by one, never both.
     passages = [f"{passage.document_name} {passage.text}" for passage in request.passages]
-    yield max(request.grounding, "\n".join(passages), key=len)
-    yield from (f"<{section.name}>{section.text}</{section.name}>" for section in request.sections)
-    if request.schema is not None:
-        yield json.dumps(request.schema)
-    for tool in request.tools:
-        yield f"{tool.name} {tool.description} {json.dumps(tool.schema)}"
+    yield "the passages", [max(request.grounding, "\n".join(passages), key=len)]
+    for section in request.sections:
+        yield section.name, [f"<{section.name}>{section.text}</{section.name}>"]
+    yield "the form", [json.dumps(request.schema)] if request.schema is not None else []
+    told = (f"{tool.name} {tool.description} {json.dumps(tool.schema)}" for tool in request.tools)
+    yield "the tools", told
+    yield "what tools have brought", _rounds(request)
+
+
+def _rounds(request: ModelRequest) -> Iterator[str]:
     for one in request.rounds:
         yield json.dumps(one.wait.carried, ensure_ascii=False, default=str)
         yield from (f"{call.name} {json.dumps(call.input)}" for call in one.wait.calls)
         yield from (result.text for result in one.results)
+
+
+def message_tokens(text: str) -> int:
+    """Return about how many tokens one message is, with what stands around it."""
+    return _tokens(text) + PER_PART
 
 
 def _tokens(text: str) -> int:

@@ -17,6 +17,7 @@ from services.agents.adapters.claude import ClaudeModel, claude
 from services.agents.adapters.claude_errors import model_error
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.errors import (
+    ContextTooLarge,
     ModelError,
     ModelOverloaded,
     ModelRefused,
@@ -239,7 +240,7 @@ async def test_a_cut_answer_completes_its_turn_with_a_notice(emulator: Emulator)
         (Rule(text="", stop_reason="max_tokens"), ModelRejected, "MAX_TOKENS"),
         (
             Rule(text="", stop_reason="model_context_window_exceeded"),
-            ModelRejected,
+            ContextTooLarge,
             "ask in a new one",
         ),
     ],
@@ -306,8 +307,8 @@ async def test_an_error_that_names_no_time_leaves_the_wait_to_the_worker(
         (402, "cannot pay"),
         (403, "MAIEUTIC_MODEL_CLAUDE_API_KEY"),
         (404, "MAIEUTIC_MODEL_CLAUDE_MODEL"),
-        (413, "too large"),
-        (422, "shorten the message"),
+        (413, "cannot read so much"),
+        (422, "Change the message"),
     ],
 )
 async def test_what_stays_is_rejected_with_what_to_do(

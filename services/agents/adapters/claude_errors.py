@@ -2,12 +2,19 @@
 
 import email.utils
 import math
+import re
 import time
 
 import httpx2
 from anthropic import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
-from services.agents.errors import ModelError, ModelOverloaded, ModelRejected, ModelUnavailable
+from services.agents.errors import (
+    ContextTooLarge,
+    ModelError,
+    ModelOverloaded,
+    ModelRejected,
+    ModelUnavailable,
+)
 
 FOREIGN = (
     *(APIError, httpx2.HTTPError, httpx2.StreamError, TimeoutError),
@@ -32,6 +39,8 @@ _STATUS_OF_TYPE = {
     "overloaded_error": 529,
 }
 _REQUEST_TIMEOUT, _CONFLICT, _RATE_LIMIT, _FAILED, _OVERLOADED = 408, 409, 429, 500, 529
+_INVALID, _TOO_LARGE = 400, 413
+_TOO_LONG = re.compile(r"prompt is too long|exceed context limit", re.IGNORECASE)
 _PASSING = (_REQUEST_TIMEOUT, _CONFLICT)
 
 
@@ -59,6 +68,8 @@ def _of_status(error: APIStatusError) -> ModelError:
         return ModelOverloaded(_unavailable(status), retry_after=_retry_after(error))
     if status in _PASSING or status >= _FAILED:
         return ModelUnavailable(_unavailable(status), retry_after=_retry_after(error))
+    if status == _TOO_LARGE or (status == _INVALID and _TOO_LONG.search(error.api_message or "")):
+        return ContextTooLarge(f"Claude cannot read so much at once{_said(error)}")
     return ModelRejected(_rejected(status, _said(error)))
 
 
@@ -84,12 +95,10 @@ def _rejected(status: int, said: str) -> str:
                 f"Claude knows no such model{said}: "
                 "the operator has to set MAIEUTIC_MODEL_CLAUDE_MODEL."
             )
-        case 413:
-            return f"The request is too large for Claude{said}: ask in a new session."
         case _:
             return (
-                f"Claude rejected the request{said}. If it is too long, shorten the message, or "
-                "ask in a new session or of fewer documents."
+                f"Claude rejected the request{said}. Change the message, or ask in a new session "
+                "or of fewer documents."
             )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.agents.errors import ModelRefused, ModelRejected, ModelUnavailable
+from services.agents.errors import ContextTooLarge, ModelRefused, ModelRejected, ModelUnavailable
 from services.agents.ports import ModelUsage, ModelWait, TextDelta, ToolCall
 
 CUT = ("max_tokens", "model_context_window_exceeded")
@@ -150,7 +150,7 @@ class Reading:
                 "MAIEUTIC_MODEL_CLAUDE_MAX_TOKENS or lower MAIEUTIC_MODEL_CLAUDE_EFFORT."
             )
         if self.stop_reason in CUT:
-            return ModelRejected("The conversation fills what Claude can read: ask in a new one.")
+            return ContextTooLarge("The conversation fills what Claude can read: ask in a new one.")
         return ModelUnavailable("Claude ended its answer before it said a word.")
 
     def _count(self, usage: Mapping[str, Any]) -> Sequence[ModelUsage]:
