@@ -8,6 +8,9 @@ from time import monotonic
 from services.agents.accounts import Account, Accounts, usage_of
 from services.agents.budget import CallBounds
 from services.agents.ports import Model, ModelEvent, ModelRequest, ModelUsage
+from services.runtime import names, telemetry
+
+MICROS = 1_000_000
 
 
 class MeteredModel:
@@ -40,13 +43,28 @@ class MeteredModel:
         account: Account | None,
     ) -> AsyncGenerator[ModelEvent, None]:
         started = monotonic()
-        async for event in events:
-            if not isinstance(event, ModelUsage):
-                yield event
-                continue
-            cost = self._bounds.prices.cost(event)
-            consumed = replace(event, usage_id=usage_id, cost=cost)
-            if account is not None:
-                # Noted before anybody hears of it: whoever is stopped then has consumed it.
-                account.note(usage_of(consumed, request.step, "", monotonic() - started))
-            yield consumed
+        consumed: ModelUsage | None = None
+        try:
+            async for event in events:
+                if not isinstance(event, ModelUsage):
+                    yield event
+                    continue
+                cost = self._bounds.prices.cost(event)
+                consumed = replace(event, usage_id=usage_id, cost=cost)
+                if account is not None:
+                    # Noted before anybody hears of it: whoever is stopped then has consumed it.
+                    account.note(usage_of(consumed, request.step, "", monotonic() - started))
+                yield consumed
+        finally:
+            # The last word counts, however the call ends.
+            if consumed is not None:
+                _count(consumed, agent=request.step)
+
+
+def _count(consumed: ModelUsage, *, agent: str) -> None:
+    attributes = {names.MODEL_NAME: consumed.model, names.MODEL_AGENT: agent}
+    if (cost := consumed.cost) is None:
+        telemetry.current().counter(names.MODEL_UNPRICED).add(1, attributes)
+        return
+    attributes[names.CURRENCY] = cost.currency
+    telemetry.current().counter(names.MODEL_COST).add(cost.micros / MICROS, attributes)

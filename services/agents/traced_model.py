@@ -23,7 +23,8 @@ class TracedModel:
     @asynccontextmanager
     async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
         """Start one call."""
-        with _recorded(self._attributes) as call:
+        attributes = {**self._attributes, names.MODEL_AGENT: request.step}
+        with _recorded(attributes) as call:
             async with (
                 self._model.stream(request) as events,
                 aclosing(_observed(events, call)) as observed,

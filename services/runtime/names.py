@@ -101,6 +101,7 @@ CHAT = "chat {}"
 MODEL_OPERATION = "gen_ai.operation.name"
 MODEL_PROVIDER = "gen_ai.provider.name"
 MODEL_NAME = "gen_ai.response.model"
+MODEL_AGENT = "gen_ai.agent.name"
 INPUT_TOKENS = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
@@ -120,8 +121,19 @@ MODEL_FIRST_TEXT = Metric(
 MODEL_TOKENS = Metric(
     name="gen_ai.client.token.usage",
     unit="{token}",
-    help="Tokens of a call of a model, by model and by whether they were read or written",
+    help="Tokens of a call of a model, by model, agent and whether they were read or written",
     buckets=TOKENS,
+)
+MODEL_COST = Metric(
+    name="maieutic.agents.model.cost",
+    unit="{currency}",
+    help="Cost of calls of models in the currency's unit, by model, agent and currency",
+)
+CURRENCY = "maieutic.currency"
+MODEL_UNPRICED = Metric(
+    name="maieutic.agents.model.unpriced",
+    unit="{call}",
+    help="Calls of models that have no price in the settings, by model and agent",
 )
 
 TOOL_DURATION = Metric(

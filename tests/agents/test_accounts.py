@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -16,7 +16,9 @@ from services.agents.metered_model import MeteredModel
 from services.agents.ports import ModelEvent, ModelRequest, ModelUsage, TextDelta
 from services.agents.prices import price_table
 from services.agents.recorder import RecorderOptions
+from services.runtime import names
 from tests.fakes.workers import Office, office
+from tests.recorded import recording
 from tests.waiting import wait_until
 
 
@@ -171,3 +173,26 @@ async def test_the_last_word_of_a_call_counts_and_calls_count_one_by_one(
     entries = account.besides([])
     assert [(u.usage_id, u.output_tokens) for u in entries] == [("claim:1", 9), ("claim:2", 9)]
     assert [u.usage_id for u in account.besides(entries[:1])] == ["claim:2"]
+
+
+@pytest.mark.parametrize("priced", [True, False])
+async def test_a_calls_cost_is_counted_once_by_model_and_agent(
+    priced: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    price = {"input": "2", "output": "10", "cached": "1", "cache_write": "3"}
+    prices = price_table("2026-01-01", "EUR", {"talkative": price} if priced else {})
+    bounds = CallBounds(prices=prices, model="talkative")
+    request = ModelRequest(turn_id="t", step="socratic", system="", messages=())
+    async with recording() as recorded:
+        for refuses in (False, True):
+            model = MeteredModel(Talkative(refuses=refuses), bounds=bounds, accounts=Accounts())
+            with suppress(ModelRejected):
+                async with model.stream(request) as events:
+                    assert [event async for event in events]
+        labels = (names.MODEL_NAME, names.MODEL_AGENT, names.CURRENCY)
+        costs = recorded.points(names.MODEL_COST, *labels)
+        unpriced = recorded.points(names.MODEL_UNPRICED, *labels[:2])
+    found = {key: point.value for key, point in (costs | unpriced).items()}
+    # Twice five tokens in and nine out.
+    whose = ("talkative", "socratic")
+    assert found == ({(*whose, "EUR"): pytest.approx(0.0002)} if priced else {whose: 2})
