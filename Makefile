@@ -15,7 +15,7 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-header 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve chat test lint format protos bench bench-failover bench-session bench-retrieval chart image secrets locks clean
+.PHONY: help demo serve chat test lint format protos bench bench-agents bench-failover bench-session bench-retrieval chart image secrets locks clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ protos: $(DEV) $(COMPILER) ## Generate gen/maieutic from protos/
 
 bench: $(DEV) ## Measure throughput and latency; ARGS="--quick" is short
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-agents: $(DEV) ## Measure the agents under load and kills; ARGS="--quick" is short
+	@$(BIN)/python -m bench.agents $(ARGS)
 
 bench-failover: $(DEV) ## Kill primaries of the session store under load; ARGS="--quick" is short
 	@$(BIN)/python -m bench.failover $(ARGS)

@@ -36,6 +36,8 @@ from tests.proxy import Direction, Proxy, proxy
 SERVICES = ("persistence", "session", "retrieval", "agents", "gateway")
 ON_THE_BUS = ("persistence", "session", "retrieval", "agents")
 REPLICAS = (1, 2)
+WORKERS = range(1, 9)
+"""Nobody calls them, so there may be more."""
 HEALTH_SECONDS = 20.0
 LOG_LINES = 60
 
@@ -92,7 +94,11 @@ class RealStack:
         self._services = services
         self._keys = KeyRing.generate(SERVICES)
         self._id_key = secrets.token_hex(16)
-        self._ports = {(name, replica): free_port() for name in SERVICES for replica in REPLICAS}
+        self._ports = {
+            (name, replica): free_port()
+            for name in SERVICES
+            for replica in (WORKERS if name == "agents" else REPLICAS)
+        }
         self._running: dict[tuple[str, int], Process] = {}
         self._altered: set[tuple[str, int]] = set()
         self._database = database_name or f"stack_{secrets.token_hex(4)}"

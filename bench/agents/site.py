@@ -20,7 +20,9 @@ from tests.backends.redis import redis_server
 from tests.stack import RealStack, real_stack
 
 ARCHIVE_CONNECTIONS = 8
-"""max_connections of PostgreSQL, of which it keeps three for its operators."""
+"""max_connections of PostgreSQL."""
+POOL = "4"
+"""Most connections of the archive; the others are for whoever looks."""
 ROOM = "2000"
 
 
@@ -81,7 +83,7 @@ def _settings(bus: str, archive: str, claude: str) -> Mapping[str, Mapping[str, 
         "gateway": {"STREAMS_PER_TENANT": ROOM, "CALLS_PER_TENANT": ROOM},
         "session": {"BUS_URL": bus},
         "retrieval": {"BUS_URL": bus},
-        "persistence": {"BUS_URL": bus, "ARCHIVE_URL": archive},
+        "persistence": {"BUS_URL": bus, "ARCHIVE_URL": archive, "POOL_SIZE": POOL},
         "agents": {
             "BUS_URL": bus,
             "INTERACTIVE_TURNS": "1024",

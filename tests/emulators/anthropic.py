@@ -31,6 +31,7 @@ from tests.emulators.anthropic_answers import (
     deltas,
     input_tokens,
     last_text,
+    system_texts,
     tokens_of,
 )
 from tests.emulators.anthropic_plan import BadPlan, Rule, read_plan
@@ -85,8 +86,9 @@ class Emulator:
     cached: set[str] = field(default_factory=set)
 
     def rule_for(self, body: Any) -> Rule:
-        text = last_text(body)
-        return next((rule for rule in self.plan if rule.applies(text, self.active)), Rule())
+        text, instructions = last_text(body), "\n".join(system_texts(body))
+        applies = (rule for rule in self.plan if rule.applies(text, instructions, self.active))
+        return next(applies, Rule())
 
     def usage(self, body: Any, prefix: str) -> dict[str, int]:
         """Return the usage of the input; the second request with a long prefix reads it cached."""

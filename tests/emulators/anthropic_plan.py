@@ -32,6 +32,8 @@ class Rule:
 
     contains: str = ""
     """Only requests whose last user message contains this."""
+    instructed: str = ""
+    """Only requests whose instructions contain this."""
     above: int = 0
     """Only while more requests than this are under way."""
     every: Annotated[int, Field(ge=1)] = 1
@@ -79,10 +81,12 @@ class Rule:
     seen: int = field(default=0, init=False)
     used: int = field(default=0, init=False)
 
-    def applies(self, text: str, active: int) -> bool:
+    def applies(self, text: str, instructions: str, active: int) -> bool:
         """Say whether the rule is for this request, and count it."""
         spent = self.times is not None and self.used >= self.times
         if spent or self.contains not in text or active <= self.above:
+            return False
+        if self.instructed not in instructions:
             return False
         self.seen += 1
         if self.seen % self.every:
