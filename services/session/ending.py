@@ -9,6 +9,7 @@ from maieutic.v1.message_pb2 import Citation
 from maieutic.v1.turn_service_pb2 import (
     TURN_KIND_CODE,
     TURN_STATE_CANCELLED,
+    TURN_STATE_COMPLETED,
     TURN_STATE_FAILED,
     TURN_STATE_ROLLED_BACK,
     Findings,
@@ -100,9 +101,11 @@ def _finished(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnFini
 def _outcome(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnOutcome:
     """Return the outcome, with what finished steps have found and consumed."""
     steps = turn.finished_steps
+    # Of a turn that writes files and has not ended well the text is a part of a file.
+    half = turn.job.kind == TURN_KIND_CODE and ending.state != TURN_STATE_COMPLETED
     outcome = TurnOutcome(
         state=ending.state,
-        text=ending.text,
+        text="" if half else ending.text,
         citations=ending.citations,
         usage=[*(usage for step in steps for usage in step.usage), *ending.usage],
         reason=ending.reason,
@@ -212,9 +215,7 @@ def finish_stop(draft: Draft, turn_id: str, partial: str, timing: Timing) -> Non
     turn = draft.turns.get(turn_id)
     if turn is None or turn.phase != CANCELLING:
         return
-    # A file that was not finished is no answer.
-    said = "" if turn.job.kind == TURN_KIND_CODE else partial
-    draft.effects.append(end(draft, turn, _as_intended(turn.intent, said), timing))
+    draft.effects.append(end(draft, turn, _as_intended(turn.intent, partial), timing))
 
 
 def _as_intended(intent: record.TurnIntent, partial: str) -> Ending:

@@ -89,8 +89,16 @@ def _run_again_or_end(draft: Draft, turn: record.TurnRecord, timing: Timing) -> 
         draft.due[turn_id] = turn.not_before_ms
     else:
         draft.due[turn_id] = _next_publication(draft, turn, timing)
-        # A job whose worker died goes to the suspect queue, where it can hurt no neighbour.
-        draft.effects.append(RunJob(job=turn.job, suspect=turn.phase == LEASED))
+        draft.effects.append(RunJob(job=turn.job, suspect=_suspect(turn)))
+
+
+def _suspect(turn: record.TurnRecord) -> bool:
+    """Whether the job may be what its worker died of: then it is to hurt no neighbour.
+
+    One that finished a step in this attempt is not, yet: long jobs would keep all suspects waiting.
+    """
+    finished_in = turn.finished_steps[-1].attempt if turn.finished_steps else 0
+    return turn.phase == LEASED and finished_in != turn.attempt
 
 
 def _next_publication(draft: Draft, turn: record.TurnRecord, timing: Timing) -> int:

@@ -46,6 +46,10 @@ class HeldModel(ScriptedModel):
         super().__init__(script)
         self.going = asyncio.Event()
         self.going.set()
+        self.held_at = ""
+        """Only calls are held whose last message contains this."""
+        self.held = 0
+        """How many calls are held now."""
         self.told = ""
         """What tools have brought, as the last call was told."""
 
@@ -53,12 +57,17 @@ class HeldModel(ScriptedModel):
     async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
         self.told = "".join(one.text for done in request.rounds for one in done.results)
         async with super().stream(request) as events:
-            yield self._held(events)
+            held = self.held_at in request.messages[-1].text
+            yield self._held(events) if held else events
 
     async def _held(self, events: AsyncIterator[ModelEvent]) -> AsyncIterator[ModelEvent]:
         async for event in events:
             if isinstance(event, ModelUsage):
-                await self.going.wait()
+                self.held += 1
+                try:
+                    await self.going.wait()
+                finally:
+                    self.held -= 1
             yield event
 
 
@@ -102,6 +111,15 @@ class Conversation:
                 exchange="turns", routing_key="interactive", body=body, message_id=turn_id
             )
         )
+
+    async def code(self) -> str:
+        """Begin a turn that writes two files, and give it to the workers; returns its id."""
+        files = [{"path": path, "purpose": "", "interface": ""} for path in ("a.py", "b.py")]
+        self.model.default = Script(text=json.dumps({"files": files, "assumptions": []}))
+        call = self.user.generate_code(self.session_id, "Code.")
+        turn_id: str = (await call.read()).frame.turn_id
+        await self.deliver(turn_id)
+        return turn_id
 
     async def streaming(self, turn_id: str) -> None:
         async for response in self.user.watch(turn_id):
@@ -357,3 +375,28 @@ async def test_every_turn_in_line_ends_as_its_session_has_nothing_left(
         assert (outcome.state, outcome.reason) == (TURN_STATE_OVER_BUDGET, "SESSION_BUDGET_SPENT")
     assert not conversation.model.calls
     assert (await user.get(session_id)).spending == Spending()
+
+
+async def test_a_code_turn_that_is_cancelled_keeps_what_is_finished_and_stops_its_call(
+    conversation: Conversation, model: HeldModel
+) -> None:
+    model.going.clear()
+    model.held_at = "b.py"
+    turn_id = await conversation.code()
+    await wait_until(lambda: model.held == 1)
+    await conversation.user.cancel(turn_id)
+    await wait_until(lambda: model.held == 0)
+    outcome = (await conversation.user.ended(turn_id)).outcome
+    assert (outcome.state, outcome.text) == (TURN_STATE_CANCELLED, "")
+    assert [one.path for one in outcome.artifacts] == ["a.py"]
+
+
+async def test_a_code_turn_whose_session_is_deleted_leaves_its_model_call(
+    conversation: Conversation, model: HeldModel
+) -> None:
+    model.going.clear()
+    turn_id = await conversation.code()
+    await wait_until(lambda: model.held == 1)
+    await conversation.user.delete(conversation.session_id)
+    await wait_until(lambda: model.held == 0)
+    assert turn_id not in conversation.stack.archive.finished

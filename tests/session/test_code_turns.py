@@ -110,6 +110,16 @@ async def test_attempts_are_counted_for_each_step(stack: Stack) -> None:
     assert (await user.ended(turn.turn_id)).outcome == spent
 
 
+async def test_a_worker_that_dies_after_a_finished_step_makes_nobody_suspect(stack: Stack) -> None:
+    _, turn, held = await begun(stack)
+    await written(held, "a.py", 1)  # and then it is heard of no more
+    second = await stack.claim(turn.turn_id, nth=2, queue="long")
+    assert [step.step for step in second.claim.steps] == ["code_plan", "code_file:1"]
+    # This one dies before it finishes anything: its job may be the reason.
+    third = await stack.claim(turn.turn_id, queue="suspect")
+    assert third.claim.attempt == 3
+
+
 async def test_a_watcher_of_an_ended_code_turn_whose_log_is_gone_is_told_its_files(
     stack: Stack,
 ) -> None:

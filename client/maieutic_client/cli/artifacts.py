@@ -10,6 +10,7 @@ from maieutic.v1.artifact_pb2 import Artifact
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen, size, when
 from maieutic_client.cli.target import Target, connected, target_options
+from maieutic_client.client import Maieutic
 
 BREAKS = "\n\t"
 
@@ -50,7 +51,12 @@ def get(*, target: Target, artifact_id: str, output: Path | None) -> None:
 @target_options
 def save(*, target: Target, turn_id: str, folder: Path, overwrite: bool) -> None:
     """Write all files of a turn under a folder, and nowhere else."""
-    run(_save(target, turn_id, folder, overwrite=overwrite))
+
+    async def work() -> int:
+        async with connected(target) as client:
+            return await save_files(Screen(), client, turn_id, folder, overwrite=overwrite)
+
+    run(work())
 
 
 async def _list(target: Target, session_id: str, turn_id: str) -> None:
@@ -98,21 +104,23 @@ def _is_text(content: bytes) -> bool:
     return all(one in BREAKS or unicodedata.category(one)[0] != "C" for one in text)
 
 
-async def _save(target: Target, turn_id: str, folder: Path, *, overwrite: bool) -> int:
-    screen, count = Screen(), 0
-    async with connected(target) as client:
-        try:
-            with screen.progress("saving", 0) as steps:
-                async for saved in client.artifacts.save(turn_id, folder, overwrite=overwrite):
-                    steps.of(saved.total)
-                    steps.at(saved.artifact.path)
-                    steps.done()
-                    count = saved.number
-                    screen.line(f"saved {saved.path}: {size(saved.artifact.size_bytes)}")
-        except OSError as error:
-            screen.problem(f"error: {error}")
-            if isinstance(error, FileExistsError):
-                screen.aside("with --overwrite it is replaced")
-            return Exit.FAILED
+async def save_files(
+    screen: Screen, client: Maieutic, turn_id: str, folder: Path, *, overwrite: bool
+) -> int:
+    """Write a turn's files under a folder; returns the status to leave with."""
+    count = 0
+    try:
+        with screen.progress("saving", 0) as steps:
+            async for saved in client.artifacts.save(turn_id, folder, overwrite=overwrite):
+                steps.of(saved.total)
+                steps.at(saved.artifact.path)
+                steps.done()
+                count = saved.number
+                screen.line(f"saved {saved.path}: {size(saved.artifact.size_bytes)}")
+    except OSError as error:
+        screen.problem(f"error: {error}")
+        if isinstance(error, FileExistsError):
+            screen.aside("with --overwrite it is replaced")
+        return Exit.FAILED
     screen.line(f"{count} files under {folder}", style="green")
     return Exit.DONE

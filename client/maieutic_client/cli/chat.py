@@ -1,11 +1,10 @@
 """`maieutic chat`: questions in, answers with citations out."""
 
 import asyncio
-import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 
 import click
@@ -13,6 +12,7 @@ import click
 from maieutic.v1 import session_service_pb2 as pb, turn_service_pb2 as turn_pb
 from maieutic.v1.budget_pb2 import Budget
 from maieutic_client.cli.budgets import budget_options
+from maieutic_client.cli.interrupts import interrupt_cancels
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
@@ -136,7 +136,7 @@ async def _talk(
     status = Exit.DONE
     async for question in questions:
         stream = asking(question)
-        with _interrupt_cancels(client, stream):
+        with interrupt_cancels(client, stream):
             outcome = await _shown(screen, stream)
         status = Exit.DONE if outcome.state == turn_pb.TURN_STATE_COMPLETED else Exit.FAILED
     return status
@@ -222,27 +222,3 @@ async def _in_thread(read: Callable[[], str]) -> str:
 
     threading.Thread(target=work, daemon=True, name="reading").start()
     return await future
-
-
-@contextmanager
-def _interrupt_cancels(client: Maieutic, stream: TurnStream) -> Iterator[None]:
-    """Let the first Ctrl-C cancel the turn, whose stream then ends by itself; the next one us."""
-    loop, tasks = asyncio.get_running_loop(), []
-    previous = signal.getsignal(signal.SIGINT)
-
-    def cancel_turn() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, previous)
-        if stream.turn_id:
-            tasks.append(loop.create_task(client.turns.cancel(stream.turn_id)))
-
-    try:
-        loop.add_signal_handler(signal.SIGINT, cancel_turn)
-    except NotImplementedError:  # Windows: Ctrl-C ends the command
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, previous)

@@ -8,6 +8,7 @@ from maieutic_client.cli.admin import admin
 from maieutic_client.cli.analyzing import analyze
 from maieutic_client.cli.artifacts import artifacts
 from maieutic_client.cli.chat import chat
+from maieutic_client.cli.coding import code
 from maieutic_client.cli.documents import docs
 from maieutic_client.cli.emulating import emulate
 from maieutic_client.cli.indexes import index
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 for command in (
-    *(serve, chat, analyze, docs, sessions, notes, specs, artifacts),
+    *(serve, chat, analyze, code, docs, sessions, notes, specs, artifacts),
     *(usage, index, admin, demo, emulate),
 ):
     main.add_command(command)

@@ -27,6 +27,8 @@ STEP = "code_plan"
 MOST_ASSUMPTIONS = 40
 TEXT_CHARACTERS = 500
 INTERFACE_CHARACTERS = 1000
+MOST_CONFLICTS = 20
+SIDE_CHARACTERS = 200
 
 PLANNING = Notice(code="PLANNING_FILES", text="Deciding which files to write")
 PLAN_THEM = "Plan the files."
@@ -109,8 +111,9 @@ def _problem(form: _Form) -> str:
 
 def _manifest(form: _Form, context: AgentContext) -> CodeManifest:
     """Return the plan, which names what nobody may take for decided."""
-    open_conflicts = [
-        f"Not decided: “{one.first.value}” or “{one.second.value}”."
+    undecided = [
+        f"Not decided: “{one.first.value[:SIDE_CHARACTERS]}” or "
+        f"“{one.second.value[:SIDE_CHARACTERS]}”."
         for one in known.open_conflicts(context.findings)
         if one.severity == CONFLICT_SEVERITY_HIGH
     ]
@@ -125,6 +128,6 @@ def _manifest(form: _Form, context: AgentContext) -> CodeManifest:
         ],
         assumptions=[
             *(one[:TEXT_CHARACTERS] for one in form.assumptions[:MOST_ASSUMPTIONS]),
-            *open_conflicts,
+            *undecided[:MOST_CONFLICTS],
         ],
     )
