@@ -15,6 +15,7 @@ from maieutic_client.client import Maieutic
 from maieutic_client.errors import (
     Aborted,
     AlreadyExists,
+    BudgetSpent,
     Cancelled,
     DataLoss,
     DeadlineExceeded,
@@ -41,6 +42,7 @@ from maieutic_client.stream import TurnStream
 __all__ = [
     "Aborted",
     "AlreadyExists",
+    "BudgetSpent",
     "Cancelled",
     "DataLoss",
     "DeadlineExceeded",

@@ -99,6 +99,10 @@ class ResourceExhausted(MaieuticError):
     """A limit is reached."""
 
 
+class BudgetSpent(ResourceExhausted):
+    """The session's budget is spent: no turn can begin in it before it has a larger one."""
+
+
 class Unavailable(MaieuticError):
     """The service, or a part of it, cannot be reached."""
 
@@ -141,7 +145,11 @@ KINDS: Mapping[grpc.StatusCode, type[MaieuticError]] = MappingProxyType(
     }
 )
 REASONS: Mapping[str, type[MaieuticError]] = MappingProxyType(
-    {"SESSION_BUSY": SessionBusy, "REVISION_MISMATCH": RevisionMismatch}
+    {
+        "SESSION_BUSY": SessionBusy,
+        "REVISION_MISMATCH": RevisionMismatch,
+        "SESSION_BUDGET_SPENT": BudgetSpent,
+    }
 )
 """Kinds that the code alone does not tell apart."""
 

@@ -276,7 +276,9 @@ class TurnRun:
         self, turn: RecordedTurn, call: ReserveBudgetRequest
     ) -> ReserveBudgetResponse:
         work, account = self._parts.work, self._account
-        return await self._commit(turn, lambda _: work.reserve(turn.log, call, account.ended()))
+        return await self._commit(
+            turn, lambda _: work.reserve(turn.log, call, account.ended()), recorded=False
+        )
 
     async def _complete(
         self, turn: RecordedTurn, last_seq: int, answer: Answer
@@ -295,10 +297,19 @@ class TurnRun:
         response = await self._commit(turn, send)
         return response.finished if response.HasField("finished") else None
 
-    async def _commit(self, turn: RecordedTurn, send: Callable[[int], Awaitable[R]]) -> R:
-        """Commit once every frame is recorded; raises TurnOver if another outcome stands."""
+    async def _commit(
+        self,
+        turn: RecordedTurn,
+        send: Callable[[int], Awaitable[R]],
+        *,
+        recorded: bool = True,
+    ) -> R:
+        """Commit once every frame is *recorded*, if that matters; raises TurnOver.
+
+        It is raised if another outcome stands.
+        """
         while True:
-            last_seq = await turn.recorded()
+            last_seq = await turn.recorded() if recorded else 0
             fence = turn.log.fence
             self._committing = True
             try:

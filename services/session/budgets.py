@@ -63,10 +63,14 @@ class _Purse:
             needed.append(f"{money(_cost(asked, least))} {currency}")
         explanation = (
             f"the budget of the {self.whose} has {' and '.join(left)} left, and the next call of "
-            f"the model needs {' and '.join(needed)}, for what it reads and the least it may say: "
-            f"{self.way_out}"
+            f"the model needs {' and '.join(needed)}, for what it reads and the least it may say"
+            f"{self._under_way()}: {self.way_out}"
         )
         return work.BudgetRefused(reason=self.reason, explanation=explanation, over_budget=True)
+
+    def _under_way(self) -> str:
+        reserved = self.used.reserved_tokens
+        return f" ({reserved} tokens are reserved for calls under way)" if reserved else ""
 
 
 def is_bounded(draft: Draft, turn: TurnRecord) -> bool:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from maieutic.bus.v1.bus_pb2 import TurnUsed
-from maieutic.v1.turn_service_pb2 import TURN_STATE_FAILED
+from maieutic.v1.turn_service_pb2 import TURN_STATE_FAILED, Usage
 from services.agents.accounts import Account, Accounts
 from services.agents.adapters.scripted import Script, ScriptedModel
 from services.agents.budget import CallBounds
@@ -196,3 +196,14 @@ async def test_a_calls_cost_is_counted_once_by_model_and_agent(
     # Twice five tokens in and nine out.
     whose = ("talkative", "socratic")
     assert found == ({(*whose, "EUR"): pytest.approx(0.0002)} if priced else {whose: 2})
+
+
+def test_what_a_call_under_way_has_told_is_not_its_last_word() -> None:
+    account = Account("claim")
+    with account.call() as first:
+        account.note(Usage(usage_id=first, input_tokens=5))
+        with account.call() as second:
+            account.note(Usage(usage_id=second, input_tokens=7))
+            assert account.ended() == []
+        assert [usage.input_tokens for usage in account.ended()] == [7]
+    assert sorted(usage.input_tokens for usage in account.ended()) == [5, 7]

@@ -334,6 +334,7 @@ async def test_parallel_calls_of_a_turn_never_reserve_more_than_its_budget(stack
     refused = [one for one in answers if isinstance(one, work.BudgetRefused)]
     assert {one.reason for one in refused} == {"TURN_BUDGET_SPENT"}
     assert "has 0 of 2000 tokens left" in refused[0].explanation
+    assert "2000 tokens are reserved for calls under way" in refused[0].explanation
 
 
 async def test_a_request_with_another_budget_is_another_request(stack: Stack) -> None:
@@ -463,7 +464,10 @@ async def test_a_budget_that_is_set_later_counts_what_was_consumed_before(stack:
     await stack.archived(first.turn_id)
     second = await user.begin(session_id)
     held = await stack.claim(second.turn_id)
-    await held.complete("So.", publish=False, usage=[usage(f"{held.claim_id}:1", 50, 10)])
+    told = [usage(f"{held.claim_id}:1", 50, 10)]
+    response = await held.complete("So.", publish=False, usage=told)
+    # The archive has it, and the store has not heard of that.
+    stack.archive.finished[second.turn_id] = response.finished
     budget = Budget(tokens=1000, cost_micros=500, currency="USD")
     bounded = await user.update(session_id, budget=budget)
     assert (bounded.budget, bounded.spending) == (budget, Spending(tokens=200, cost_micros=40))
