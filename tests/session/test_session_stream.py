@@ -1,11 +1,14 @@
 """The stream of a session, over gRPC on a real store."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from maieutic.bus.v1.bus_pb2 import RunTurn, SessionDeleted
 from maieutic.session.v1 import turn_work_service_pb2 as work
+from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC, SessionFrame
 from maieutic.v1.specification_pb2 import Specification
 from maieutic.v1.turn_service_pb2 import (
@@ -16,9 +19,15 @@ from maieutic.v1.turn_service_pb2 import (
     Findings,
 )
 from services.session.adapters import keys
+from services.session.adapters.redis import RedisSessionStore
+from services.session.beginning import begin
+from services.session.ending import Ending, end
 from services.session.happenings import MOST_BYTES
-from services.session.model import SESSION_LOG_FRAMES
+from services.session.model import SESSION_LOG_FRAMES, TERMINAL, Draft
+from services.session.ports import Reads
+from services.session.session_log import FRAMES_AT_ONCE, SessionLog, SharedLooks
 from tests.session.stack import SOON, Stack, User, bad_field, failure, session_stack
+from tests.session.stored import TIMING, make, new_session, new_turn
 from tests.session.test_side_turns import analysis_of, settled
 from tests.session.watchers import Watcher, about_turns, kind_of, watching
 from tests.waiting import wait_until
@@ -152,7 +161,7 @@ async def test_a_deleted_session_is_told_last_and_is_not_found_from_then_on(
     assert "NOT_FOUND" in str(await failure(user.watch_session(session_id, last.cursor)))
 
 
-async def test_of_a_session_that_left_the_store_and_is_lost_with_its_tombstone_the_end_is_told(
+async def test_the_deletion_of_a_session_is_told_though_the_store_has_lost_its_tombstone(
     store_url: str,
 ) -> None:
     async with session_stack(store_url, stream_heartbeat=0.1) as stack:
@@ -163,9 +172,10 @@ async def test_of_a_session_that_left_the_store_and_is_lost_with_its_tombstone_t
             await watcher.next()
             await stack.forget(session_id)
             await watcher.until_kind("")
-            await user.delete(session_id)
-            await stack.redis.flushdb()
+            stack.archive.deleted[session_id] = SessionDeleted(session_id=session_id)
             await watcher.until_kind("session_deleted")
+            with pytest.raises(EOFError):
+                await watcher.next()
 
 
 async def test_other_peoples_sessions_and_cursors_are_refused(stack: Stack) -> None:
@@ -203,6 +213,25 @@ async def test_whoever_comes_back_after_the_log_was_trimmed_gets_a_gap_and_then_
         await held.complete("done")
         await again.until_kind("turn_ended", held.turn_id)
         assert "gap" not in [kind_of(frame) for frame in again.frames[1:]]
+
+
+async def test_what_is_more_than_a_page_is_told_before_the_state_that_it_led_to(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    async with watching(user, session_id) as watcher:
+        cursor = (await watcher.next()).cursor
+    frame = SessionFrame(turn_id="t")
+    frame.turn_started.attempt = 1
+    pipe = stack.redis.pipeline()
+    for _ in range(FRAMES_AT_ONCE + 10):
+        pipe.xadd(keys.session_events_key(session_id), {"f": frame.SerializeToString()})
+    await pipe.execute()
+    await user.update(session_id, title="new")
+    async with watching(user, session_id, cursor) as again:
+        await again.until_kind("session_changed")
+        assert len(again.of_turns()) == FRAMES_AT_ONCE + 10
 
 
 async def test_the_log_of_a_session_stays_short(stack: Stack) -> None:
@@ -339,6 +368,49 @@ async def test_a_log_that_was_replaced_costs_no_turn_anything_and_watchers_a_gap
             await watcher.until_kind("turn_ended", turn.turn_id)
     shard = log.split(":")[0]
     assert [key async for key in stack.redis.scan_iter(match=f"{shard}:q:wrong_type:s:*:ev:*")]
+
+
+async def test_a_log_that_was_lost_alone_begins_anew_and_goes_with_its_session(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    log = keys.session_events_key(session_id)
+    await settled(stack, session_id)
+    async with watching(user, session_id) as watcher:
+        await watcher.next()
+        assert await stack.redis.pttl(log) > 0
+        await stack.redis.delete(log)
+        await watcher.until_kind("gap")
+        assert await stack.redis.pttl(log) > 0
+
+
+async def test_a_turn_that_ends_while_the_snapshot_is_taken_is_told_as_ended(
+    store_url: str,
+) -> None:
+    session_id = new_session()
+    job = RunTurn(turn_id=new_turn(session_id))
+    job.message.session_id = session_id
+
+    class Hurried(RedisSessionStore):
+        """In which the turn ends just before it is read."""
+
+        async def turns(self, turn_ids: Sequence[str]) -> list[TurnRecord | None]:
+            def decide(draft: Draft) -> None:
+                if draft.turns[job.turn_id].phase != TERMINAL:
+                    ending = Ending(state=TURN_STATE_COMPLETED)
+                    end(draft, draft.turns[job.turn_id], ending, TIMING)
+
+            await self.transact(session_id, decide, Reads(turns=[job.turn_id]))
+            return await super().turns(turn_ids)
+
+    async with Hurried.connect(store_url, timing=TIMING) as store:
+        await store.transact(session_id, make(session_id))
+        await store.transact(session_id, lambda draft: begin(draft, job, TIMING))
+        log = SessionLog(store, SharedLooks(store), session_id, None)
+        (frame,) = await log.next()
+        assert not frame.snapshot.turns
+        assert not await log.next()
 
 
 async def test_an_entry_that_cannot_be_read_is_a_gap(stack: Stack) -> None:
