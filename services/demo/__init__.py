@@ -1,1 +1,1 @@
-"""The demonstration: a real conversation over real documents, and what must not go wrong."""
+"""The demonstration: real conversations, and what must not go wrong in them."""

@@ -52,15 +52,16 @@ class Screen:
     def summary(self, proofs: Proofs) -> None:
         """Show what was proved, and each turn's timings."""
         rows = [("ok" if p.held else "FAILED", p.claim, p.detail) for p in proofs.proofs]
-        self._table("What this proved", ("", "claim", "measured"), rows)
+        self.table("What this proved", ("", "claim", "measured"), rows)
         times = [
             (t.name, *map(_milliseconds, (t.accepted, t.first_token, t.done, t.archived)))
             for t in proofs.timings
         ]
         heads = ("turn", "accepted ms", "first token ms", "done ms", "archived ms")
-        self._table("Timings", heads, times)
+        self.table("Timings", heads, times)
 
-    def _table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show rows under their heads."""
         self.title(title)
         if not self._console.is_terminal:
             for row in rows:

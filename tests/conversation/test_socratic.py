@@ -6,21 +6,12 @@ from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
 from maieutic.v1.specification_pb2 import RESOLUTION_KIND_KEEP_SECOND
 from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED
 from maieutic_client import Maieutic
+from services.demo.interview import ANSWERS, STORAGE, USERS
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 PATIENCE = 30.0
-ANSWERS = (
-    "It is for a school library.",
-    "It must run on SQLite.",
-    "At most 20 children use it at once.",
-    "It must answer within 1 second.",
-    "It must be written in Python.",
-    "Actually we must use Postgres as the database.",
-    "No passwords should be stored.",
-    "At least 200 children use it at once.",
-)
 
 
 async def test_two_planted_contradictions_are_found_and_a_decision_is_respected(
@@ -39,18 +30,18 @@ async def test_two_planted_contradictions_are_found_and_a_decision_is_respected(
 
     await wait_until(both_found, PATIENCE)
     storage, users = [one async for one in client.specifications.conflicts(session)]
-    assert (storage.first.value, storage.second.value) == (ANSWERS[1], ANSWERS[5])
-    assert (users.first.value, users.second.value) == (ANSWERS[2], ANSWERS[7])
+    assert (storage.first.value, storage.second.value) == STORAGE
+    assert (users.first.value, users.second.value) == USERS
 
     await client.specifications.resolve(session, storage.conflict_id, RESOLUTION_KIND_KEEP_SECOND)
     left = [one async for one in client.specifications.conflicts(session)]
     assert [one.conflict_id for one in left] == [users.conflict_id]
     values = [one.value async for one in client.specifications.list(session)]
-    assert ANSWERS[5] in values
-    assert ANSWERS[1] not in values
+    assert STORAGE[1] in values
+    assert STORAGE[0] not in values
     # What is open is asked about, what was decided is not.
     asked = await client.turns.next_question(session, timeout=PATIENCE).result()
-    assert ANSWERS[7] in asked.text
+    assert USERS[1] in asked.text
     questions = [one.text async for one in client.specifications.questions(session)]
     assert len(questions) == len(ANSWERS) + 2
     assert questions[0] == first.text

@@ -55,7 +55,10 @@ def serve(*, listen: str, home: Path) -> None:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 def demo() -> None:
-    """Hold a conversation over real documents, and show what survives what.
+    """Hold two conversations, and show what survives what.
+
+    In one real documents are asked about; in the other an agent asks, and code is written from what
+    was settled. Nothing of it is kept.
 
     Exits with 0 only if every expectation held.
     """
