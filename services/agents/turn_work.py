@@ -173,6 +173,7 @@ class TurnWork:
             citations=answer.citations,
             usage=answer.usage,
             findings=answer.findings,
+            artifacts=answer.artifacts,
         )
         try:
             return await _persistently(self._stub.CompleteTurn, request)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, TurnFinished
 from maieutic.session.v1 import record_pb2 as record
+from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.message_pb2 import Citation
 from maieutic.v1.turn_service_pb2 import (
     TURN_KIND_CODE,
@@ -58,6 +59,8 @@ class Ending:
     usage: Sequence[Usage] = ()
     reason: str = ""
     explanation: str = ""
+    artifacts: Sequence[Artifact] = ()
+    """Those of the last step."""
     findings: Findings = field(default_factory=Findings)
     """Those of the last step; a session learns of them as its turn is sealed."""
 
@@ -116,6 +119,7 @@ def _outcome(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnOutco
     )
     last = named(ending.findings, turn, draft.now_ms)
     outcome.artifacts.extend(artifact for step in steps for artifact in step.artifacts)
+    outcome.artifacts.extend(ending.artifacts)
     found = together([*(step.findings for step in steps), last])
     if found.ByteSize():
         outcome.findings.CopyFrom(found)

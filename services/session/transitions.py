@@ -332,6 +332,7 @@ def completed(request: work.CompleteTurnRequest, most_bytes: int) -> Ending:
         citations=request.citations,
         usage=request.usage,
         findings=request.findings,
+        artifacts=request.artifacts,
     )
 
 

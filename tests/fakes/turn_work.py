@@ -345,7 +345,10 @@ class FakeTurnWork(TurnWorkServiceServicer):
             citations=request.citations,
             usage=[*(usage for step in turn.steps for usage in step.usage), *request.usage],
             findings=request.findings,
-            artifacts=[artifact for step in turn.steps for artifact in step.artifacts],
+            artifacts=[
+                *(artifact for step in turn.steps for artifact in step.artifacts),
+                *request.artifacts,
+            ],
         )
         response = pb.CompleteTurnResponse(status=status, finished=store.end(turn, outcome))
         if store.holding_completes is not None:

@@ -657,10 +657,16 @@ class Held:
         publish: bool = True,
         findings: turns.Findings | None = None,
         usage: Sequence[turns.Usage] = (),
+        artifacts: Sequence[Artifact] = (),
     ) -> work.CompleteTurnResponse:
         response: work.CompleteTurnResponse = await self._replica.work.CompleteTurn(
             work.CompleteTurnRequest(
-                **self._hold, last_seq=self.seq, text=text, findings=findings, usage=usage
+                **self._hold,
+                last_seq=self.seq,
+                text=text,
+                findings=findings,
+                usage=usage,
+                artifacts=artifacts,
             )
         )
         if publish and response.HasField("finished"):

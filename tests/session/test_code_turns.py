@@ -162,6 +162,17 @@ async def test_a_deleted_sessions_code_turn_is_gone_with_its_files(stack: Stack)
     assert error.code() == grpc.StatusCode.NOT_FOUND
 
 
+async def test_an_answer_of_one_agent_may_have_files_too(stack: Stack) -> None:
+    user = stack.user()
+    turn = await user.begin((await user.create()).session_id)
+    held = await stack.claim(turn.turn_id)
+    artifact = (await held.put("notes.md")).artifact
+    await held.complete("See the notes.", artifacts=[artifact])
+    assert list((await user.ended(turn.turn_id)).outcome.artifacts) == [artifact]
+    await stack.archived(turn.turn_id)
+    assert await user.artifacts(turn_id=turn.turn_id) == (["notes.md"], "")
+
+
 async def test_code_may_be_asked_for_without_instructions(stack: Stack) -> None:
     _, turn, held = await begun(stack, "")
     assert turn.text == ""

@@ -35,6 +35,7 @@ def main() -> None:
     maieutic serve              run the whole backend in one process
     maieutic docs add FOLDER    store and index documents
     maieutic chat               ask questions, get answers with citations
+    maieutic code SESSION_ID    have files written from what was settled
 
     Commands talk to the gateway that --address or MAIEUTIC_ADDRESS names. Without an address they
     use the backend in MAIEUTIC_HOME (~/.maieutic): the one that `maieutic serve` runs there, or,

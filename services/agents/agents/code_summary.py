@@ -1,14 +1,17 @@
 """What a code turn says at its end. Pure."""
 
 from services.agents.agents import known
+from services.agents.errors import NotDoable
 from services.agents.ports import AgentContext
 
 MOST_OPEN = 10
 
 
 def summary_of(context: AgentContext) -> str:
-    """Return which files there are, what was assumed, and what is open."""
+    """Return which files there are, what was assumed, and what is open. Raises NotDoable."""
     manifest = context.findings.manifest
+    if not manifest.files:  # a session service of the version before keeps no plan
+        raise NotDoable("PLAN_LOST", "The plan of files was lost, as in an upgrade: ask again.")
     purposes = {file.path: file.purpose for file in manifest.files}
     size = sum(artifact.size_bytes for artifact in context.artifacts)
     files = [

@@ -771,6 +771,7 @@ class CompleteTurnRequest(_message.Message):
     CITATIONS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
@@ -787,6 +788,10 @@ class CompleteTurnRequest(_message.Message):
     def findings(self) -> _turn_service_pb2.Findings:
         """Without those of finished steps. As in CompleteStepRequest."""
 
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
+        """The files that it has put, without those of finished steps."""
+
     def __init__(
         self,
         *,
@@ -798,10 +803,11 @@ class CompleteTurnRequest(_message.Message):
         citations: _abc.Iterable[_message_pb2.Citation] | None = ...,
         usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
         findings: _turn_service_pb2.Findings | None = ...,
+        artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "last_seq", b"last_seq", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "citations", b"citations", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "last_seq", b"last_seq", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
