@@ -168,6 +168,12 @@ class Conversations:
         checked("session_id", request.session_id)
         check_mask(request)
         self._limits.check_metadata(request.metadata)
+        if request.HasField("budget"):
+            return await self._bound(caller, request)
+        return await self._changed(caller, request, update)
+
+    async def _bound(self, caller: Caller, request: pb.UpdateSessionRequest) -> pb.Session:
+        """Change a session, its budget among others, which counts what was consumed before."""
         spent: Spending | None = None
 
         async def prepare(draft: Draft) -> None:

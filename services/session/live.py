@@ -82,13 +82,16 @@ class LiveSessions:
         if not unfinished <= watched:
             raise _Gone(unfinished | watched)
         if snapshot.session.HasField("budget"):
-            await self._account(draft, snapshot.session)
+            await self._account(draft, snapshot.session, unfinished)
         restore(draft, snapshot, self._timing)
 
-    async def _account(self, draft: Draft, session: Session) -> None:
-        """Let a session that comes back know what it has spent; its turns may still be here."""
+    async def _account(self, draft: Draft, session: Session, unfinished: frozenset[str]) -> None:
+        """Let a session that comes back know what it has spent; its turns may still be here.
+
+        A turn that is unfinished is counted by its end, which the accounts may have by now.
+        """
         here = known_here(draft.turns.values())
-        ids = [turn.job.turn_id for turn in here]
+        ids = unfinished.union(turn.job.turn_id for turn in here)
         accounts = await self._archive.statistics(draft.session_id, ids)
         bring_back(session, accounted(session.budget, accounts, here))
 

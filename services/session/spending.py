@@ -7,7 +7,7 @@ from maieutic.v1.budget_pb2 import Budget, Spending
 from maieutic.v1.session_service_pb2 import Session, SessionStatistics
 from services.session.budgets import money, used_by
 from services.session.errors import SessionBudgetSpent
-from services.session.model import STUB
+from services.session.model import STUB, TERMINAL
 
 
 def set_budget(session: Session, budget: Budget, spent: Spending | None) -> None:
@@ -35,9 +35,12 @@ def accounted(budget: Budget, accounts: SessionStatistics, turns: Iterable[TurnR
 
 
 def _told(turn: TurnRecord, currency: str) -> Spending:
-    """Return what the turn's outcome says, of a turn whose calls are not kept one by one."""
+    """Return what the turn's outcome says, of a turn whose calls are not kept one by one.
+
+    One that is not sealed yet is counted as it is.
+    """
     spent = Spending()
-    for usage in turn.finished.outcome.usage:
+    for usage in turn.finished.outcome.usage if turn.phase == TERMINAL else ():
         spent.tokens += usage.input_tokens + usage.output_tokens
         spent.cost_micros += usage.cost_micros if usage.currency == currency else 0
     return spent

@@ -232,8 +232,12 @@ def complete(
 
 
 def _settle_run(draft: Draft, turn: record.TurnRecord, hold: Hold, told: Iterable[Usage]) -> None:
-    """Note what a run has consumed that ends: what it says nothing of was not consumed."""
-    settle(draft, turn, told)
+    """Note what a run has consumed that ends: what it says nothing of was not consumed.
+
+    Its steps may be older than the budget.
+    """
+    in_steps = (usage for step in turn.finished_steps for usage in step.usage)
+    settle(draft, turn, [*in_steps, *told])
     void_rest(draft, turn, hold.claim_id)
 
 

@@ -63,6 +63,8 @@ class ColdArchive(ArchiveServiceServicer):
     """Runs before messages are listed."""
     after_turn: Callable[[], Awaitable[None]] | None = None
     """Runs when a turn was looked for, before the answer goes out."""
+    before_statistics: Callable[[], object] | None = None
+    """Runs before the accounts are read."""
     reads: int = 0
     counts: asyncio.Event = field(default_factory=asyncio.Event)
     """While it is not set, counting sessions takes for ever."""
@@ -219,6 +221,8 @@ class ColdArchive(ArchiveServiceServicer):
 
     async def GetArchivedStatistics(self, request: Any, context: Any) -> Any:
         self._answering()
+        if self.before_statistics is not None:
+            self.before_statistics()
         rows = [
             row
             for turn_id, row in self.finished.items()

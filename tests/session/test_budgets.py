@@ -11,8 +11,9 @@ from hypothesis import given, settings, strategies as st
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionChanged, TurnFinished
 from maieutic.session.v1 import turn_work_service_pb2 as work
+from maieutic.session.v1.record_pb2 import FinishedStep
 from maieutic.v1.budget_pb2 import Budget, Spending
-from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
+from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC, SessionStatistics
 from maieutic.v1.turn_service_pb2 import (
     BUSY_POLICY_ENQUEUE,
     TURN_STATE_COMPLETED,
@@ -27,7 +28,8 @@ from services.session.budget_defaults import BudgetDefaults
 from services.session.budgets import LEAST_ANSWER
 from services.session.ending import Ending, archived, finish_stop
 from services.session.model import LEASED, LIVE, QUEUED, STUB
-from services.session.spending import set_budget
+from services.session.restoring import adopt
+from services.session.spending import accounted, known_here, set_budget
 from tests.backends.redis import RedisServer
 from tests.session.drafts import TIMING, Memory, job, turn_id
 from tests.session.stack import SOON, Held, Stack, detail, failure, reason, session_stack
@@ -282,6 +284,50 @@ def test_a_provisional_outcome_counts_once() -> None:
     assert spending(one.memory) == (130, 0)
 
 
+def test_a_session_that_only_its_job_remembers_has_nothing_reserved() -> None:
+    left = job("a")
+    left.session.budget.tokens = 1000
+    left.session.spending.CopyFrom(Spending(tokens=70, reserved_tokens=30))
+    memory = Memory()
+    memory.apply(lambda d: adopt(d, left))
+    assert spending(memory) == (70, 0)
+
+
+def after_a_step() -> tuple[Memory, t.Hold]:
+    """Return a turn without any budget that has taken a step, and what its worker shows."""
+    memory = Memory.with_session()
+    memory.apply(lambda d: begin(d, job("a"), TIMING))
+    memory.apply(lambda d: t.claim(d, A, t.Claimant(worker_id="w", claim_id="c1"), TIMING))
+    hold = t.Hold(turn_id=A, fence=memory.turns[A].fence, claim_id="c1")
+    step = FinishedStep(step="context", usage=[usage("c1:1", 30)])
+    memory.apply(lambda d: t.complete_step(d, hold, step))
+    return memory, hold
+
+
+@pytest.mark.parametrize("provisional", [False, True])
+def test_a_budget_that_is_set_after_an_outcome_counts_it_once(provisional: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    memory, hold = after_a_step()
+    memory.turns[A].provisional = provisional
+    ending = Ending(state=TURN_STATE_COMPLETED, text="So.", usage=[usage("c1:2", 100)])
+    row = memory.apply(lambda d: t.complete(d, hold, ending, 0, TIMING)).finished
+    assert memory.session is not None
+    budget = Budget(tokens=1000)
+    spent = accounted(budget, SessionStatistics(), known_here(memory.turns.values()))
+    set_budget(memory.session.session, budget, spent)
+    assert spending(memory) == (0 if provisional else 130, 0)
+    memory.apply(lambda d: archived(d, row, TIMING))
+    assert spending(memory) == (130, 0)
+
+
+def test_the_steps_of_a_turn_that_were_taken_before_its_session_had_a_budget_count() -> None:
+    memory, hold = after_a_step()
+    assert memory.session is not None
+    set_budget(memory.session.session, Budget(tokens=1000), Spending())
+    ending = Ending(state=TURN_STATE_COMPLETED, usage=[usage("c1:2", 100)])
+    memory.apply(lambda d: t.complete(d, hold, ending, 0, TIMING))
+    assert spending(memory) == (130, 0)
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["reserve", "again", "settle", "fail", "claim", "cancel"]),
@@ -453,6 +499,25 @@ async def test_a_session_record_that_is_lost_alone_counts_what_its_turns_still_s
     await wait_until(lambda: turn.turn_id in stack.archive.accepted, SOON)
     await stack.forget(session_id)
     assert (await user.get(session_id)).spending == Spending(tokens=40, reserved_tokens=30)
+
+
+async def test_an_outcome_that_is_archived_while_its_session_comes_back_counts_once(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    session_id = (await user.create(budget=Budget(tokens=1000))).session_id
+    turn = await user.begin(session_id)
+    held = await stack.claim(turn.turn_id)
+    told = [usage(f"{held.claim_id}:1", 150)]
+    row = (await held.complete("So.", publish=False, usage=told)).finished
+    await wait_until(lambda: turn.turn_id in stack.archive.accepted, SOON)
+    with stack.archiver.paused():
+        stack.archive.before_statistics = lambda: stack.archive.keep(row)
+        await stack.redis.flushall()
+        await user.get(session_id)
+    await stack.archiver.publish(stack.bus, row)
+    await stack.archived(turn.turn_id)
+    assert (await user.get(session_id)).spending == Spending(tokens=150)
 
 
 async def test_a_budget_that_is_set_later_counts_what_was_consumed_before(stack: Stack) -> None:
