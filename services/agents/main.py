@@ -97,19 +97,11 @@ async def agents_service(
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
         tool_servers(settings.extensions.servers, signer) as remote,
     ):
-        gated = GatedModel(TracedModel(model, provider=settings.model.provider))
         accounts = Accounts()
-        metered = MeteredModel(gated, bounds=bounds, accounts=accounts)
-        fitted = FittedModel(
-            metered,
-            options=settings.model.context,
-            name=bounds.model,
-            max_tokens=bounds.max_tokens,
-        )
-        tuned = TunedModel(fitted, settings.model.agents)
+        asked = _asked(model, settings.model, bounds, accounts)
         documents, team = DocumentServiceStub(retrieval), TeamTools(extensions.tools)
         tools = DirectTools(documents, lambda turn: [*team.of(turn), *remote(turn)])
-        crew = _crew(tuned, tools, Shelf(documents), settings.model.loop, extensions)
+        crew = _crew(asked, tools, Shelf(documents), settings.model.loop, extensions)
         parts = TurnParts(
             work=TurnWork(TurnWorkServiceStub(session), worker_id=_worker_id(settings)),
             recorder=recorder,
@@ -124,6 +116,16 @@ async def agents_service(
         worker = Worker(bus=bus, start=start, options=settings.worker())
         async with worker.working():
             yield RunningAgents(server=server, worker=worker)
+
+
+def _asked(model: Model, settings: ModelSettings, bounds: CallBounds, accounts: Accounts) -> Model:
+    """Return the model as agents ask it: tuned for each, fitted, metered, gated and traced."""
+    gated = GatedModel(TracedModel(model, provider=settings.provider))
+    metered = MeteredModel(gated, bounds=bounds, accounts=accounts)
+    fitted = FittedModel(
+        metered, options=settings.context, name=bounds.model, max_tokens=bounds.max_tokens
+    )
+    return TunedModel(fitted, settings.agents)
 
 
 def _crew(

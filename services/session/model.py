@@ -214,7 +214,9 @@ class Draft:
         session = self.record
         self.messages[message.message_id] = message
         self.messages_put[message.message_id] = message
-        session.window.add(message_id=message.message_id, turn_id=message.turn_id)
+        session.window.add(
+            message_id=message.message_id, turn_id=message.turn_id, size=len(message.text)
+        )
         session.next_position = max(session.next_position, message.position + 1)
         # Positions have no gaps; and a message that comes back from the archive counts once.
         session.session.message_count = session.next_position - 1

@@ -4,6 +4,8 @@ What agents see is the summary and all messages after it. It is written beside t
 and begun before the window is full, so that usually there is nothing that neither of them holds.
 """
 
+from itertools import accumulate
+
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.summary_pb2 import Summary
@@ -16,34 +18,50 @@ from services.session.model import Draft, Timing, timestamp, user_message
 STEP = "summary"
 MOST_CHARACTERS = 4000
 NEWEST_MESSAGES = 10
-"""So many are left as they were said."""
+"""At most so many are left as they were said."""
+NEWEST_CHARACTERS = 100_000
+"""And at most so much of them, but for the last two messages."""
 LEAST_MESSAGES = 8
 """So many more make a summary worth its call. While they are summed up, the conversation has two
 turns' time before the first of them leaves the window."""
+LEAST_CHARACTERS = 50_000
+"""So does so much more, before a model could no longer read it all at once."""
 
 
 def sum_up(draft: Draft, ended: TurnRecord, timing: Timing) -> None:
     """Begin a summary at the end of a turn, if enough was said that none covers.
 
-    There is one at a time. After one that failed the next is begun once so many more messages are
-    there: it covers them all.
+    There is one at a time. After one that failed the next is begun once so much more was said: it
+    covers it all.
     """
     session = draft.record
-    through = session.next_position - 1 - NEWEST_MESSAGES - _split(session)
-    enough = through - session.summary_position >= LEAST_MESSAGES
+    last = session.next_position - 1
+    through = last - _newest(session)
+    messages = through - session.summary_position
+    uncovered = sum(_sizes(session)[: last - session.summary_position])
+    enough = messages >= LEAST_MESSAGES or uncovered >= NEWEST_CHARACTERS + LEAST_CHARACTERS
     under_way = session.summary_turn_id in session.side_turn_ids
     room = len(session.side_turn_ids) < MOST_ASIDE
-    if not enough or under_way or not room or session.session.HasField("end_time"):
+    if messages <= 0 or not enough or under_way or not room or session.session.HasField("end_time"):
         return
     job = _job(ended.job, draft.session_id, through, timing)
     session.summary_turn_id, session.summary_position = job.turn_id, through
     begin_aside(draft, job, timing)
 
 
-def _split(session: SessionRecord) -> bool:
-    """Whether the oldest of the newest messages answers the one before: both are left then."""
-    before, newest = session.window[:-NEWEST_MESSAGES], session.window[-NEWEST_MESSAGES:]
-    return bool(before) and before[-1].turn_id == newest[0].turn_id != ""
+def _sizes(session: SessionRecord) -> list[int]:
+    """Return the sizes of the window's messages, newest first."""
+    return [entry.size for entry in reversed(session.window)]
+
+
+def _newest(session: SessionRecord) -> int:
+    """Return how many messages are left as they were said: whole exchanges."""
+    sizes = _sizes(session)[:NEWEST_MESSAGES]
+    fitting = sum(size <= NEWEST_CHARACTERS for size in accumulate(sizes))
+    newest = NEWEST_MESSAGES if fitting == len(sizes) else max(2, fitting)
+    before, left = session.window[:-newest], session.window[-newest:]
+    split = bool(before) and before[-1].turn_id == left[0].turn_id != ""
+    return newest + split
 
 
 def _job(ended: RunTurn, session_id: str, through: int, timing: Timing) -> RunTurn:

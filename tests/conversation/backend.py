@@ -96,10 +96,11 @@ async def backend(**settings: str) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
-async def scripted_backend() -> AsyncIterator[Backend]:
+async def scripted_backend(**settings: str) -> AsyncIterator[Backend]:
     """Run the backend with a model that does as the question says."""
     with scratch_folder("home") as home:
-        running = Backend(home, model_kind="scripted", model_calls_file=str(home / "calls"))
+        scripted = {"model_kind": "scripted", "model_calls_file": str(home / "calls")}
+        running = Backend(home, **scripted, **settings)
         try:
             await running.start()
             yield running

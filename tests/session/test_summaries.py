@@ -20,8 +20,10 @@ from services.session.beginning import begin
 from services.session.ending import finish_stop, stop
 from services.session.findings import forget, keep, named
 from services.session.summaries import (
+    LEAST_CHARACTERS,
     LEAST_MESSAGES,
     MOST_CHARACTERS,
+    NEWEST_CHARACTERS,
     NEWEST_MESSAGES,
     STEP,
 )
@@ -124,9 +126,9 @@ async def test_a_summary_that_fails_stands_in_nobodys_way_and_the_next_covers_it
 
 
 async def test_a_worker_that_dies_in_a_summary_leaves_it_to_another_and_it_counts_once(
-    any_stack: Stack,
+    stack: Stack,
 ) -> None:
-    stack, user = any_stack, any_stack.user()
+    user = stack.user()
     session_id = (await user.create()).session_id
     await talk(stack, user, session_id, TURNS)
     first = await nth(stack, 1)
@@ -210,6 +212,30 @@ async def test_an_ended_session_is_not_summed_up(stack: Stack) -> None:
     await stack.archived(turn.turn_id)
     await settled(stack, session_id)
     assert begun(stack) == []
+
+
+async def test_long_messages_are_summed_up_before_a_model_could_not_read_them_all(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    size = (NEWEST_CHARACTERS + LEAST_CHARACTERS) // 6 + 1
+    for _ in range(2):
+        turn = await user.begin(session_id, "q" * size)
+        await stack.answer(turn.turn_id, "a" * size)
+        await stack.archived(turn.turn_id)
+    assert begun(stack) == []
+    turn = await user.begin(session_id, "q" * size)
+    await stack.answer(turn.turn_id, "a" * size)
+    job = await nth(stack, 1)
+    # What is left fits, and no exchange is torn apart.
+    assert job.summary_through_position == 2
+    held = await stack.worker().claimed(job)
+    await held.fail(retryable=False)
+    turn = await user.begin(session_id, "Short.")
+    await stack.answer(turn.turn_id, "So.")
+    await stack.archived(turn.turn_id)
+    assert len(begun(stack)) == 1
 
 
 # --- the rules, without a store -------------------------------------------------------------------

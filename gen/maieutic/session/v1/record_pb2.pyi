@@ -180,19 +180,23 @@ class WindowEntry(_message.Message):
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     TURN_ID_FIELD_NUMBER: _builtins.int
     ARCHIVED_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     turn_id: _builtins.str
     archived: _builtins.bool
+    size: _builtins.int
+    """Characters of its text. 0: not known, by a service of the version before."""
     def __init__(
         self,
         *,
         message_id: _builtins.str = ...,
         turn_id: _builtins.str = ...,
         archived: _builtins.bool = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "message_id", b"message_id", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "message_id", b"message_id", "size", b"size", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

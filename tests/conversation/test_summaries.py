@@ -1,0 +1,53 @@
+"""A conversation that outgrows what agents see, through the whole backend, killed in between."""
+
+import json
+
+from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED
+from maieutic_client import Maieutic
+from tests.conversation.backend import Backend, scripted_backend
+from tests.waiting import wait_until
+
+PATIENCE = 30.0
+QUICKLY = json.dumps({"script": {"text": "So."}})
+SUMMARY = "This is the scripted summary of what was said before."
+SLOW_SUMMARY = json.dumps({"text": SUMMARY, "delay": 0.1})
+TURNS = 9
+"""After so many a summary begins."""
+
+
+async def test_a_backend_killed_in_a_summary_writes_it_when_it_is_back_and_once() -> None:
+    async with scripted_backend(model_script=SLOW_SUMMARY) as running:
+        async with running.client() as client:
+            session = await client.sessions.create()
+            turns = [await asked(client, session) for _ in range(TURNS)]
+            await wait_until(lambda: bool(summaries(running, turns)), PATIENCE)
+            await running.kill9()
+        await running.start()
+        async with running.client() as client:
+            # Nobody waits for it.
+            turns.append(await asked(client, session))
+
+            async def is_there() -> bool:
+                return await client.specifications.summary(session) is not None
+
+            await wait_until(is_there, PATIENCE)
+            summary = await client.specifications.summary(session)
+            assert summary is not None
+            assert (summary.text, summary.through_position) == (SUMMARY, 8)
+            assert summaries(running, turns) == [summary.turn_id] * 2
+            shown = await client.turns.get(summary.turn_id)
+            assert (shown.outcome.state, shown.outcome.attempts) == (TURN_STATE_COMPLETED, 2)
+            said = [message async for message in client.sessions.messages(session)]
+            assert len(said) == 2 * (TURNS + 1)
+
+
+async def asked(client: Maieutic, session: Session) -> str:
+    stream = client.turns.stream(session, QUICKLY, timeout=PATIENCE)
+    assert (await stream.result()).state == TURN_STATE_COMPLETED
+    return stream.turn_id
+
+
+def summaries(running: Backend, turns: list[str]) -> list[str]:
+    """Return the calls of the model that were for none of these turns."""
+    return [turn for turn in running.calls() if turn not in turns]
