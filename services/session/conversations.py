@@ -215,7 +215,8 @@ class Conversations:
             owned(draft.session, session_id, caller.tenant, caller.user)
             return change(draft, request)
 
-        reads = Reads(operation=request.request_id)
+        # What is prepared is this call's own: nobody else's carries it along with so much to read.
+        reads = Reads(operation=request.request_id, running=prepare is not None)
         session, draft = await self._live.transact(session_id, decide, reads, prepare)
         self._publisher.after(draft)
         return session

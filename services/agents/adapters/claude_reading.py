@@ -146,8 +146,9 @@ class Reading:
     def _silence(self) -> ModelRejected | ModelUnavailable:
         if self.stop_reason == "max_tokens":
             return ModelRejected(
-                "Claude used up its tokens before it said a word: its operator has to raise "
-                "MAIEUTIC_MODEL_CLAUDE_MAX_TOKENS or lower MAIEUTIC_MODEL_CLAUDE_EFFORT."
+                "Claude used up its tokens before it said a word: ask with a larger budget if "
+                "there is one; else its operator has to raise MAIEUTIC_MODEL_CLAUDE_MAX_TOKENS "
+                "or lower MAIEUTIC_MODEL_CLAUDE_EFFORT."
             )
         if self.stop_reason in CUT:
             return ContextTooLarge("The conversation fills what Claude can read: ask in a new one.")
