@@ -58,12 +58,18 @@ class TurnAgents:
 
     async def answer(self, turn: RecordedTurn, claim: TurnClaim) -> Answer | Failure:
         """Return the turn's answer; every step before it is committed."""
-        most = claim.answer_bytes or MOST_ANSWER_BYTES
         context = self._context(turn, claim)
-        if not self._job.steps:
-            if (agent := self._crew.of(self._job, claim.session)) is None:
-                return no_agent(self._job.agent, self._crew.named)
-            return await _said(agent, await with_all_since_summary(context, claim), turn, most)
+        if self._job.steps:
+            return await self._by_steps(turn, claim, context)
+        if (agent := self._crew.of(self._job, claim.session)) is None:
+            return no_agent(self._job.agent, self._crew.named)
+        context = await with_all_since_summary(context, claim)
+        return await _said(agent, context, turn, _most(claim))
+
+    async def _by_steps(
+        self, turn: RecordedTurn, claim: TurnClaim, context: AgentContext
+    ) -> Answer | Failure:
+        """Take the steps that are left, one by one, and commit each."""
         self._take_over(claim)
         context = self._with_steps(context, claim.findings)
         if context.artifacts:
@@ -72,7 +78,7 @@ class TurnAgents:
         while (step := self._next_step(context, finished)) is not None:
             if (agent := self._crew.for_step(step)) is None:
                 return NO_AGENT
-            answer = await _said(agent, replace(context, step=step), turn, most)
+            answer = await _said(agent, replace(context, step=step), turn, _most(claim))
             self._steps.append((step, answer))
             finished.add(step)
             response = await self._commit(turn, lambda _: self._tell(turn))
@@ -140,6 +146,11 @@ class TurnAgents:
             messages=since_summary(claim),
             summary_through=job.summary_through_position,
         )
+
+
+def _most(claim: TurnClaim) -> int:
+    """Return how many bytes an answer may have."""
+    return claim.answer_bytes or MOST_ANSWER_BYTES
 
 
 async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn, most: int) -> Answer:

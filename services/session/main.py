@@ -61,8 +61,6 @@ from services.session.rpc import (
     AdminServicer,
     SessionServicer,
     SpecificationServicer,
-    TurnServicer,
-    TurnWorkServicer,
 )
 from services.session.session_watching import SessionWatching
 from services.session.settings import SessionSettings
@@ -70,6 +68,7 @@ from services.session.specifications import Specifications
 from services.session.statistics import Statistics
 from services.session.sweeper import Sweeper
 from services.session.turn_history import TurnHistory
+from services.session.turn_rpc import TurnServicer, TurnWorkServicer
 from services.session.turns import Turns
 from services.session.usage_rpc import UsageAdminServicer, UsageServicer
 from services.session.watching import Wakes, Watching

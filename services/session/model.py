@@ -355,15 +355,6 @@ def rolled_back(turn: TurnRecord) -> bool:
     return turn.finished.outcome.state == TURN_STATE_ROLLED_BACK
 
 
-def attempts_spent(turn: TurnRecord) -> bool:
-    """Whether the turn may not be tried again.
-
-    What counts are the attempts at one step: one that was finished ends a row of failures.
-    """
-    finished_in = turn.finished_steps[-1].attempt if turn.finished_steps else 0
-    return turn.attempt - max(0, finished_in - 1) >= turn.job.max_attempts
-
-
 def place_in_line(session: SessionRecord, turn_id: str) -> int:
     """Return the turn's place among those that wait, from 1; 0 if it does not wait."""
     waiting = session.waiting_turn_ids

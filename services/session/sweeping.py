@@ -2,6 +2,7 @@
 
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1.turn_service_pb2 import TURN_STATE_FAILED
+from services.session.attempts import attempts_spent, is_suspect
 from services.session.ending import fail, finish_stop, promote, stop
 from services.session.model import (
     CANCELLING,
@@ -14,7 +15,6 @@ from services.session.model import (
     Draft,
     RunJob,
     Timing,
-    attempts_spent,
     milliseconds,
 )
 from services.session.transitions import budget_spent, next_look
@@ -89,16 +89,7 @@ def _run_again_or_end(draft: Draft, turn: record.TurnRecord, timing: Timing) -> 
         draft.due[turn_id] = turn.not_before_ms
     else:
         draft.due[turn_id] = _next_publication(draft, turn, timing)
-        draft.effects.append(RunJob(job=turn.job, suspect=_suspect(turn)))
-
-
-def _suspect(turn: record.TurnRecord) -> bool:
-    """Whether the job may be what its worker died of: then it is to hurt no neighbour.
-
-    One that finished a step in this attempt is not, yet: long jobs would keep all suspects waiting.
-    """
-    finished_in = turn.finished_steps[-1].attempt if turn.finished_steps else 0
-    return turn.phase == LEASED and finished_in != turn.attempt
+        draft.effects.append(RunJob(job=turn.job, suspect=is_suspect(turn)))
 
 
 def _next_publication(draft: Draft, turn: record.TurnRecord, timing: Timing) -> int:

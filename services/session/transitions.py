@@ -16,6 +16,7 @@ from maieutic.v1.turn_service_pb2 import (
     TurnStarted,
     Usage,
 )
+from services.session.attempts import attempts_spent
 from services.session.budgets import is_bounded, reserve, settle, void_rest
 from services.session.ending import Ending, end, end_waiting, stop
 from services.session.errors import EventsOutOfStep
@@ -32,7 +33,6 @@ from services.session.model import (
     Draft,
     EventId,
     Timing,
-    attempts_spent,
     latest_messages,
     timestamp,
 )

@@ -1,6 +1,6 @@
 """The public UsageService: the accounts are the archive's, which no gateway reaches."""
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -11,19 +11,15 @@ from maieutic.v1.usage_admin_service_pb2_grpc import (
 )
 from maieutic.v1.usage_service_pb2_grpc import UsageServiceServicer, UsageServiceStub
 from services.runtime.errors import NotFound
-from services.runtime.identity import current_identity
 from services.session.archive import answered
-from services.session.errors import ServicesOnly
+from services.session.callers import GATEWAY, Context, calling_user, only_for
 from services.session.ids import checked
 from services.session.live import LiveSessions, owned
-from services.session.model import Caller
 from services.session.turns import Turns
 
 if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.usage_admin_service_pb2_grpc import UsageAdminServiceAsyncStub
     from maieutic.v1.usage_service_pb2_grpc import UsageServiceAsyncStub
-
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 SECONDS = 20.0
 """That adding up may take, and waiting for others who add up."""
@@ -48,8 +44,7 @@ class UsageServicer(UsageServiceServicer):
 
     async def _require(self, request: pb.GetUsageRequest) -> None:
         """Raise NotFound unless the live store has what is asked for, and it is the caller's."""
-        identity = current_identity()
-        caller = Caller(tenant=identity.tenant, user=identity.user)
+        caller = calling_user()
         if request.turn_id:
             await self._turns.get(caller, request.turn_id)
             return
@@ -68,8 +63,7 @@ class UsageAdminServicer(UsageAdminServiceServicer):
     async def GetTenantUsage(
         self, request: admin_pb.GetTenantUsageRequest, context: Context
     ) -> admin_pb.GetTenantUsageResponse:
-        if current_identity().service != "gateway":
-            raise ServicesOnly
+        only_for(GATEWAY)
         _check_ids(request)
         return await answered(self._archive.GetTenantUsage(request, timeout=SECONDS))
 
