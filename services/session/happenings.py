@@ -43,12 +43,14 @@ def turn_started(turn: TurnRecord) -> pb.SessionFrame:
 
 
 def step_finished(turn: TurnRecord, step: FinishedStep) -> pb.SessionFrame:
-    """Say what a step has found."""
+    """Say what a step has found and made."""
     frame = _about(turn)
     frame.turn_step_finished.step = step.step
     frame.turn_step_finished.findings.CopyFrom(step.findings)
+    frame.turn_step_finished.artifacts.extend(step.artifacts)
     if frame.ByteSize() > MOST_BYTES:
         frame.turn_step_finished.ClearField("findings")
+        frame.turn_step_finished.ClearField("artifacts")
         frame.turn_step_finished.shortened = True
     return frame
 

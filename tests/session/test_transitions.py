@@ -6,7 +6,8 @@ import pytest
 
 from maieutic.bus.v1.bus_pb2 import SessionChanged, TurnAccepted, TurnFinished
 from maieutic.session.v1 import turn_work_service_pb2 as work
-from maieutic.session.v1.record_pb2 import TurnRecord
+from maieutic.session.v1.record_pb2 import FinishedStep, TurnRecord
+from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.turn_service_pb2 import (
     BUSY_POLICY_ENQUEUE,
     TURN_STATE_CANCELLED,
@@ -587,6 +588,19 @@ def test_archiving_a_turn_that_was_lost_alone_frees_its_session() -> None:
     assert not memory.session.unarchived_turn_ids
     assert memory.messages[f"{A}.a"].text == "Because."
     assert memory.told(A) == ["turn_accepted", "turn_ended"]
+
+
+@pytest.mark.parametrize(("count", "told"), [(2, 2), (300, 0)])
+def test_the_watchers_are_told_the_files_of_a_step_unless_they_are_too_many(
+    count: int, told: int
+) -> None:
+    memory, hold = claimed()
+    files = [Artifact(artifact_id="a" * 48, path=f"src/file_{n:03}.py") for n in range(count)]
+    step = FinishedStep(step="files", artifacts=files)
+    memory.apply(lambda d: t.complete_step(d, hold, step))
+    finished = memory.happened[-1].turn_step_finished
+    assert (finished.step, len(finished.artifacts)) == ("files", told)
+    assert finished.shortened == (not told)
 
 
 def test_the_end_of_a_turn_that_was_lost_alone_after_it_is_not_told_again() -> None:

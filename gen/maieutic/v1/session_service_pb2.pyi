@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from maieutic.v1 import artifact_pb2 as _artifact_pb2
 from maieutic.v1 import budget_pb2 as _budget_pb2
 from maieutic.v1 import message_pb2 as _message_pb2
 from maieutic.v1 import turn_service_pb2 as _turn_service_pb2
@@ -1666,21 +1667,29 @@ class SessionStepFinished(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     SHORTENED_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     shortened: _builtins.bool
-    """The findings are too many for this stream: SpecificationService lists them."""
+    """The findings and files are too many for this stream: SpecificationService
+    and ArtifactService list them.
+    """
     @_builtins.property
     def findings(self) -> _turn_service_pb2.Findings: ...
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
+        """The files that it made."""
+
     def __init__(
         self,
         *,
         step: _builtins.str = ...,
         findings: _turn_service_pb2.Findings | None = ...,
         shortened: _builtins.bool = ...,
+        artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "shortened", b"shortened", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "findings", b"findings", "shortened", b"shortened", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
