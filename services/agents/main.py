@@ -133,7 +133,7 @@ def _crew(
 ) -> Crew:
     prompt = extensions.prompt
     direct = DirectPrompts(
-        grounded=prompt("direct", 3), ungrounded=prompt("direct_without_documents", 3)
+        grounded=prompt("direct", 4), ungrounded=prompt("direct_without_documents", 4)
     )
     ours: dict[str, Agent] = {
         "direct": DirectAgent(model, tools, direct, options),

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.message_pb2 import Citation, Message
-from maieutic.v1.turn_service_pb2 import Findings, TurnFile, Usage
+from maieutic.v1.turn_service_pb2 import Findings, TurnFile, TurnKind, Usage
 from services.agents.effort import Effort
 
 
@@ -269,6 +269,16 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandOn:
+    """What another agent is to do beside the conversation, once this answer has ended."""
+
+    kind: TurnKind.ValueType
+    """ANALYSIS or CODE."""
+    instructions: str = ""
+    """In place of what the user says in the turn; empty: just that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The whole answer; the last event of a run."""
 
@@ -281,6 +291,8 @@ class Answer:
     """What the session is to know from now on."""
     artifacts: tuple[Artifact, ...] = ()
     """The files that were made, as they are stored."""
+    hand_on: tuple[HandOn, ...] = ()
+    """Of each kind at most one. Not for the steps of a routing slip."""
 
 
 AgentEvent = Notice | Delta | TurnFile | Answer

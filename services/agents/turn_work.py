@@ -19,6 +19,7 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     CompleteTurnResponse,
     FailTurnRequest,
     FailTurnResponse,
+    HandOn,
     ListTurnMessagesRequest,
     ListTurnMessagesResponse,
     PutTurnArtifactRequest,
@@ -174,6 +175,9 @@ class TurnWork:
             usage=answer.usage,
             findings=answer.findings,
             artifacts=answer.artifacts,
+            hand_on=[
+                HandOn(kind=one.kind, instructions=one.instructions) for one in answer.hand_on
+            ],
         )
         try:
             return await _persistently(self._stub.CompleteTurn, request)

@@ -14,6 +14,7 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_FAILED,
     TURN_STATE_ROLLED_BACK,
     Findings,
+    HandedOn,
     TurnFrame,
     TurnNotice,
     TurnOutcome,
@@ -63,6 +64,7 @@ class Ending:
     """Those of the last step."""
     findings: Findings = field(default_factory=Findings)
     """Those of the last step; a session learns of them as its turn is sealed."""
+    handed_on: Sequence[HandedOn] = ()
 
 
 def end(draft: Draft, turn: record.TurnRecord, ending: Ending, timing: Timing) -> TurnFinished:
@@ -116,6 +118,7 @@ def _outcome(draft: Draft, turn: record.TurnRecord, ending: Ending) -> TurnOutco
         attempts=turn.attempt,
         finish_time=timestamp(draft.now_ms),
         fence=turn.fence,
+        handed_on=ending.handed_on,
     )
     last = named(ending.findings, turn, draft.now_ms)
     outcome.artifacts.extend(artifact for step in steps for artifact in step.artifacts)

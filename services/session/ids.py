@@ -56,6 +56,10 @@ class Ids:
         """Return the id of the analysis beside a turn, of the same family."""
         return family_of(turn_id) + self._part("analysis", turn_id)
 
+    def handed_on(self, turn_id: str, kind: str) -> str:
+        """Return the id of what a turn hands on to another one, of each kind one."""
+        return family_of(turn_id) + self._part("handed on", turn_id, kind)
+
     def _part(self, *words: str) -> str:
         text = "\x00".join(words).encode()
         digest = hmac.new(self._key, text, hashlib.sha256).digest()

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord
+from maieutic.session.v1.turn_work_service_pb2 import HandOn
 from maieutic.v1 import turn_service_pb2 as pb
 from maieutic.v1.budget_pb2 import Budget
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
@@ -32,6 +33,21 @@ _KINDS: Mapping[type[BeginRequest], pb.TurnKind.ValueType] = MappingProxyType(
         pb.StreamTurnRequest: pb.TURN_KIND_ASK,
         pb.NextQuestionRequest: pb.TURN_KIND_NEXT_QUESTION,
     }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """How a turn runs beside the conversation."""
+
+    kind: pb.TurnKind.ValueType
+    lane: str
+    steps: Sequence[str]
+
+
+_ANALYSIS = _Side(kind=pb.TURN_KIND_ANALYSIS, lane=ANALYSIS, steps=ANALYSIS_STEPS)
+_HANDED_ON: Mapping[pb.TurnKind.ValueType, _Side] = MappingProxyType(
+    {pb.TURN_KIND_CODE: _Side(kind=pb.TURN_KIND_CODE, lane=LONG, steps=CODE_STEPS)}
 )
 
 
@@ -102,18 +118,42 @@ class Jobs:
 
     def analysis_of(self, job: RunTurn) -> RunTurn:
         """Return the job that looks, beside a turn, for what the user has settled in it."""
-        session_id, turn_id = job.message.session_id, self._ids.analysis(job.turn_id)
-        analysis = RunTurn()
-        analysis.CopyFrom(job)
-        analysis.turn_id, analysis.parent_turn_id = turn_id, job.turn_id
-        analysis.kind, analysis.lane = pb.TURN_KIND_ANALYSIS, ANALYSIS
-        analysis.time_budget.CopyFrom(self._limits.time_budgets.of(ANALYSIS))
-        analysis.steps.extend(ANALYSIS_STEPS)
-        analysis.message.CopyFrom(user_message(turn_id, session_id, job.message.text))
-        for own in ("session", "create_time", "predecessor_turn_id", "busy_policy", "agent"):
-            analysis.ClearField(own)
+        turn_id = self._ids.analysis(job.turn_id)
+        analysis = self._beside(job, turn_id, job.message.text, _ANALYSIS)
         analysis.ClearField("budget")
         return analysis
+
+    def handed_on(self, job: RunTurn, hand_on: HandOn) -> RunTurn:
+        """Return the job of what a turn hands on; the same for each of a kind.
+
+        Raises InvalidArgument for a kind that cannot be handed on.
+        """
+        if hand_on.kind == pb.TURN_KIND_ANALYSIS:
+            return self.analysis_of(job)
+        turn_id = self.handed_on_id(job.turn_id, hand_on.kind)
+        text = hand_on.instructions or job.message.text
+        return self._beside(job, turn_id, text, _HANDED_ON[hand_on.kind])
+
+    def handed_on_id(self, turn_id: str, kind: pb.TurnKind.ValueType) -> str:
+        """Return the id of the turn of this kind that another one hands on; may raise as above."""
+        if kind == pb.TURN_KIND_ANALYSIS:
+            return self._ids.analysis(turn_id)
+        if kind not in _HANDED_ON:
+            raise InvalidArgument("hand_on.kind", "has to be ANALYSIS or CODE")
+        return self._ids.handed_on(turn_id, pb.TurnKind.Name(kind))
+
+    def _beside(self, job: RunTurn, turn_id: str, text: str, side: _Side) -> RunTurn:
+        """Return the job of a turn that another one begins beside the conversation."""
+        beside = RunTurn()
+        beside.CopyFrom(job)
+        beside.turn_id, beside.parent_turn_id = turn_id, job.turn_id
+        beside.kind, beside.lane = side.kind, side.lane
+        beside.time_budget.CopyFrom(self._limits.time_budgets.of(side.lane))
+        beside.steps.extend(side.steps)
+        beside.message.CopyFrom(user_message(turn_id, job.message.session_id, text))
+        for own in ("session", "create_time", "predecessor_turn_id", "busy_policy", "agent"):
+            beside.ClearField(own)
+        return beside
 
 
 def is_analysed(job: RunTurn, session: SessionRecord) -> bool:

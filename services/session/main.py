@@ -225,7 +225,7 @@ def _registering(
         add_SessionServiceServicer_to_server(_sessions(shared, annotations, wakes), server)
         add_TurnServiceServicer_to_server(TurnServicer(turns, analyses, watching), server)
         add_SpecificationServiceServicer_to_server(found, server)
-        add_TurnWorkServiceServicer_to_server(_work(shared, artifacts), server)
+        add_TurnWorkServiceServicer_to_server(_work(shared, jobs, artifacts), server)
         add_ArtifactServiceServicer_to_server(ArtifactServicer(artifacts), server)
         add_AdminServiceServicer_to_server(AdminServicer(QuarantineOffice(shared.store)), server)
         add_DeadLetterAdminServiceServicer_to_server(DeadLetterServicer(archive), server)
@@ -313,7 +313,7 @@ def _turns(shared: _Shared, sweeper: Sweeper, jobs: Jobs, limits: Limits) -> Tur
     )
 
 
-def _work(shared: _Shared, artifacts: Artifacts) -> TurnWorkServicer:
+def _work(shared: _Shared, jobs: Jobs, artifacts: Artifacts) -> TurnWorkServicer:
     """Wire what workers and the archive do with turns."""
     store, publisher, timing = shared.store, shared.publisher, shared.timing
     work = Work(
@@ -322,6 +322,7 @@ def _work(shared: _Shared, artifacts: Artifacts) -> TurnWorkServicer:
         archive=shared.archive,
         publisher=publisher,
         timing=timing,
+        jobs=jobs,
         answer_bytes=shared.settings.answer_bytes,
     )
     return TurnWorkServicer(

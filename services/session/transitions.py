@@ -1,11 +1,11 @@
 """The states of a turn, row by row, from claim to cancel. Pure."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from google.protobuf.duration_pb2 import Duration
 
-from maieutic.bus.v1.bus_pb2 import TurnFinished
+from maieutic.bus.v1.bus_pb2 import RunTurn, TurnFinished
 from maieutic.session.v1 import record_pb2 as record, turn_work_service_pb2 as work
 from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_CANCELLED,
@@ -21,6 +21,7 @@ from services.session.budgets import is_bounded, reserve, settle, void_rest
 from services.session.ending import Ending, end, end_waiting, stop
 from services.session.errors import EventsOutOfStep
 from services.session.findings import hand_on, keep, named
+from services.session.handing_on import begin_handed_on
 from services.session.happenings import step_finished, turn_started
 from services.session.model import (
     LEASED,
@@ -213,9 +214,15 @@ def completed_step(request: work.CompleteStepRequest) -> record.FinishedStep:
 
 
 def complete(
-    draft: Draft, hold: Hold, ending: Ending, last_seq: int, timing: Timing
+    draft: Draft,
+    hold: Hold,
+    ending: Ending,
+    last_seq: int,
+    timing: Timing,
+    *,
+    beside: Sequence[RunTurn] = (),
 ) -> work.CompleteTurnResponse:
-    """Commit a worker's outcome; the same claim again gets the same answer.
+    """Commit a worker's outcome, and begin what it hands on; the same claim again gets the same.
 
     Raises EventsOutOfStep if the log does not end with the worker's last frame.
     """
@@ -227,6 +234,8 @@ def complete(
     if tail is not None and tail != (hold.fence, last_seq):
         raise EventsOutOfStep(tail.seq, last_seq)
     _settle_run(draft, turn, hold, ending.usage)
+    if ending.state == TURN_STATE_COMPLETED:
+        ending = replace(ending, handed_on=begin_handed_on(draft, beside, timing))
     finished = end(draft, turn, ending, timing)
     return work.CompleteTurnResponse(status=work.WRITE_STATUS_APPLIED, finished=finished)
 

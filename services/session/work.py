@@ -10,6 +10,7 @@ from maieutic.session.v1.record_pb2 import TurnRecord
 from services.session.archive import Archive
 from services.session.at_once import for_each
 from services.session.ids import check_jobs, checked, checked_all
+from services.session.jobs import Jobs
 from services.session.live import LiveSessions
 from services.session.model import LEASED, Draft, EventId, Timing
 from services.session.observing import messages_loaded
@@ -48,6 +49,7 @@ class Work:
         archive: Archive,
         publisher: Publisher,
         timing: Timing,
+        jobs: Jobs,
         answer_bytes: int,
     ) -> None:
         self._store = store
@@ -55,6 +57,7 @@ class Work:
         self._archive = archive
         self._publisher = publisher
         self._timing = timing
+        self._jobs = jobs
         self._answer_bytes = answer_bytes
         self._renewed: dict[tuple[str, int], float] = {}
 
@@ -199,10 +202,21 @@ class Work:
         hold, ending = _hold(request), completed(request, self._answer_bytes)
         if (session_id := await self._session_of(request.turn_id)) is None:
             return pb.CompleteTurnResponse(status=pb.WRITE_STATUS_MISSING)
+        children = [self._jobs.handed_on_id(hold.turn_id, one.kind) for one in request.hand_on]
+
+        def decide(draft: Draft) -> pb.CompleteTurnResponse:
+            turn = draft.turns.get(request.turn_id, TurnRecord())
+            beside = [self._jobs.handed_on(turn.job, one) for one in request.hand_on]
+            return complete(draft, hold, ending, request.last_seq, self._timing, beside=beside)
+
         response, draft = await self._live.transact(
             session_id,
-            lambda draft: complete(draft, hold, ending, request.last_seq, self._timing),
-            Reads(turns=[request.turn_id], tails=True, annotations=request.HasField("findings")),
+            decide,
+            Reads(
+                turns=[request.turn_id, *children],
+                tails=True,
+                annotations=request.HasField("findings"),
+            ),
         )
         self._publisher.after(draft)
         return response

@@ -389,6 +389,23 @@ async def test_an_answer_with_a_gap_is_shown_whole_at_its_end(cli: Cli) -> None:
     assert "a part of the answer is missing" in ended.err
 
 
+async def test_what_an_answer_has_begun_is_told_with_how_to_get_at_it(cli: Cli) -> None:
+    begun = [
+        pb.HandedOn(kind=pb.TURN_KIND_CODE, turn_id="c0de"),
+        pb.HandedOn(kind=pb.TURN_KIND_ANALYSIS, turn_id="a"),
+        pb.HandedOn(kind=pb.TURN_KIND_SUPPORT, turn_id="5"),
+        pb.HandedOn(kind=pb.TURN_KIND_CODE, problem="too many run already"),
+    ]
+    outcome = pb.TurnOutcome(state=pb.TURN_STATE_COMPLETED, text="So.", handed_on=begun)
+    cli.stack.conversations.answer = lambda turn_id, text: [pb.TurnFrame(outcome=outcome)]
+    ended = await cli.run("chat", "write it")
+    assert (ended.status, ended.out) == (0, "So.\n\n")
+    assert "`maieutic artifacts save c0de FOLDER` fetches them" in ended.err
+    assert "`maieutic specs list` shows it" in ended.err
+    assert "turn 5 was begun" in ended.err
+    assert "too many run already" in ended.err
+
+
 async def test_a_turn_that_failed_is_explained_and_fails_the_command(cli: Cli) -> None:
     outcome = pb.TurnOutcome(
         state=pb.TURN_STATE_FAILED, reason="MODEL_REFUSED", explanation="ask something else"

@@ -54,6 +54,7 @@ class Turn:
     finished: TurnFinished | None = None
     failures: list[pb.FailTurnRequest] = field(default_factory=list)
     steps: list[pb.CompleteStepRequest] = field(default_factory=list)
+    hand_on: list[pb.HandOn] = field(default_factory=list)
 
     @property
     def findings(self) -> turn_pb.Findings:
@@ -349,7 +350,12 @@ class FakeTurnWork(TurnWorkServiceServicer):
                 *(artifact for step in turn.steps for artifact in step.artifacts),
                 *request.artifacts,
             ],
+            handed_on=[
+                turn_pb.HandedOn(kind=one.kind, turn_id=f"{request.turn_id}-{one.kind}")
+                for one in request.hand_on
+            ],
         )
+        turn.hand_on.extend(request.hand_on)
         response = pb.CompleteTurnResponse(status=status, finished=store.end(turn, outcome))
         if store.holding_completes is not None:
             await store.holding_completes.wait()

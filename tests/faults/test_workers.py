@@ -11,7 +11,12 @@ from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.session.v1.turn_work_service_pb2_grpc import TurnWorkServiceStub
 from maieutic.v1.session_service_pb2 import Session
-from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TurnDelta, TurnFrame
+from maieutic.v1.turn_service_pb2 import (
+    TURN_STATE_COMPLETED,
+    TURN_STATE_FAILED,
+    TurnDelta,
+    TurnFrame,
+)
 from maieutic_client import Maieutic
 from services.session.adapters.codec import decode
 from services.session.adapters.keys import turn_key
@@ -56,6 +61,28 @@ async def test_a_worker_killed_in_mid_turn_leaves_one_answer_two_attempts_and_on
     assert await archived_texts(stack, session.session_id) == [SLOWLY, ANSWER]
     await one_answer(client, session.session_id, SLOWLY, ANSWER)
     assert stack.calls().count(stream.turn_id) == 2
+
+
+async def test_a_worker_killed_after_it_called_for_code_has_it_begun_once(
+    stack: RealStack, client: Maieutic, session: Session
+) -> None:
+    ends_at_once = scripted(fail="rejected")
+    call = {"name": "generate_code", "input": {"instructions": ends_at_once}}
+    question = scripted(calls=[[call]], text=ANSWER, delay=0.1)
+    async with client.turns.stream(session.session_id, question, timeout=PATIENCE) as stream:
+        await until_event(stream, "delta")
+        await stack.kill9("agents")
+        await stack.start("agents")
+        outcome = await stream.result()
+    assert (outcome.text, outcome.attempts) == (ANSWER, 2)
+    (code,) = outcome.handed_on
+    ended = await client.turns.watch(code.turn_id, timeout=PATIENCE).result()
+    assert (ended.state, ended.reason) == (TURN_STATE_FAILED, "MODEL_REJECTED")
+    for turn_id in (stream.turn_id, code.turn_id):
+        await archived_turn(stack, turn_id)
+    rows = await stack.rows("SELECT turn_id FROM turns WHERE session_id = $1", session.session_id)
+    assert {row["turn_id"] for row in rows} == {stream.turn_id, code.turn_id}
+    await one_answer(client, session.session_id, question, ANSWER)
 
 
 async def test_a_worker_that_wakes_up_after_its_lease_changes_nothing(

@@ -658,6 +658,7 @@ class Held:
         findings: turns.Findings | None = None,
         usage: Sequence[turns.Usage] = (),
         artifacts: Sequence[Artifact] = (),
+        hand_on: Sequence[work.HandOn] = (),
     ) -> work.CompleteTurnResponse:
         response: work.CompleteTurnResponse = await self._replica.work.CompleteTurn(
             work.CompleteTurnRequest(
@@ -667,6 +668,7 @@ class Held:
                 findings=findings,
                 usage=usage,
                 artifacts=artifacts,
+                hand_on=hand_on,
             )
         )
         if publish and response.HasField("finished"):

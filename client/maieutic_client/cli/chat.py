@@ -27,6 +27,12 @@ BUSY = {
     "interrupt": turn_pb.BUSY_POLICY_INTERRUPT,
     "rollback": turn_pb.BUSY_POLICY_ROLLBACK,
 }
+HANDED_ON = {
+    turn_pb.TURN_KIND_CODE: "files are being written beside this conversation: `maieutic artifacts "
+    "save {turn_id} FOLDER` fetches them",
+    turn_pb.TURN_KIND_ANALYSIS: "what you want is being put down: `maieutic specs list` shows it",
+}
+"""What to say of what an answer has begun, by its kind."""
 MOST_DOCUMENTS = 100
 TITLE_CHARACTERS = 60
 QUOTE_CHARACTERS = 160
@@ -168,6 +174,9 @@ def _show_end(screen: Screen, outcome: turn_pb.TurnOutcome) -> None:
     for citation in outcome.citations:
         quote = " ".join(citation.quote.split())[:QUOTE_CHARACTERS]
         screen.line(f"[{citation.number}] {citation.document_name}: {quote}", style="dim")
+    for one in outcome.handed_on:
+        begun = HANDED_ON.get(one.kind, "turn {turn_id} was begun beside this conversation")
+        screen.aside(one.problem or begun.format(turn_id=one.turn_id))
     if outcome.state != turn_pb.TURN_STATE_COMPLETED:
         state = turn_pb.TurnState.Name(outcome.state).removeprefix("TURN_STATE_")
         state = state.lower().replace("_", " ")

@@ -272,6 +272,7 @@ class TurnOutcome(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
+    HANDED_ON_FIELD_NUMBER: _builtins.int
     state: Global___TurnState.ValueType
     text: _builtins.str
     """The whole answer, or what there was of it when the turn was stopped. Of a
@@ -303,6 +304,12 @@ class TurnOutcome(_message.Message):
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
         """The files that were made, of all steps together; see ArtifactService."""
 
+    @_builtins.property
+    def handed_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___HandedOn]:
+        """What the answer has begun beside the conversation. Each is a turn of its
+        own, which goes on whatever becomes of this one's watchers.
+        """
+
     def __init__(
         self,
         *,
@@ -317,14 +324,44 @@ class TurnOutcome(_message.Message):
         fence: _builtins.int = ...,
         findings: Global___Findings | None = ...,
         artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
+        handed_on: _abc.Iterable[Global___HandedOn] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempts", b"attempts", "citations", b"citations", "explanation", b"explanation", "fence", b"fence", "findings", b"findings", "finish_time", b"finish_time", "reason", b"reason", "state", b"state", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempts", b"attempts", "citations", b"citations", "explanation", b"explanation", "fence", b"fence", "findings", b"findings", "finish_time", b"finish_time", "handed_on", b"handed_on", "reason", b"reason", "state", b"state", "text", b"text", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnOutcome: _TypeAlias = TurnOutcome  # noqa: Y015
+
+@_typing.final
+class HandedOn(_message.Message):
+    """A turn that another one has begun with its outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    kind: Global___TurnKind.ValueType
+    turn_id: _builtins.str
+    """Empty if it could not begin."""
+    problem: _builtins.str
+    """For people: why it could not begin, and what to do. Empty if it did."""
+    def __init__(
+        self,
+        *,
+        kind: Global___TurnKind.ValueType = ...,
+        turn_id: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "problem", b"problem", "turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandedOn: _TypeAlias = HandedOn  # noqa: Y015
 
 @_typing.final
 class Findings(_message.Message):

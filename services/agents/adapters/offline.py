@@ -9,6 +9,11 @@ from types import MappingProxyType
 
 from services.agents.adapters.offline_code import file_text
 from services.agents.adapters.offline_forms import filled_form, next_question
+from services.agents.adapters.offline_intents import (
+    asks_for_passages,
+    order_carried_out,
+    order_in,
+)
 from services.agents.adapters.offline_summary import lines_of, summed_up
 from services.agents.adapters.offline_words import sentences, shortened, terms
 from services.agents.errors import ModelRejected
@@ -24,6 +29,7 @@ from services.agents.ports import (
 MODEL_NAME = "offline-extractive-1"
 MAX_QUOTES = 3
 MAX_TOPICS = 10
+PASSAGE_CHARACTERS = 600
 TOPIC_CHARACTERS = 120
 
 OFFLINE = "I am the offline model: I quote and do not reason."
@@ -71,12 +77,15 @@ class OfflineModel:
             await events.aclose()
 
     async def _events(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        whole = answer(request)
+        wait = order_in(request)
+        whole = "" if wait else answer(request)
         said = _limited(whole, request.max_tokens)
         chunks = _CHUNK.findall(said)
         for chunk in chunks:
             await asyncio.sleep(0 if request.schema else self._chunk_delay)
             yield TextDelta(text=chunk)
+        if wait:
+            yield wait
         messages = (message.text for message in request.messages)
         read = (request.system, request.summary, request.grounding, *messages)
         yield ModelUsage(
@@ -93,11 +102,14 @@ def answer(request: ModelRequest) -> str:
         return form
     if (special := _BY_STEP.get(request.step)) is not None:
         return special(request)
+    if done := order_carried_out(request):
+        return f"{OFFLINE} {done}"
     question = request.messages[-1].text
     if _SUMMARY.search(question):
         return _topics(request)
     if request.passages:
-        return _from_passages(question, request.passages)
+        found = _passages if asks_for_passages(question) else _from_passages
+        return found(question, request.passages)
     return _from_conversation(question, request)
 
 
@@ -107,6 +119,14 @@ def _topics(request: ModelRequest) -> str:
         return f"{OFFLINE} This is the first question I can see, so there is nothing to sum up."
     lines = [f"- {shortened(text, TOPIC_CHARACTERS)}" for text in asked[-MAX_TOPICS:]]
     return "\n".join([f"{OFFLINE} So far you asked about:", *lines])
+
+
+def _passages(_: str, passages: Sequence[ModelPassage]) -> str:
+    lines = [
+        f"{p.document_name}: “{shortened(p.text, PASSAGE_CHARACTERS)}” [{p.number}]"
+        for p in passages
+    ]
+    return "\n\n".join([f"{OFFLINE} I have found these passages:", *lines])
 
 
 def _from_passages(question: str, passages: Sequence[ModelPassage]) -> str:

@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.agents.agents import known
 from services.agents.agents.answering import answered
 from services.agents.agents.citations import Sources, fenced
+from services.agents.agents.handing_on import HandedOn, HandingOn
 from services.agents.agents.loop import LoopOptions, ModelLoop
 from services.agents.agents.tools import SEARCHING, DirectTools
 from services.agents.ports import (
     AgentContext,
     AgentEvent,
+    Answer,
     Model,
     ModelPassage,
     ModelRequest,
@@ -42,6 +44,7 @@ class DirectAgent:
         self._loop = ModelLoop(model, options)
         self._tools = tools
         self._prompts = prompts
+        self._handing_on = HandingOn()
 
     async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
         """Answer the last message."""
@@ -51,10 +54,13 @@ class DirectAgent:
             question = context.messages[-1].text
             given = sources.add(await self._tools.passages(context, question))
         request, prompt = self._request(context, given), self._prompt(context)
-        tools = self._tools.of(context, sources)
+        handed_on = HandedOn()
+        tools = [*self._tools.of(context, sources), *self._handing_on.of(handed_on)]
         asking = self._loop.run(request, prompt=prompt.label, tools=tools)
         async with aclosing(answered(asking, sources)) as events:
             async for event in events:
+                if isinstance(event, Answer):
+                    event = replace(event, hand_on=handed_on.asked)  # noqa: PLW2901 - the same one
                 yield event
 
     def _prompt(self, context: AgentContext) -> Prompt:

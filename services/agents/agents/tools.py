@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from maieutic.v1.document_service_pb2 import Passage, SearchDocumentsRequest
 from maieutic.v1.message_pb2 import Message
-from services.agents.agents import known
+from services.agents.agents import handing_on, known
 from services.agents.agents.asking import as_data, said_by, schema_of
 from services.agents.agents.citations import Sources, fenced
 from services.agents.agents.loop import Tool, Tools
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the stub's asynchronous face exists for type checkers alone
 SEARCH = "search_documents"
 SPECIFICATIONS = "list_specifications"
 HISTORY = "get_session_conversation_history"
-OURS = (SEARCH, SPECIFICATIONS, HISTORY)
+OURS = (SEARCH, SPECIFICATIONS, HISTORY, *handing_on.NAMES)
 PASSAGES = 5
 MOST_PASSAGES = 10
 QUERY_CHARACTERS = 8192

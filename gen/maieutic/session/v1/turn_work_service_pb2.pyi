@@ -772,6 +772,7 @@ class CompleteTurnRequest(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
+    HAND_ON_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
@@ -792,6 +793,13 @@ class CompleteTurnRequest(_message.Message):
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
         """The files that it has put, without those of finished steps."""
 
+    @_builtins.property
+    def hand_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___HandOn]:
+        """What is to begin beside the conversation, in the same write as the outcome,
+        which names it. Of each kind one; each is begun once, however often the
+        turn is tried or completed.
+        """
+
     def __init__(
         self,
         *,
@@ -804,14 +812,40 @@ class CompleteTurnRequest(_message.Message):
         usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
         findings: _turn_service_pb2.Findings | None = ...,
         artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
+        hand_on: _abc.Iterable[Global___HandOn] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "citations", b"citations", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "last_seq", b"last_seq", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "citations", b"citations", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "hand_on", b"hand_on", "last_seq", b"last_seq", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompleteTurnRequest: _TypeAlias = CompleteTurnRequest  # noqa: Y015
+
+@_typing.final
+class HandOn(_message.Message):
+    """What a turn's agent leaves to another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    kind: _turn_service_pb2.TurnKind.ValueType
+    instructions: _builtins.str
+    """In place of what the user says in the turn; empty: just that."""
+    def __init__(
+        self,
+        *,
+        kind: _turn_service_pb2.TurnKind.ValueType = ...,
+        instructions: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instructions", b"instructions", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOn: _TypeAlias = HandOn  # noqa: Y015
 
 @_typing.final
 class CompleteTurnResponse(_message.Message):
