@@ -41,16 +41,13 @@ class Account:
         known = {usage.usage_id for usage in told}
         return [usage for usage_id, usage in self._entries.items() if usage_id not in known]
 
-    def ended(self) -> list[Usage]:
-        """Return what the calls have consumed that are not under way."""
-        return [self._entries[usage_id] for usage_id in self._entries.keys() - self._under_way]
+    def reserved_ended(self, *, besides: Iterable[Usage] = ()) -> list[Usage]:
+        """Return what the reserved calls have consumed that are not under way any more.
 
-    def reserved_besides(self, told: Iterable[Usage]) -> list[Usage]:
-        """Return of the calls that were reserved what they have consumed, if it is not *told*.
-
-        That is nothing for a call whose model has said nothing of it.
+        That is nothing for a call whose model has said nothing of it. What is told *besides* is
+        left out.
         """
-        known = {usage.usage_id for usage in told}
+        known = {usage.usage_id for usage in besides} | self._under_way
         asked = self.budget.asked if self.budget is not None else ()
         return [
             self._entries.get(usage_id, Usage(usage_id=usage_id))

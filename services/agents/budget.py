@@ -37,6 +37,7 @@ class TurnBudget:
         self.asked.append(call.usage_id)
         response = await self._reserve(call)
         if response.HasField("refused"):
+            self.asked.remove(call.usage_id)
             self.refused = response.refused
             raise CallRefused(response.refused.explanation)
         return response.granted.max_tokens

@@ -146,7 +146,7 @@ class TurnRun:
 
     async def _settle(self, told: Iterable[Usage]) -> None:
         """Tell the turn's budgets what they have not heard; else they count with the most."""
-        if untold := self._account.reserved_besides(told):
+        if untold := self._account.reserved_ended(besides=told):
             try:
                 await self._parts.work.settle(self._job.turn_id, untold)
             except ServiceError as error:
@@ -277,7 +277,7 @@ class TurnRun:
     ) -> ReserveBudgetResponse:
         work, account = self._parts.work, self._account
         return await self._commit(
-            turn, lambda _: work.reserve(turn.log, call, account.ended()), recorded=False
+            turn, lambda _: work.reserve(turn.log, call, account.reserved_ended()), recorded=False
         )
 
     async def _complete(

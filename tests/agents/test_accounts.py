@@ -7,10 +7,15 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from maieutic.bus.v1.bus_pb2 import TurnUsed
+from maieutic.session.v1.turn_work_service_pb2 import (
+    BudgetGranted,
+    ReserveBudgetRequest,
+    ReserveBudgetResponse,
+)
 from maieutic.v1.turn_service_pb2 import TURN_STATE_FAILED, Usage
 from services.agents.accounts import Account, Accounts
 from services.agents.adapters.scripted import Script, ScriptedModel
-from services.agents.budget import CallBounds
+from services.agents.budget import CallBounds, TurnBudget
 from services.agents.errors import ModelRejected
 from services.agents.metered_model import MeteredModel
 from services.agents.ports import ModelEvent, ModelRequest, ModelUsage, TextDelta
@@ -198,12 +203,22 @@ async def test_a_calls_cost_is_counted_once_by_model_and_agent(
     assert found == ({(*whose, "EUR"): pytest.approx(0.0002)} if priced else {whose: 2})
 
 
-def test_what_a_call_under_way_has_told_is_not_its_last_word() -> None:
+async def granted(call: ReserveBudgetRequest) -> ReserveBudgetResponse:
+    return ReserveBudgetResponse(granted=BudgetGranted(max_tokens=call.max_tokens))
+
+
+async def test_what_a_call_under_way_has_told_is_not_its_last_word() -> None:
     account = Account("claim")
+    account.budget = TurnBudget(granted)
     with account.call() as first:
+        await account.budget.reserved(ReserveBudgetRequest(usage_id=first))
         account.note(Usage(usage_id=first, input_tokens=5))
-        with account.call() as second:
-            account.note(Usage(usage_id=second, input_tokens=7))
-            assert account.ended() == []
-        assert [usage.input_tokens for usage in account.ended()] == [7]
-    assert sorted(usage.input_tokens for usage in account.ended()) == [5, 7]
+        with account.call() as second:  # of which its model says nothing
+            await account.budget.reserved(ReserveBudgetRequest(usage_id=second))
+            assert account.reserved_ended() == []
+        assert account.reserved_ended() == [Usage(usage_id=second)]
+    assert account.reserved_ended() == [
+        Usage(usage_id=first, input_tokens=5),
+        Usage(usage_id=second),
+    ]
+    assert account.reserved_ended(besides=[Usage(usage_id=second)]) == account.besides([])
