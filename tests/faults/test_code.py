@@ -80,12 +80,17 @@ async def whole(client: Maieutic, stream: TurnStream) -> Sequence[str]:
     return [artifact.path for artifact in outcome.artifacts]
 
 
-async def test_kill_9_at_any_moment_repeats_at_most_the_file_in_progress(
+async def test_kill_9_of_the_archive_and_of_workers_repeats_at_most_the_file_in_progress(
     stack: RealStack, client: Maieutic, session: Session, claude: Emulator
 ) -> None:
     stream = client.turns.generate_code(session, "Count.", timeout=2 * PATIENCE)
     async with stream:
+        await until_file(stream, PATHS[0], finished=False)
+        await stack.kill9("persistence")  # the file is written, and cannot be put
+        await wait_until(lambda: all(one.end for one in claude.requests), PATIENCE)
+        await stack.start("persistence")
         await until_file(stream, PATHS[0], finished=True)
+        assert asked(claude)[f"Write the file {PATHS[0]}"] == 1, "it waited, and was not paid twice"
         await stack.kill9("agents")  # as soon as a file is finished
         await stack.start("agents", **asking(claude))
         await until_file(stream, PATHS[2], finished=False)
@@ -103,16 +108,3 @@ async def test_kill_9_at_any_moment_repeats_at_most_the_file_in_progress(
     for path in PATHS:
         done = [frame for frame in frames if frame.file.path == path and frame.file.artifact.path]
         assert len(done) <= 1, "told as finished once"
-
-
-async def test_while_the_archive_is_away_a_file_waits_and_is_not_paid_twice(
-    stack: RealStack, client: Maieutic, session: Session, claude: Emulator
-) -> None:
-    async with client.turns.generate_code(session, "Count.", timeout=2 * PATIENCE) as stream:
-        await until_file(stream, PATHS[1], finished=False)
-        await stack.kill9("persistence")
-        await wait_until(lambda: all(one.end for one in claude.requests), PATIENCE)
-        await stack.start("persistence")
-        assert await whole(client, stream) == list(PATHS)
-    assert set(asked(claude).values()) == {1}
-    assert (await archived_turn(stack, stream.turn_id))["attempts"] == 1
