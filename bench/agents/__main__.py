@@ -16,6 +16,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from bench.agents.cancelling import measure_cancelling
 from bench.agents.kills import TURNS, measure_kills
 from bench.agents.socratic import measure_socratic
 from bench.agents.turns import measure_burst, measure_connections
@@ -23,6 +24,7 @@ from services.runtime.lifecycle import collecting_rarely
 
 RESULT = Path("build/bench/agents.json")
 ROUNDS = 3
+CANCELS = 5
 QUESTIONS = 9
 
 
@@ -57,6 +59,7 @@ def _phases(*, quick: bool) -> Mapping[str, Phase]:
         "burst": lambda: measure_burst(1 if quick else ROUNDS),
         "socratic": lambda: measure_socratic(1 if quick else QUESTIONS),
         "kills": lambda: measure_kills(TURNS // 10 if quick else TURNS),
+        "cancel": lambda: measure_cancelling(1 if quick else CANCELS),
     }
 
 

@@ -104,7 +104,7 @@ class TurnRun:
         self._parts = parts
         self._turn: RecordedTurn | None = None
         self._stopped: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        self._committing = False
+        self._ending = False
         self._claiming = asyncio.Lock()
         self._reclaim: asyncio.Task[None] | None = None
         self._agents = TurnAgents(job=job, work=parts.work, crew=parts.crew, commit=self._commit)
@@ -153,8 +153,8 @@ class TurnRun:
                 _LOG.warning("turn %s: not settled: %s", self._job.turn_id, error.reason)
 
     def fenced(self) -> None:
-        """See `TurnListener`. While a commit is under way its own answer tells."""
-        if not self._committing:
+        """See `TurnListener`. While an outcome is under way its own answer tells."""
+        if not self._ending:
             self._stop(TurnOver())
 
     def missing(self) -> None:
@@ -294,7 +294,15 @@ class TurnRun:
         self, turn: RecordedTurn, send: Callable[[int], Awaitable[E]]
     ) -> TurnFinished | None:
         """Commit the outcome; None if the turn is to run again."""
-        response = await self._commit(turn, send)
+
+        async def ending(last_seq: int) -> E:
+            self._ending = True
+            try:
+                return await send(last_seq)
+            finally:
+                self._ending = False
+
+        response = await self._commit(turn, ending)
         return response.finished if response.HasField("finished") else None
 
     async def _commit(
@@ -311,14 +319,11 @@ class TurnRun:
         while True:
             last_seq = await turn.recorded() if recorded else 0
             fence = turn.log.fence
-            self._committing = True
             try:
                 response = await send(last_seq)
             except LogBehind:
                 turn.restate()
                 continue
-            finally:
-                self._committing = False
             if response.status == WRITE_STATUS_APPLIED:
                 return response
             claimed_again = turn.log.suspended or turn.log.fence != fence

@@ -42,6 +42,21 @@ async def test_a_fenced_turn_stops_its_model_call_within_a_second_and_is_acked()
         assert place.store.calls["CompleteTurn"] == 0
 
 
+async def test_a_turn_that_is_stopped_while_it_asks_for_its_budget_calls_no_model() -> None:
+    model = ScriptedModel()
+    async with office(model) as place:
+        going = place.store.holding_reservations = asyncio.Event()
+        turn_id = await place.ask("Stop me.")
+        await wait_until(lambda: place.store.calls["ReserveBudget"] == 1)
+        place.store.fence_off(turn_id)
+        await place.idle()
+        going.set()
+        assert model.calls[turn_id] == 0
+        # What may have been reserved all the same is given back.
+        (told,) = place.store.settled
+        assert [(one.input_tokens, one.output_tokens) for one in told.usage] == [(0, 0)]
+
+
 async def test_a_turn_that_the_store_lost_is_claimed_again_and_keeps_its_text() -> None:
     model = slow_model()
     async with office(model) as place:

@@ -37,6 +37,7 @@ Hold = (
     | pb.FailTurnRequest
     | pb.ListTurnMessagesRequest
     | pb.PutTurnArtifactRequest
+    | pb.ReserveBudgetRequest
 )
 
 
@@ -116,6 +117,9 @@ class LiveStore:
     """Commits are applied, and answered once this is set."""
     holding_claims: asyncio.Event | None = None
     """Claims are decided, and answered once this is set."""
+    holding_reservations: asyncio.Event | None = None
+    """Claims are budgeted, and calls of models granted once this is set."""
+    settled: list[pb.SettleBudgetRequest] = field(default_factory=list)
     batches_allowed: asyncio.Semaphore | None = None
     """Batches wait for this before they are looked at."""
     away_for_artifacts: bool = False
@@ -202,6 +206,7 @@ class FakeTurnWork(TurnWorkServiceServicer):
             attempt=turn.attempt,
             max_attempts=turn.job.max_attempts,
             answer_bytes=self._store.answer_bytes,
+            budgeted=self._store.holding_reservations is not None,
             session=turn.job.session,
             window=[
                 *self._store.window[-self._store.shown :],
@@ -396,12 +401,18 @@ class FakeTurnWork(TurnWorkServiceServicer):
     async def ReserveBudget(
         self, request: pb.ReserveBudgetRequest, context: Context
     ) -> pb.ReserveBudgetResponse:
-        raise Unimplemented("no claim of this service is budgeted")
+        store = self._enter("ReserveBudget")
+        if store.holding_reservations is None:
+            raise Unimplemented("no claim of this service is budgeted")
+        await store.holding_reservations.wait()
+        granted = pb.BudgetGranted(max_tokens=request.max_tokens)
+        return pb.ReserveBudgetResponse(status=store.verdict(request), granted=granted)
 
     async def SettleBudget(
         self, request: pb.SettleBudgetRequest, context: Context
     ) -> pb.SettleBudgetResponse:
-        raise Unimplemented("no claim of this service is budgeted")
+        self._enter("SettleBudget").settled.append(request)
+        return pb.SettleBudgetResponse()
 
     async def MarkArchived(
         self, request: pb.MarkArchivedRequest, context: Context
