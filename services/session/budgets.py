@@ -105,7 +105,7 @@ def reserve(
             usage_id=asked.usage_id,
             claim_id=asked.claim_id,
             tokens=asked.input_tokens + may_say,
-            cost_micros=_cost(asked, may_say),
+            cost_micros=_cost(asked, may_say) if _currency(draft, turn) else 0,
             max_tokens=may_say,
         )
     return _granted(may_say)
@@ -193,7 +193,7 @@ def settle(draft: Draft, turn: TurnRecord, told: Iterable[Usage]) -> None:
     """
     if not is_bounded(draft, turn):
         return
-    currency = turn.job.budget.currency or draft.record.session.budget.currency
+    currency = _currency(draft, turn)
     with _counted(draft, turn):
         for usage in told:
             if usage.usage_id:
@@ -201,6 +201,12 @@ def settle(draft: Draft, turn: TurnRecord, told: Iterable[Usage]) -> None:
                 call.cost_micros = _told_cost(usage, call, currency)
                 call.tokens = usage.input_tokens + usage.output_tokens
                 call.settled = True
+
+
+def _currency(draft: Draft, turn: TurnRecord) -> str:
+    """Return what the turn's calls are counted in; empty if no budget of money bounds it."""
+    shared = draft.record.session.budget.currency if has_budget(draft) else ""
+    return turn.job.budget.currency or shared
 
 
 def _entry(turn: TurnRecord, usage_id: str) -> MeteredCall:
@@ -211,7 +217,7 @@ def _entry(turn: TurnRecord, usage_id: str) -> MeteredCall:
 
 def _told_cost(usage: Usage, call: MeteredCall, currency: str) -> int:
     """Return what a call has cost; what was reserved if it consumed something of unknown cost."""
-    if usage.HasField("cost_micros") and usage.currency == currency:
+    if currency and usage.HasField("cost_micros") and usage.currency == currency:
         return usage.cost_micros
     return call.cost_micros if usage.input_tokens or usage.output_tokens else 0
 

@@ -235,6 +235,15 @@ def test_the_smaller_of_two_budgets_counts(own: int, granted: int | str) -> None
     assert in_session(1000, own).reserve(1, 100, 5000) == granted
 
 
+def test_a_budget_of_tokens_counts_no_money() -> None:
+    one = in_session(1000, own=1000)
+    one.reserve(1, 100, 500, price=PRICE)
+    one.reserve(2, 100, 100, price=PRICE, usage=[usage("c1:1", 90, 180)])
+    assert calls(one.memory) == [(90, 0, True), (200, 0, False)]
+    assert one.memory.session is not None
+    assert one.memory.session.session.spending == Spending(tokens=90, reserved_tokens=200)
+
+
 def test_a_session_over_its_budget_is_named_by_the_reason() -> None:
     one = in_session(1000, own=2000)
     one.reserve(1, 100, 900)
