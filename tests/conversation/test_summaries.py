@@ -1,6 +1,9 @@
 """A conversation that outgrows what agents see, through the whole backend, killed in between."""
 
 import json
+from functools import partial
+
+import pytest
 
 from maieutic.v1.session_service_pb2 import Session
 from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED
@@ -27,11 +30,7 @@ async def test_a_backend_killed_in_a_summary_writes_it_when_it_is_back_and_once(
         async with running.client() as client:
             # Nobody waits for it.
             turns.append(await asked(client, session))
-
-            async def is_there() -> bool:
-                return await client.specifications.summary(session) is not None
-
-            await wait_until(is_there, PATIENCE)
+            await wait_until(partial(has_summary, client, session), PATIENCE)
             summary = await client.specifications.summary(session)
             assert summary is not None
             assert (summary.text, summary.through_position) == (SUMMARY, 8)
@@ -42,8 +41,34 @@ async def test_a_backend_killed_in_a_summary_writes_it_when_it_is_back_and_once(
             assert len(said) == 2 * (TURNS + 1)
 
 
-async def asked(client: Maieutic, session: Session) -> str:
-    stream = client.turns.stream(session, QUICKLY, timeout=PATIENCE)
+@pytest.mark.asyncio(loop_scope="package")
+async def test_what_was_said_first_is_remembered_when_it_is_out_of_sight_also_in_a_branch(
+    client: Maieutic,
+) -> None:
+    session = await client.sessions.create()
+    await asked(client, session, "My boat is called Heron.")
+    for _ in range(TURNS - 1):
+        await asked(client, session, "Well?")
+    await wait_until(partial(has_summary, client, session), PATIENCE)
+    summary = await client.specifications.summary(session)
+    assert summary is not None
+    assert summary.message_count == summary.through_position == 8
+    *_, latest = [one async for one in client.sessions.messages(session)][::-1]
+    branch = await client.sessions.branch(session, latest.message_id)
+    for talk in (session, branch):
+        kept = await client.specifications.summary(talk)
+        assert kept is not None
+        assert kept.text == summary.text
+        stream = client.turns.stream(talk, "What is my boat called?", timeout=PATIENCE)
+        assert "My boat is called Heron." in (await stream.result()).text
+
+
+async def has_summary(client: Maieutic, session: Session) -> bool:
+    return await client.specifications.summary(session) is not None
+
+
+async def asked(client: Maieutic, session: Session, text: str = QUICKLY) -> str:
+    stream = client.turns.stream(session, text, timeout=PATIENCE)
     assert (await stream.result()).state == TURN_STATE_COMPLETED
     return stream.turn_id
 
