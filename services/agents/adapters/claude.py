@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import httpx2
@@ -15,6 +15,7 @@ from services.agents.adapters.claude_errors import FOREIGN, model_error, status_
 from services.agents.adapters.claude_messages import conversation, system_prompt, tools
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.claude_reading import Reading
+from services.agents.adapters.patience import Patience
 from services.agents.ports import ModelEvent, ModelRequest
 
 _LOG = logging.getLogger(__name__)
@@ -95,25 +96,25 @@ class ClaudeModel:
     async def _events(
         self, request: ModelRequest, response: httpx2.Response, first_word_by: float
     ) -> AsyncGenerator[ModelEvent, None]:
-        loop, patience = asyncio.get_running_loop(), self._options.token_timeout
-        reading, limit = Reading(), first_word_by
+        clock, reading = asyncio.get_running_loop().time, Reading()
         told = _told(response)
         # Read beyond the last event to the response's end: only then is the connection used again.
-        while True:
-            try:
-                async with asyncio.timeout_at(limit):
-                    news = reading.take(await anext(told))
-            except StopAsyncIteration:
-                break
-            except FOREIGN as error:
-                if reading.complete:
+        with closing(Patience(first_word_by)) as patience:
+            while True:
+                try:
+                    news = reading.take(await patience.wait(anext(told)))
+                except StopAsyncIteration:
                     break
-                _note(request, error)
-                raise model_error(error) from error
-            if reading.said:
-                limit = loop.time() + (END_SECONDS if reading.complete else patience)
-            for one in news:
-                yield one
+                except FOREIGN as error:
+                    if reading.complete:
+                        break
+                    _note(request, error)
+                    raise model_error(error) from error
+                if reading.said:
+                    seconds = END_SECONDS if reading.complete else self._options.token_timeout
+                    patience.move(clock() + seconds)
+                for one in news:
+                    yield one
         for event in reading.ending():
             yield event
 
