@@ -19,6 +19,8 @@ from services.session.ids import Ids
 from services.session.lanes import ANALYSIS, INTERACTIVE, LONG, TimeBudgets
 from services.session.model import Caller, user_message
 
+MOST_INSTRUCTIONS = 32_768
+"""Characters, as many as a request may have."""
 ANALYSIS_STEPS = ("context", "conflict")
 CODE_STEPS = ("code_plan",)
 """Those after it follow from the plan."""
@@ -131,7 +133,7 @@ class Jobs:
         if hand_on.kind == pb.TURN_KIND_ANALYSIS:
             return self.analysis_of(job)
         turn_id = self.handed_on_id(job.turn_id, hand_on.kind)
-        text = hand_on.instructions or job.message.text
+        text = hand_on.instructions[:MOST_INSTRUCTIONS] or job.message.text
         return self._beside(job, turn_id, text, _HANDED_ON[hand_on.kind])
 
     def handed_on_id(self, turn_id: str, kind: pb.TurnKind.ValueType) -> str:

@@ -158,6 +158,11 @@ async def test_in_socratic_mode_what_is_said_is_analysed_once(stack: Stack) -> N
     assert [job.turn_id for job in children(stack, turn.turn_id)] == [analysis.turn_id]
 
 
+def test_instructions_are_no_longer_than_those_of_a_request() -> None:
+    long = HandOn(kind=TURN_KIND_CODE, instructions="ä" * 40_000)
+    assert JOBS.handed_on(job("a"), long).message.text == "ä" * 32_768
+
+
 def leased() -> tuple[Memory, Hold]:
     memory = Memory.with_session()
     memory.apply(lambda draft: begin(draft, job("a"), TIMING))

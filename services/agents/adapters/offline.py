@@ -108,8 +108,7 @@ def answer(request: ModelRequest) -> str:
     if _SUMMARY.search(question):
         return _topics(request)
     if request.passages:
-        found = _passages if asks_for_passages(question) else _from_passages
-        return found(question, request.passages)
+        return _from_passages(question, request.passages)
     return _from_conversation(question, request)
 
 
@@ -121,7 +120,7 @@ def _topics(request: ModelRequest) -> str:
     return "\n".join([f"{OFFLINE} So far you asked about:", *lines])
 
 
-def _passages(_: str, passages: Sequence[ModelPassage]) -> str:
+def _listed(passages: Sequence[ModelPassage]) -> str:
     lines = [
         f"{p.document_name}: “{shortened(p.text, PASSAGE_CHARACTERS)}” [{p.number}]"
         for p in passages
@@ -130,6 +129,8 @@ def _passages(_: str, passages: Sequence[ModelPassage]) -> str:
 
 
 def _from_passages(question: str, passages: Sequence[ModelPassage]) -> str:
+    if asks_for_passages(question):
+        return _listed(passages)
     quotes = _nearest(question, [(p.number, p.text) for p in passages])
     if quotes:
         lines = [f"“{quote.text}” [{quote.number}]" for quote in quotes]
