@@ -28,8 +28,7 @@ from maieutic.v1.specification_pb2 import (
 from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2 import Findings
 from maieutic_client import Maieutic
-from maieutic_client.cli import main
-from maieutic_client.cli.usage import money
+from maieutic_client.cli import budgets, main
 from tests.fakes.conversations import echo
 from tests.fakes.gateway import Stack, gateway_stack
 from tests.waiting import wait_until
@@ -177,6 +176,27 @@ async def test_every_line_of_standard_input_is_a_question(cli: Cli) -> None:
     assert len(cli.stack.conversations.sessions) == 1
 
 
+async def test_in_socratic_mode_the_first_question_is_the_agent_s(cli: Cli) -> None:
+    ended = await cli.run("chat", "--mode", "socratic", typed="an answer\n")
+    assert ended.status == 0, ended.err
+    assert cli.stack.conversations.opened == ["NextQuestion", "StreamTurn"]
+    (session_id,) = cli.stack.conversations.sessions
+    assert f"maieutic specs list {session_id}" in ended.err
+    await cli.run("chat", "--session", session_id, typed="another\n")
+    assert cli.stack.conversations.opened.count("NextQuestion") == 1, "only at the beginning"
+
+
+async def test_an_id_that_begins_with_a_dash_is_no_option(cli: Cli) -> None:
+    for name in ("-" + "x" * 47, "--" + "x" * 46, "-help" + "x" * 43):
+        for command in (("sessions", "show"), ("specs", "list"), ("analyze",), ("code",)):
+            ended = await cli.quick(*command, name)
+            assert (ended.status, name in ended.err) == (4, True), ended.err
+        ended = await cli.quick("chat", "hello", "--session", name)
+        assert (ended.status, name in ended.err) == (4, True), ended.err
+    typo = await cli.quick("analyze", "x" * 48, "--colection", "docs")
+    assert (typo.status, "No such option" in typo.err) == (2, True)
+
+
 async def test_a_conversation_goes_on_and_is_listed_and_shown(cli: Cli) -> None:
     assert (await cli.run("chat", "first question")).status == 0
     (session_id,) = cli.stack.conversations.sessions
@@ -242,7 +262,7 @@ async def test_a_conversation_gets_a_budget_and_loses_it(cli: Cli) -> None:
     session.spending.tokens, session.spending.cost_micros = 120, 345
     stats = await cli.quick("sessions", "stats", session_id)
     assert "tokens of the budget\t120 of 700\n" in stats.out
-    assert "money of the budget\t0.000345 of 2.500000 EUR\n" in stats.out
+    assert "money of the budget\t0.000345 of 2.50 EUR\n" in stats.out
     both = await cli.quick("sessions", "update", session_id, "--no-budget", *limits)
     assert (both.status, "not both" in both.err) == (2, True)
     assert (await cli.quick("sessions", "update", session_id, "--no-budget")).status == 0
@@ -637,4 +657,4 @@ async def test_what_was_consumed_is_shown_for_people_and_for_programs(cli: Cli) 
     [(0, "0.00"), (1, "0.000001"), (1_500_000, "1.50"), (12_345_600_000, "12345.60")],
 )
 def test_money_is_shown_exactly_in_its_unit(micros: int, shown: str) -> None:
-    assert money(micros) == shown
+    assert budgets.amount(micros) == shown

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from maieutic.v1 import admin_service_pb2 as pb
+from maieutic_client.cli.commands import Group
 from maieutic_client.cli.dead_letters import dead
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, dump, size, when
@@ -26,7 +27,7 @@ DAMAGES = {
 }
 
 
-@click.group()
+@click.group(cls=Group)
 def admin() -> None:
     """Run the backend; needs an admin's API key."""
 

@@ -6,6 +6,8 @@ import click
 from google.protobuf.json_format import MessageToJson
 
 from maieutic.v1 import message_pb2, support_pb2 as pb, turn_service_pb2 as turn_pb
+from maieutic_client.cli.commands import Command
+from maieutic_client.cli.outcomes import ending
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
@@ -13,10 +15,15 @@ from maieutic_client.client import Maieutic
 from maieutic_client.stream import TurnStream
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("session_id")
 @click.argument("text", required=False, default="")
-@click.option("--collection", default="", help="Whose documents; without it: the session's.")
+@click.option(
+    "--collection",
+    default="",
+    metavar="NAME",
+    help="Whose documents; without it: the conversation's.",
+)
 @click.option("--turn", "turn_id", default="", metavar="ID", help="Look at this turn's answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
 @target_options
@@ -29,7 +36,10 @@ def analyze(
     turn_id: str,
     as_json: bool,
 ) -> None:
-    """See how documents support TEXT, the answer of a turn, or else the session's last answer."""
+    """See how documents support an answer.
+
+    The answer is TEXT, that of a turn, or else the last one of the conversation.
+    """
     if text and turn_id:
         raise click.UsageError("say TEXT or --turn ID, not both")
 
@@ -42,7 +52,7 @@ def analyze(
             )
             outcome = await _watched(screen, stream)
         if outcome.state != turn_pb.TURN_STATE_COMPLETED:
-            screen.problem(f"the analysis failed: {outcome.reason}: {outcome.explanation}")
+            screen.problem(ending(outcome))
             return Exit.FAILED
         report = outcome.findings.support
         if as_json:
@@ -59,7 +69,7 @@ async def _last_answered(client: Maieutic, session_id: str) -> str:
     async for message in client.sessions.messages(session_id):
         if message.author == message_pb2.AUTHOR_AGENT and message.turn_id:
             return message.turn_id
-    raise click.UsageError("the session has no answer yet: say TEXT")
+    raise click.UsageError("the conversation has no answer yet: say TEXT")
 
 
 async def _watched(screen: Screen, stream: TurnStream) -> turn_pb.TurnOutcome:
@@ -96,7 +106,7 @@ def _summary(report: pb.SupportReport) -> str:
         f"{getattr(coverage, name):.0%} {name}"
         for name in ("supported", "contradicted", "mixed", "unsupported")
     )
-    place = f"of {report.collection}" if report.collection else "of the session"
+    place = f"of {report.collection}" if report.collection else "of the conversation"
     claims = f"{count} claim{'' if count == 1 else 's'}"
     return f"{claims}: {shares}; {report.documents_searched} documents {place} searched"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from maieutic.v1.artifact_pb2 import Artifact
+from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen, size, when
 from maieutic_client.cli.target import Target, connected, target_options
@@ -15,17 +16,17 @@ from maieutic_client.client import Maieutic
 BREAKS = "\n\t"
 
 
-@click.group()
+@click.group(cls=Group)
 def artifacts() -> None:
     """List, show and save the files that agents have made."""
 
 
 @artifacts.command("list")
 @click.argument("session_id", default="")
-@click.option("--turn", "turn_id", default="", help="Of this turn only.")
+@click.option("--turn", "turn_id", default="", metavar="ID", help="Of this turn only.")
 @target_options
 def list_artifacts(*, target: Target, session_id: str, turn_id: str) -> None:
-    """Show the files of a session, or of one turn, the oldest first."""
+    """Show the files of a conversation, or of one turn, the oldest first."""
     if not (session_id or turn_id):
         raise click.UsageError("give a SESSION_ID, or --turn")
     run(_list(target, session_id, turn_id))
@@ -66,7 +67,7 @@ async def _list(target: Target, session_id: str, turn_id: str) -> None:
     screen = Screen()
     screen.table(("ID", "PATH", "SIZE", "TYPE", "TURN", "MADE"), rows)
     if not rows:
-        screen.aside("no files: an agent that writes code makes some")
+        screen.aside("no files: `maieutic code` has some written")
 
 
 def _row(artifact: Artifact) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Options that say what may be consumed."""
 
 import functools
+import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ import click
 from maieutic.v1.budget_pb2 import Budget
 
 MILLION = 1_000_000
+CENTS = 2
+"""Decimals that are always shown."""
 MOST_MICROS = 10**15
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,6 +34,12 @@ class Money(click.ParamType[int]):
         return int(micros)
 
 
+def _currency(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not re.fullmatch("[A-Z]{3}", value):
+        raise click.BadParameter(f"{value!r} is no code of three capital letters, as USD")
+    return value
+
+
 def budget_options(command: F) -> F:
     """Give the command the options of a budget, as its argument `budget`; None without any."""
 
@@ -45,6 +54,8 @@ def budget_options(command: F) -> F:
         "--currency",
         default="USD",
         show_default=True,
+        metavar="CODE",
+        callback=_currency,
         help="Of the money: that of the installation's price table.",
     )
     @functools.wraps(command)
@@ -64,5 +75,6 @@ def budget_options(command: F) -> F:
 
 
 def amount(micros: int) -> str:
-    """Return an amount of money in units of its currency, with all of its six decimals."""
-    return f"{micros // MILLION}.{micros % MILLION:06}"
+    """Return an amount in its currency's unit, exactly: to the cent, or as far as it goes."""
+    units, rest = divmod(micros, MILLION)
+    return f"{units}.{f'{rest:06}'.rstrip('0').ljust(CENTS, '0')}"

@@ -12,7 +12,9 @@ import click
 from maieutic.v1 import session_service_pb2 as pb, turn_service_pb2 as turn_pb
 from maieutic.v1.budget_pb2 import Budget
 from maieutic_client.cli.budgets import budget_options
+from maieutic_client.cli.commands import Command
 from maieutic_client.cli.interrupts import interrupt_cancels
+from maieutic_client.cli.outcomes import ending
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
@@ -40,9 +42,9 @@ PROMPT = "you> "
 QUIT = "/quit"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("question", required=False)
-@click.option("--session", "session_id", help="Go on with this conversation.")
+@click.option("--session", "session_id", metavar="ID", help="Go on with this conversation.")
 @click.option(
     "--mode",
     type=click.Choice(sorted(MODES)),
@@ -80,9 +82,10 @@ def chat(
     agent: str,
     no_documents: bool,
 ) -> None:
-    """Ask QUESTION and leave, or, without one, talk: one question a line.
+    """Ask a question, or talk.
 
-    A budget is each question's own.
+    With QUESTION it is answered, and the command leaves. Without one each line is a question. In
+    Socratic mode it asks instead, and each line is your answer. A budget is each line's own.
 
     Ctrl-C stops an answer that is being written, and leaves at the prompt. The answer goes to
     standard output, everything else to standard error unless a terminal is attached.
@@ -105,7 +108,10 @@ def chat(
                 agent=agent,
                 budget=budget,
             )
-            status = await _talk(client, screen, questions, asking)
+            opening = None
+            if question is None and mode == "socratic" and not (session_id or agent):
+                opening = client.turns.next_question(session, budget=budget)
+            status = await _talk(client, screen, opening, questions, asking)
             return Exit.DONE if question is None and _interactive(screen) else status
 
     run(work())
@@ -128,6 +134,11 @@ async def _begun(
 
 
 def _introduce(screen: Screen, session: pb.Session) -> None:
+    if session.mode == pb.SESSION_MODE_SOCRATIC:
+        name = session_id_of(session)
+        screen.aside(f"conversation {name}: it asks, you answer")
+        screen.aside(f"what it has understood: maieutic specs list {name}")
+        return
     count = len(session.document_ids)
     drawn = f"{count} document{'s' if count != 1 else ''}" if count else "the conversation alone"
     screen.aside(f"conversation {session_id_of(session)}, answers drawn from {drawn}")
@@ -136,16 +147,22 @@ def _introduce(screen: Screen, session: pb.Session) -> None:
 async def _talk(
     client: Maieutic,
     screen: Screen,
+    opening: TurnStream | None,
     questions: AsyncIterator[str],
     asking: Callable[[str], TurnStream],
 ) -> int:
     status = Exit.DONE
+    if opening is not None:
+        status = await _answered(client, screen, opening)
     async for question in questions:
-        stream = asking(question)
-        with interrupt_cancels(client, stream):
-            outcome = await _shown(screen, stream)
-        status = Exit.DONE if outcome.state == turn_pb.TURN_STATE_COMPLETED else Exit.FAILED
+        status = await _answered(client, screen, asking(question))
     return status
+
+
+async def _answered(client: Maieutic, screen: Screen, stream: TurnStream) -> Exit:
+    with interrupt_cancels(client, stream):
+        outcome = await _shown(screen, stream)
+    return Exit.DONE if outcome.state == turn_pb.TURN_STATE_COMPLETED else Exit.FAILED
 
 
 async def _shown(screen: Screen, stream: TurnStream) -> turn_pb.TurnOutcome:
@@ -178,10 +195,7 @@ def _show_end(screen: Screen, outcome: turn_pb.TurnOutcome) -> None:
         begun = HANDED_ON.get(one.kind, "turn {turn_id} was begun beside this conversation")
         screen.aside(one.problem or begun.format(turn_id=one.turn_id))
     if outcome.state != turn_pb.TURN_STATE_COMPLETED:
-        state = turn_pb.TurnState.Name(outcome.state).removeprefix("TURN_STATE_")
-        state = state.lower().replace("_", " ")
-        said = ": ".join(part for part in (outcome.reason, outcome.explanation) if part)
-        screen.problem(f"the turn is {state}{f' ({said})' if said else ''}")
+        screen.problem(ending(outcome))
     screen.line()
 
 

@@ -8,14 +8,16 @@ from maieutic.v1 import turn_service_pb2 as pb
 from maieutic.v1.budget_pb2 import Budget
 from maieutic_client.cli.artifacts import save_files
 from maieutic_client.cli.budgets import budget_options
+from maieutic_client.cli.commands import Command
 from maieutic_client.cli.interrupts import interrupt_cancels
+from maieutic_client.cli.outcomes import ending
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen, size
 from maieutic_client.cli.target import Target, connected, target_options
 from maieutic_client.stream import TurnStream
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("session_id")
 @click.argument("instructions", default="")
 @click.option(
@@ -35,8 +37,9 @@ def code(
     overwrite: bool,
     budget: Budget | None,
 ) -> None:
-    """Have files written from what was settled in a session, and from INSTRUCTIONS besides.
+    """Have files written from what was settled.
 
+    That is what `maieutic specs list SESSION_ID` shows; INSTRUCTIONS say what is wanted besides.
     Ctrl-C stops the writing: what is finished by then stays.
     """
 
@@ -85,6 +88,5 @@ def _told(screen: Screen, outcome: pb.TurnOutcome) -> int:
         return Exit.DONE
     for artifact in outcome.artifacts:
         screen.line(f"- {artifact.path} ({artifact.size_bytes} bytes)")
-    state = pb.TurnState.Name(outcome.state).removeprefix("TURN_STATE_").lower()
-    screen.problem(f"the turn is {state} ({outcome.reason}: {outcome.explanation})")
+    screen.problem(ending(outcome))
     return Exit.FAILED

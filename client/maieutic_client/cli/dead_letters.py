@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from maieutic.v1 import dead_letter_admin_service_pb2 as pb
+from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, dump, size, when
 from maieutic_client.cli.target import Target, connected, target_options
@@ -13,7 +14,7 @@ from maieutic_client.cli.target import Target, connected, target_options
 HEADINGS = ("ID", "QUEUE", "KEY", "WHY", "SIZE", "SINCE", "REDRIVEN")
 
 
-@click.group()
+@click.group(cls=Group)
 def dead() -> None:
     """Look at messages that could not be read, publish them again, or drop them.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from maieutic.v1 import document_admin_service_pb2 as admin_pb, document_service_pb2 as pb
+from maieutic_client.cli.commands import Group
 from maieutic_client.cli.evaluating import evaluate
 from maieutic_client.cli.running import Exit, explained, run
 from maieutic_client.cli.screen import Screen, size, when
@@ -24,7 +25,7 @@ STATES = {
 SHOWN_CHARACTERS = 300
 
 
-@click.group()
+@click.group(cls=Group)
 def docs() -> None:
     """Add, list, search and delete documents."""
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from maieutic.v1 import index_admin_service_pb2 as pb
+from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
 
 
-@click.group()
+@click.group(cls=Group)
 def index() -> None:
     """Build, switch and drop index versions; needs an admin's API key.
 

@@ -32,9 +32,11 @@ def main() -> None:
     """Conversations over your documents.
 
     \b
-    maieutic serve              run the whole backend in one process
-    maieutic docs add FOLDER    store and index documents
-    maieutic chat               ask questions, get answers with citations
+    maieutic serve                  run the whole backend in one process
+    maieutic docs add FOLDER        store and index documents
+    maieutic chat                   ask questions, get answers with citations
+    maieutic chat --mode socratic   be asked, until it is clear what you want
+    maieutic code SESSION_ID        have code written from that
     maieutic code SESSION_ID    have files written from what was settled
 
     Commands talk to the gateway that --address or MAIEUTIC_ADDRESS names. Without an address they

@@ -2,12 +2,13 @@
 
 import click
 
+from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
 from maieutic_client.cli.target import Target, connected, target_options
 
 
-@click.group()
+@click.group(cls=Group)
 def notes() -> None:
     """Keep notes with a conversation."""
 
@@ -48,7 +49,10 @@ async def _list(target: Target, session_id: str) -> None:
     async with connected(target) as client:
         found = [note async for note in client.notes.list(session_id)]
     rows = [(note.note_id, when(note.create_time), note.text) for note in found]
-    Screen().table(("ID", "ADDED", "TEXT"), rows)
+    screen = Screen()
+    screen.table(("ID", "ADDED", "TEXT"), rows)
+    if not rows:
+        screen.aside("no notes yet: `maieutic notes add` adds one")
 
 
 async def _delete(target: Target, session_id: str, note_id: str) -> None:

@@ -5,12 +5,16 @@ from contextlib import contextmanager
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 BYTES_IN_LINE = 16
+GAP = 2
+"""Between the columns of a table."""
 PRINTABLE = range(0x20, 0x7F)
 
 
@@ -47,19 +51,33 @@ class Screen:
         self.err.print(escape(text), style="red", soft_wrap=True)
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Show rows: as a table at a terminal, else one line each, tabs between the cells."""
+        """Show rows: as a table at a terminal, else one line each, tabs between the cells.
+
+        At a terminal where words, such as ids, would be cut, each row is a paragraph.
+        """
         if not self.rich:
             for row in rows:
                 self.line("\t".join(" ".join(cell.split()) for cell in row))
             return
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for column, heading in enumerate(headings):
-            # The first cell is what one copies: it is never cut.
-            widest = max((len(row[0]) for row in rows), default=0) if column == 0 else None
-            table.add_column(heading, min_width=widest, overflow="fold")
+        widths = _widths([*zip(headings, *rows, strict=True)], self.out.width)
+        if widths is None:
+            self._paragraphs(headings, rows)
+            return
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
+        for heading, width in zip(headings, widths, strict=True):
+            table.add_column(heading, width=width)
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         self.out.print(table)
+
+    def _paragraphs(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        for first, *others in rows:
+            self.line(first, style="bold")
+            named = zip(headings[1:], others, strict=True)
+            said = (
+                f"[dim]{heading.lower()}[/dim] {escape(cell)}" for heading, cell in named if cell
+            )
+            self.out.print(Padding("   ".join(said), (0, 0, 0, GAP)))
 
     @contextmanager
     def progress(self, doing: str, total: int) -> Iterator["Steps"]:
@@ -72,6 +90,25 @@ class Screen:
         )
         with Progress(*columns, console=self.out, transient=True, disable=not self.rich) as bar:
             yield Steps(bar, doing, total)
+
+
+def _widths(columns: Sequence[Sequence[str]], whole: int) -> list[int] | None:
+    """Return how wide each column is to be so that no word is cut; None if that cannot be."""
+    least = [
+        max(cell_len(word) for cell in column for word in ("", *cell.split())) for column in columns
+    ]
+    wished = [max(cell_len(cell) for cell in column) for column in columns]
+    spare = whole - sum(least) - GAP * (len(columns) - 1)
+    if spare < 0:
+        return None
+    widths = [*least]
+    # Who wishes for least is served first: what it leaves is for the others.
+    order = sorted(range(len(columns)), key=lambda place: wished[place] - least[place])
+    for served, place in enumerate(order):
+        more = min(wished[place] - least[place], spare // (len(columns) - served))
+        widths[place] += more
+        spare -= more
+    return widths
 
 
 class Steps:

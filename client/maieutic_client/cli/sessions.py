@@ -7,8 +7,9 @@ import click
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.budget_pb2 import Budget, Spending
 from maieutic.v1.message_pb2 import AUTHOR_USER
-from maieutic.v1.turn_service_pb2 import TurnState
 from maieutic_client.cli.budgets import amount, budget_options
+from maieutic_client.cli.commands import Group
+from maieutic_client.cli.outcomes import state_name
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
 from maieutic_client.cli.target import Target, connected, target_options
@@ -24,9 +25,9 @@ ORDERS = {
 }
 
 
-@click.group()
+@click.group(cls=Group)
 def sessions() -> None:
-    """List conversations, and read, watch, change, branch, end or delete one."""
+    """Conversations: list, read, watch, change, branch, end, delete."""
 
 
 sessions.add_command(watch)
@@ -189,7 +190,7 @@ async def _stats(target: Target, session_id: str) -> None:
     rows = [
         ("messages", str(found.message_count)),
         ("documents", str(found.document_count)),
-        *((f"turns {_state(turns.state)}", str(turns.count)) for turns in found.turns),
+        *((f"turns {state_name(turns.state)}", str(turns.count)) for turns in found.turns),
         ("retries", str(found.retry_count)),
         ("seconds", f"{found.total_duration.ToMilliseconds() / 1000:.1f}"),
         *((f"tokens into {used.model}", str(used.input_tokens)) for used in found.usage),
@@ -211,10 +212,6 @@ def _budget(budget: Budget, spent: Spending) -> Iterator[tuple[str, str]]:
     if budget.HasField("cost_micros"):
         used, whole = amount(spent.cost_micros), amount(budget.cost_micros)
         yield "money of the budget", f"{used} of {whole} {budget.currency}"
-
-
-def _state(state: TurnState.ValueType) -> str:
-    return TurnState.Name(state).removeprefix("TURN_STATE_").lower()
 
 
 async def _delete(target: Target, session_id: str) -> None:

@@ -3,6 +3,7 @@
 import click
 
 from maieutic.v1 import specification_pb2 as pb
+from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
 from maieutic_client.cli.target import Target, connected, target_options
@@ -14,9 +15,9 @@ KEEP = {
 }
 
 
-@click.group()
+@click.group(cls=Group)
 def specs() -> None:
-    """See what agents have understood from a conversation, and decide conflicts."""
+    """See what was understood, and decide conflicts."""
 
 
 @specs.command("list")
@@ -76,7 +77,10 @@ async def _list(target: Target, session_id: str, *, withdrawn: bool) -> None:
             (one.category, one.key, one.value, "withdrawn" if one.withdrawn else "")
             async for one in found
         ]
-    Screen().table(("CATEGORY", "KEY", "VALUE", "STATE"), rows)
+    screen = Screen()
+    screen.table(("CATEGORY", "KEY", "VALUE", "STATE"), rows)
+    if not rows:
+        screen.aside("nothing is settled yet: `maieutic chat --mode socratic` asks what you want")
 
 
 async def _conflicts(target: Target, session_id: str, *, closed: bool) -> None:
@@ -92,14 +96,20 @@ async def _conflicts(target: Target, session_id: str, *, closed: bool) -> None:
             )
             async for one in found
         ]
-    Screen().table(("ID", "SEVERITY", "FIRST", "SECOND", "DECIDED"), rows)
+    screen = Screen()
+    screen.table(("ID", "SEVERITY", "FIRST", "SECOND", "DECIDED"), rows)
+    if not rows:
+        screen.aside("no conflicts" if closed else "no conflicts to decide")
 
 
 async def _questions(target: Target, session_id: str) -> None:
     async with connected(target) as client:
         found = client.specifications.questions(session_id)
         rows = [(when(one.create_time), one.text) async for one in found]
-    Screen().table(("ASKED", "QUESTION"), rows)
+    screen = Screen()
+    screen.table(("ASKED", "QUESTION"), rows)
+    if not rows:
+        screen.aside("nothing was asked yet: `maieutic chat --mode socratic` asks")
 
 
 async def _summary(target: Target, session_id: str) -> None:

@@ -10,12 +10,12 @@ from google.protobuf.json_format import MessageToJson
 
 from maieutic.v1 import usage_service_pb2 as pb
 from maieutic.v1.turn_service_pb2 import TurnKind
+from maieutic_client.cli.budgets import amount
+from maieutic_client.cli.commands import Command
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
 
-MICROS = 1_000_000
-CENTS = 2
 KEYS: Mapping[str, tuple[pb.UsageKey.ValueType, Callable[[pb.UsageRow], str]]] = MappingProxyType(
     {
         "day": (pb.USAGE_KEY_DAY, lambda row: row.day),
@@ -49,11 +49,12 @@ def _keys(_: click.Context, __: click.Parameter, value: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-@click.command("usage")
+@click.command("usage", cls=Command)
 @click.option("--session", "session_id", metavar="ID", help="Only of this conversation.")
 @click.option("--turn", "turn_id", metavar="ID", help="Only of this turn.")
 @click.option(
     "--tenant",
+    metavar="[NAME]",
     is_flag=False,
     flag_value="",
     help="Of all users, or of --user, in the key's tenant or in this one; for admins.",
@@ -136,16 +137,10 @@ def _cells(total: pb.UsageTotal) -> list[str]:
 
 def _cost(total: pb.UsageTotal) -> str:
     """Return the sums, and of how many calls nobody knows the cost."""
-    parts = [f"{money(cost.micros)} {cost.currency}" for cost in total.costs]
+    parts = [f"{amount(cost.micros)} {cost.currency}" for cost in total.costs]
     if total.unknown_cost_call_count:
         parts.append(f"{total.unknown_cost_call_count} calls of unknown cost")
     return ", ".join(parts) or "nothing"
-
-
-def money(micros: int) -> str:
-    """Return an amount in its currency's unit, exactly: to the cent, or as far as it goes."""
-    units, rest = divmod(micros, MICROS)
-    return f"{units}.{f'{rest:06}'.rstrip('0').ljust(CENTS, '0')}"
 
 
 def _kind(kind: TurnKind.ValueType) -> str:

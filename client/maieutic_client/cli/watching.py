@@ -6,7 +6,9 @@ from types import MappingProxyType
 import click
 
 from maieutic.v1 import session_service_pb2 as pb
-from maieutic.v1.turn_service_pb2 import TURN_KIND_ASK, TurnKind, TurnOutcome, TurnState
+from maieutic.v1.turn_service_pb2 import TURN_KIND_ASK, TurnKind, TurnOutcome
+from maieutic_client.cli.commands import Command
+from maieutic_client.cli.outcomes import state_name
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
@@ -20,7 +22,7 @@ STYLES = {
 }
 
 
-@click.command("watch")
+@click.command("watch", cls=Command)
 @click.argument("session_id")
 @click.option("--cursor", default="", help="Go on after this place, which `--cursors` shows.")
 @click.option("--cursors", is_flag=True, help="Show at the end of each line where to go on.")
@@ -70,8 +72,7 @@ def _step(step: pb.SessionStepFinished) -> str:
 
 
 def _ended(outcome: TurnOutcome) -> str:
-    state = TurnState.Name(outcome.state).removeprefix("TURN_STATE_").lower()
-    return f"{state} {outcome.reason}".strip()
+    return f"{state_name(outcome.state)} {outcome.reason}".strip()
 
 
 _TELLING: Mapping[str, Callable[[pb.SessionFrame], str]] = MappingProxyType(
