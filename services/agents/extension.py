@@ -7,9 +7,16 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.message_pb2 import Citation
 from maieutic.v1.specification_pb2 import Conflict, Question, Specification
-from maieutic.v1.turn_service_pb2 import Findings, Usage
+from maieutic.v1.turn_service_pb2 import (
+    TURN_KIND_ANALYSIS,
+    TURN_KIND_CODE,
+    Findings,
+    TurnFile,
+    Usage,
+)
 from services.agents.agents.answering import answered
 from services.agents.agents.citations import Sources, cited, fenced
 from services.agents.agents.known import summary as summary_of
@@ -22,6 +29,7 @@ from services.agents.errors import (
     ModelRefused,
     ModelRejected,
     ModelUnavailable,
+    NotDoable,
     ToolProblem,
 )
 from services.agents.ports import (
@@ -74,12 +82,15 @@ AgentFactory: TypeAlias = Callable[[AgentParts], Agent]
 """What an entry point of the group `maieutic.agents` names; called once, as the worker starts."""
 
 __all__ = [
+    "TURN_KIND_ANALYSIS",
+    "TURN_KIND_CODE",
     "Agent",
     "AgentContext",
     "AgentEvent",
     "AgentFactory",
     "AgentParts",
     "Answer",
+    "Artifact",
     "Author",
     "BadPrompts",
     "Citation",
@@ -103,6 +114,7 @@ __all__ = [
     "ModelTool",
     "ModelUnavailable",
     "ModelUsage",
+    "NotDoable",
     "Notice",
     "Prompt",
     "Question",
@@ -113,6 +125,7 @@ __all__ = [
     "Tool",
     "ToolProblem",
     "Tools",
+    "TurnFile",
     "Usage",
     "answered",
     "cited",

@@ -7,19 +7,27 @@ from typing import Any
 
 import pytest
 
+from maieutic.session.v1.turn_work_service_pb2 import HandOn
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
-from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TURN_STATE_FAILED, TurnOutcome
+from maieutic.v1.turn_service_pb2 import (
+    TURN_KIND_CODE,
+    TURN_STATE_COMPLETED,
+    TURN_STATE_FAILED,
+    TurnOutcome,
+)
 from services.agents.entry_points import ExtensionOptions, load_extensions
 from services.runtime.settings import BadSettings
 from tests.agents.listening import Listening
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import Office, office
-from tests.packages import importable, install_example, write_package
+from tests.packages import EXAMPLE, importable, install_example, write_package
 
 AGENTS, TOOLS, PROMPTS = "maieutic.agents", "maieutic.tools", "maieutic.prompts"
 SOURCE = """
 from pydantic import BaseModel
-from services.agents.extension import Answer, Delta, TeamTool
+from services.agents.extension import (
+    TURN_KIND_CODE, Answer, Delta, HandOn, NotDoable, TeamTool
+)
 
 class Plain:
     def __init__(self, parts):
@@ -27,6 +35,20 @@ class Plain:
     async def run(self, context):
         yield Delta(text="Plainly.")
         yield Answer(text="Plainly.")
+
+class Handing:
+    def __init__(self, parts):
+        pass
+    async def run(self, context):
+        hand_on = HandOn(kind=TURN_KIND_CODE, instructions="Small.")
+        yield Answer(text="", hand_on=(hand_on,))
+
+class Choosy:
+    def __init__(self, parts):
+        pass
+    async def run(self, context):
+        raise NotDoable("TOO_SHORT", "Write more.")
+        yield
 
 class Dear:
     def __init__(self, parts):
@@ -67,6 +89,7 @@ def acme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def other(tmp_path: Path) -> Iterator[Path]:
     """A package of another team, in which nearly everything is wrong."""
     agents = {name: f"other:{value}" for name, value in (("direct", "Plain"), ("context", "Plain"))}
+    agents |= {"handing": "other:Handing", "choosy": "other:Choosy"}
     agents |= {"dear": "other:Dear", "idle": "other:idle", "seven": "other:NUMBER"}
     agents |= {"Loud": "other:Plain", "lost": "nowhere:Agent", "absent": "other:Absent"}
     tools = {name.lower(): f"other:{name}" for name in ("BROKEN", "SAME", "OURS", "SHOUTED")}
@@ -194,6 +217,29 @@ async def test_an_agent_that_is_named_as_one_of_ours_takes_its_place() -> None:
 
 
 @pytest.mark.usefixtures("other")
+async def test_a_teams_agent_hands_on_and_refuses_as_ours_do() -> None:
+    async with office(extensions=using(agents=("handing", "choosy"))) as place:
+        turn_id = await place.ask("Write it.", agent="handing")
+        await place.finished()
+        assert list(place.store.turns[turn_id].hand_on) == [
+            HandOn(kind=TURN_KIND_CODE, instructions="Small.")
+        ]
+        await place.ask("a", agent="choosy")
+        refused = (await place.finished()).outcome
+    assert (refused.reason, refused.explanation) == ("TOO_SHORT", "Write more.")
+
+
+def test_the_example_imports_nothing_of_the_services_but_the_documented_module() -> None:
+    imported = {
+        line.split()[1]
+        for file in (EXAMPLE / "acme_maieutic").glob("*.py")
+        for line in file.read_text().splitlines()
+        if line.startswith(("from services", "import services"))
+    }
+    assert imported == {"services.agents.extension"}
+
+
+@pytest.mark.usefixtures("other")
 async def test_a_tool_with_a_bug_fails_its_call_and_no_turn(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -212,7 +258,7 @@ async def test_a_tool_with_a_bug_fails_its_call_and_no_turn(
     ("options", "told"),
     [
         ({"agents": ("reviwer",)}, "AGENTS: no installed package has an entry point 'reviwer'"),
-        ({"agents": ("reviwer",)}, "there are: Loud, absent, context, dear, direct"),
+        ({"agents": ("reviwer",)}, "there are: Loud, absent, choosy, context"),
         ({"agents": ("lost",)}, "'lost' (nowhere:Agent of other) cannot be imported: Module"),
         ({"agents": ("absent",)}, "'absent' (other:Absent of other) cannot be imported: Attrib"),
         ({"agents": ("seven",)}, "AGENTS: 'seven' is of the type int: its entry"),

@@ -11,6 +11,7 @@ from services.agents.extension import (
     ModelRequest,
     Notice,
     prompts_in,
+    summary_of,
 )
 
 
@@ -29,6 +30,8 @@ class Reviewer:
             step="reviewer",
             system=self._prompt.text,
             messages=context.messages,
+            summary=summary_of(context),
+            left_out=context.left_out,
         )
         answer = self._parts.answer(context, request, prompt=self._prompt.label)
         async with aclosing(answer) as events:
