@@ -231,7 +231,7 @@ async def test_a_conversation_is_watched_until_it_is_deleted(cli: Cli) -> None:
     assert [line[0] for line in lines] == [
         *("snapshot", "turn_step_finished", "turn_ended", "session_deleted"),
     ]
-    assert lines[1][1:3] == ["t1", "context: 0 specifications, 0 conflicts, 0 questions"]
+    assert lines[1][1:3] == ["t1", "context: nothing new"]
     assert lines[2][1:3] == ["t1", "failed MODEL_AWAY"]
     rest = await cli.run("sessions", "watch", session_id, "--cursor", lines[2][3])
     assert rest.out == "session_deleted\t-\t-\n"

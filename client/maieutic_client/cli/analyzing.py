@@ -11,6 +11,7 @@ from maieutic_client.cli.outcomes import ending
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
+from maieutic_client.cli.values import spoken
 from maieutic_client.client import Maieutic
 from maieutic_client.stream import TurnStream
 
@@ -90,7 +91,12 @@ def _json(report: pb.SupportReport) -> str:
 
 def _show(screen: Screen, report: pb.SupportReport) -> None:
     rows = [
-        (_short(claim.verdict), claim.text, _cited(claim.supporting), _cited(claim.contradicting))
+        (
+            spoken(pb.Verdict.DESCRIPTOR, claim.verdict),
+            claim.text,
+            _cited(claim.supporting),
+            _cited(claim.contradicting),
+        )
         for claim in report.claims
     ]
     screen.table(("VERDICT", "CLAIM", "SUPPORTED BY", "CONTRADICTED BY"), rows)
@@ -113,7 +119,3 @@ def _summary(report: pb.SupportReport) -> str:
 
 def _cited(citations: Iterable[message_pb2.Citation]) -> str:
     return "; ".join(f"{one.document_name}: “{one.quote}”" for one in citations)
-
-
-def _short(verdict: pb.Verdict.ValueType) -> str:
-    return pb.Verdict.Name(verdict).removeprefix("VERDICT_").lower()

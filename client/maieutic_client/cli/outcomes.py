@@ -1,13 +1,12 @@
 """How turns end, in words."""
 
 from maieutic.v1.turn_service_pb2 import TurnOutcome, TurnState
+from maieutic_client.cli.values import spoken
 
 
 def state_name(state: TurnState.ValueType) -> str:
     """Return a state as people say it; a newer version's as its number."""
-    if state not in TurnState.values():
-        return str(state)
-    return TurnState.Name(state).removeprefix("TURN_STATE_").lower().replace("_", " ")
+    return spoken(TurnState.DESCRIPTOR, state)
 
 
 def ending(outcome: TurnOutcome) -> str:

@@ -7,6 +7,7 @@ from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
 from maieutic_client.cli.target import Target, connected, target_options
+from maieutic_client.cli.values import spoken
 
 KEEP = {
     "first": pb.RESOLUTION_KIND_KEEP_FIRST,
@@ -89,10 +90,10 @@ async def _conflicts(target: Target, session_id: str, *, closed: bool) -> None:
         rows = [
             (
                 one.conflict_id,
-                _short(pb.ConflictSeverity.Name(one.severity)),
+                spoken(pb.ConflictSeverity.DESCRIPTOR, one.severity),
                 one.first.value,
                 one.second.value,
-                _short(pb.ResolutionKind.Name(one.resolution.kind)) if one.resolution.kind else "",
+                _decided(one.resolution.kind),
             )
             async for one in found
         ]
@@ -131,8 +132,5 @@ async def _resolve(
     Screen().line(f"resolved {conflict_id}")
 
 
-def _short(name: str) -> str:
-    """Return a value's name without its enum's."""
-    for prefix in ("CONFLICT_SEVERITY_", "RESOLUTION_KIND_"):
-        name = name.removeprefix(prefix)
-    return name.lower().replace("_", " ")
+def _decided(kind: pb.ResolutionKind.ValueType) -> str:
+    return spoken(pb.ResolutionKind.DESCRIPTOR, kind) if kind else ""

@@ -15,6 +15,7 @@ from maieutic_client.cli.commands import Command
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
+from maieutic_client.cli.values import spoken
 
 KEYS: Mapping[str, tuple[pb.UsageKey.ValueType, Callable[[pb.UsageRow], str]]] = MappingProxyType(
     {
@@ -144,9 +145,5 @@ def _cost(total: pb.UsageTotal) -> str:
 
 
 def _kind(kind: TurnKind.ValueType) -> str:
-    """Return a turn's kind as people say it; a newer version's as its number."""
-    if kind == 0:
-        return ""
-    if kind not in TurnKind.values():
-        return str(kind)
-    return TurnKind.Name(kind).removeprefix("TURN_KIND_").lower().replace("_", " ")
+    """Return a turn's kind as people say it; nothing where it was not kept."""
+    return spoken(TurnKind.DESCRIPTOR, kind) if kind else ""

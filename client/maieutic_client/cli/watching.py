@@ -12,6 +12,7 @@ from maieutic_client.cli.outcomes import state_name
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen
 from maieutic_client.cli.target import Target, connected, target_options
+from maieutic_client.cli.values import spoken
 
 STYLES = {
     "turn_accepted": "cyan",
@@ -60,15 +61,24 @@ def _state(current: pb.CurrentSession) -> str:
 
 
 def _kind(kind: TurnKind.ValueType) -> str:
-    return TurnKind.Name(kind or TURN_KIND_ASK).removeprefix("TURN_KIND_").lower()
+    return spoken(TurnKind.DESCRIPTOR, kind or TURN_KIND_ASK)
 
 
 def _step(step: pb.SessionStepFinished) -> str:
     if step.shortened:
-        return f"{step.step}: more than can be told here, `maieutic specs` has it"
+        return f"{step.step}: more than can be told here, `maieutic specs` or the outcome has it"
     found = step.findings
-    counts = f"{len(found.specifications)} specifications, {len(found.conflicts)} conflicts"
-    return f"{step.step}: {counts}, {len(found.questions)} questions"
+    counts = {
+        "specifications": len(found.specifications),
+        "conflicts": len(found.conflicts),
+        "questions": len(found.questions),
+        "characters of summary": len(found.summary.text),
+        "claims": len(found.support.claims),
+        "files planned": len(found.manifest.files),
+        "files": len(step.artifacts),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{step.step}: {told or 'nothing new'}"
 
 
 def _ended(outcome: TurnOutcome) -> str:
