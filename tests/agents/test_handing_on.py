@@ -11,9 +11,16 @@ from maieutic.v1.turn_service_pb2 import TURN_KIND_ANALYSIS, TURN_KIND_CODE, TUR
 from services.agents.adapters.claude import claude
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.offline import OFFLINE, OfflineModel
-from services.agents.agents.handing_on import INSTRUCTIONS_CHARACTERS
+from services.agents.adapters.offline_intents import order_in
+from services.agents.agents.handing_on import INSTRUCTIONS_CHARACTERS, NAMES
 from services.agents.errors import ModelUnavailable
-from services.agents.ports import Model, ModelEvent, ModelRequest
+from services.agents.ports import (
+    Author,
+    ModelEvent,
+    ModelMessage,
+    ModelRequest,
+    ModelTool,
+)
 from tests.agents.listening import Listening
 from tests.emulators.anthropic import Emulator, anthropic_emulator
 from tests.emulators.anthropic_plan import Call, Rule
@@ -128,14 +135,14 @@ async def test_of_two_attempts_that_call_for_it_the_one_that_ends_the_turn_hands
 
 
 OFFLINE_ORDERS = [
-    ("Generate the code.", TURN_KIND_CODE),
-    ("Please write the program for it", TURN_KIND_CODE),
-    ("Could you create the files?", TURN_KIND_CODE),
-    ("Now implement it.", TURN_KIND_CODE),
-    ("We need it to run on SQLite.", TURN_KIND_ANALYSIS),
-    ("I want at most 20 users.", TURN_KIND_ANALYSIS),
-    ("It must answer within 1 second.", TURN_KIND_ANALYSIS),
-    ("The library has to be written in Python", TURN_KIND_ANALYSIS),
+    ("Generate the code.", "generate_code"),
+    ("Please write the program for it", "generate_code"),
+    ("Could you create the files?", "generate_code"),
+    ("Now implement it.", "generate_code"),
+    ("We need it to run on SQLite.", "record_specifications"),
+    ("I want at most 20 users.", "record_specifications"),
+    ("It must answer within 1 second.", "record_specifications"),
+    ("The library has to be written in Python", "record_specifications"),
 ]
 OFFLINE_QUESTIONS = [
     "What does the code do?",
@@ -150,27 +157,39 @@ OFFLINE_QUESTIONS = [
 ]
 
 
-async def offline(text: str, model: Model | None = None) -> tuple[list[HandOn], str]:
-    store = LiveStore()
-    async with office(model or OfflineModel(), store=store) as place:
-        asked = await handed_on(place, text)
-        ((_, turn),) = store.turns.items()
-        assert turn.finished is not None
-        return asked, turn.finished.outcome.text
+def ordered(text: str, *, may_call: bool = True) -> str:
+    """Return the tool that the offline model calls for; empty if it answers."""
+    offered = tuple(ModelTool(name=name, description="d", schema={}) for name in NAMES)
+    request = ModelRequest(
+        turn_id="t",
+        system="",
+        messages=(ModelMessage(author=Author.USER, text=text),),
+        tools=offered,
+        may_call=may_call,
+    )
+    wait = order_in(request)
+    return wait.calls[0].name if wait else ""
 
 
-@pytest.mark.parametrize(("text", "kind"), OFFLINE_ORDERS)
-async def test_the_offline_model_hands_on_what_begins_as_an_order(text: str, kind: int) -> None:
-    (one,), said = await offline(text)
-    assert one.kind == kind
-    assert said.startswith(f"{OFFLINE} I have handed this on: ")
+@pytest.mark.parametrize(("text", "tool"), OFFLINE_ORDERS)
+def test_the_offline_model_hands_on_what_begins_as_an_order(text: str, tool: str) -> None:
+    assert ordered(text) == tool
+    assert ordered(text, may_call=False) == ""
 
 
 @pytest.mark.parametrize("text", OFFLINE_QUESTIONS)
-async def test_the_offline_model_takes_everything_else_for_a_question(text: str) -> None:
-    asked, said = await offline(text)
-    assert asked == []
-    assert "handed this on" not in said
+def test_the_offline_model_takes_everything_else_for_a_question(text: str) -> None:
+    assert ordered(text) == ""
+
+
+async def test_the_offline_model_says_what_it_has_handed_on() -> None:
+    async with office(OfflineModel()) as place:
+        for text, kind in (("Generate the code.", CODE.kind), ("It must be small.", ANALYSIS.kind)):
+            turn_id = await place.ask(text)
+            said = (await place.finished()).outcome.text
+            assert [one.kind for one in place.store.turns[turn_id].hand_on] == [kind]
+            assert said.startswith(f"{OFFLINE} I have handed this on: ")
+        assert await handed_on(place, "What makes the tides?") == []
 
 
 async def test_to_a_search_the_offline_model_answers_with_the_passages_themselves() -> None:
