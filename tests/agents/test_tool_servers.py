@@ -161,13 +161,16 @@ async def forever(request: CallToolRequest, context: Context) -> CallToolRespons
     ],
 )
 async def test_an_error_of_a_tool_is_told_to_the_model_as_far_as_it_is_meant_for_it(
-    code: grpc.StatusCode, text: str
+    code: grpc.StatusCode, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refuse(request: CallToolRequest, context: Context) -> CallToolResponse:
         await context.abort(code, "say which one")
 
     result = await told_to(ToolBench(answer=refuse))
     assert (result.text, result.failed) == (text, True)
+    logged = [one.getMessage() for one in caplog.records if one.name.startswith("services.agents")]
+    assert [one for one in logged if code.name in one], logged
+    assert "say which one" not in " ".join(logged), "it may repeat what the user has said"
 
 
 async def test_a_server_that_stumbles_is_asked_again_under_the_same_call_id() -> None:

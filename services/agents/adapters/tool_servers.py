@@ -193,9 +193,10 @@ class ToolServer:
         except grpc.aio.AioRpcError as error:
             if error.code() in CHANGED:
                 self._changed.set()
+            # Not its message, which may repeat what the user has said.
             _LOG.warning(
-                "turn %s: tool server %s: %s: %s: %s",
-                *(request.turn_id, self._name, request.name, error.code().name, error.details()),
+                "turn %s: tool server %s: %s: %s",
+                *(request.turn_id, self._name, request.name, error.code().name),
             )
             raise ToolProblem(_explained(error)) from error
         if response.failed:
