@@ -5,10 +5,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
@@ -195,6 +196,44 @@ async def test_an_id_that_begins_with_a_dash_is_no_option(cli: Cli) -> None:
         assert (ended.status, name in ended.err) == (4, True), ended.err
     typo = await cli.quick("analyze", "x" * 48, "--colection", "docs")
     assert (typo.status, "No such option" in typo.err) == (2, True)
+
+
+async def test_lists_and_reports_come_as_lines_of_json(cli: Cli) -> None:
+    assert (await cli.run("chat", "first question")).status == 0
+    (session_id,) = cli.stack.conversations.sessions
+    note = Specification(specification_id="s", category="storage", key="engine", value="Müller")
+    cli.stack.conversations.findings[session_id] = Findings(specifications=[note, note])
+    for command, most in (
+        (("sessions", "list"), "session_id"),
+        (("sessions", "show", session_id), "message_id"),
+        (("sessions", "stats", session_id), "message_count"),
+        (("specs", "list", session_id), "specification_id"),
+    ):
+        ended = await cli.quick(*command, "--json")
+        assert (ended.status, ended.err) == (0, "")
+        assert all(most in json.loads(line) for line in ended.out.splitlines())
+    listed = await cli.quick("specs", "list", session_id, "--json")
+    assert listed.out.count("\n") == 2
+    assert '"value": "Müller"' in listed.out
+    assert '"withdrawn": false' in listed.out, "what is empty is told, too"
+    none = await cli.quick("specs", "conflicts", session_id, "--json")
+    assert (none.out, none.err) == ("", "")
+
+
+def leaves(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+def test_every_list_comes_as_json_and_every_command_says_what_it_does() -> None:
+    for path, command in leaves(main):
+        options = {name for one in command.params for name in one.opts}
+        assert path[-1] != "list" or "--json" in options, path
+        assert not command.get_short_help_str(limit=66).endswith("..."), path
+        assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
 async def test_a_conversation_goes_on_and_is_listed_and_shown(cli: Cli) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from maieutic.v1 import admin_service_pb2 as pb
+from maieutic_client.cli.as_json import json_option
 from maieutic_client.cli.commands import Group
 from maieutic_client.cli.dead_letters import dead
 from maieutic_client.cli.running import run
@@ -45,10 +46,11 @@ def quarantine() -> None:
 
 
 @quarantine.command("list")
+@json_option
 @target_options
-def list_records(*, target: Target) -> None:
+def list_records(*, target: Target, as_json: bool) -> None:
     """Show the records in quarantine, the latest first."""
-    run(_list(target))
+    run(_list(target, as_json=as_json))
 
 
 @quarantine.command("show")
@@ -68,13 +70,12 @@ def drop(*, target: Target, record_ids: tuple[str, ...]) -> None:
     run(_drop(target, record_ids))
 
 
-async def _list(target: Target) -> None:
+async def _list(target: Target, *, as_json: bool) -> None:
     async with connected(target) as client:
-        rows = [_row(record) async for record in client.quarantine.list()]
-    screen = Screen()
-    screen.table(("ID", "KIND", "WHY", "SIZE", "SINCE", "UNTIL"), rows)
-    if not rows:
-        screen.aside("nothing is in quarantine")
+        found = [record async for record in client.quarantine.list()]
+    headings = ("ID", "KIND", "WHY", "SIZE", "SINCE", "UNTIL")
+    none = "nothing is in quarantine"
+    Screen().records(found, headings, _row, as_json=as_json, none=none)
 
 
 def _row(record: pb.QuarantinedRecord) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 import click
-from google.protobuf.json_format import MessageToJson
 
 from maieutic.v1 import message_pb2, support_pb2 as pb, turn_service_pb2 as turn_pb
+from maieutic_client.cli.as_json import json_line, json_option
 from maieutic_client.cli.commands import Command
 from maieutic_client.cli.outcomes import ending
 from maieutic_client.cli.running import Exit, run
@@ -26,7 +26,7 @@ from maieutic_client.stream import TurnStream
     help="Whose documents; without it: the conversation's.",
 )
 @click.option("--turn", "turn_id", default="", metavar="ID", help="Look at this turn's answer.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+@json_option
 @target_options
 def analyze(
     *,
@@ -57,7 +57,7 @@ def analyze(
             return Exit.FAILED
         report = outcome.findings.support
         if as_json:
-            click.echo(_json(report))
+            click.echo(json_line(report))
         else:
             _show(screen, report)
         return Exit.DONE
@@ -78,15 +78,6 @@ async def _watched(screen: Screen, stream: TurnStream) -> turn_pb.TurnOutcome:
         if frame.HasField("notice"):
             screen.aside(frame.notice.text or frame.notice.code.lower())
     return await stream.result()
-
-
-def _json(report: pb.SupportReport) -> str:
-    return MessageToJson(
-        report,
-        preserving_proto_field_name=True,
-        ensure_ascii=False,
-        always_print_fields_with_no_presence=True,
-    )
 
 
 def _show(screen: Screen, report: pb.SupportReport) -> None:

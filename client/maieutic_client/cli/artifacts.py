@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from maieutic.v1.artifact_pb2 import Artifact
+from maieutic_client.cli.as_json import json_option
 from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen, size, when
@@ -24,12 +25,13 @@ def artifacts() -> None:
 @artifacts.command("list")
 @click.argument("session_id", default="")
 @click.option("--turn", "turn_id", default="", metavar="ID", help="Of this turn only.")
+@json_option
 @target_options
-def list_artifacts(*, target: Target, session_id: str, turn_id: str) -> None:
-    """Show the files of a conversation, or of one turn, the oldest first."""
+def list_artifacts(*, target: Target, session_id: str, turn_id: str, as_json: bool) -> None:
+    """Show the files of a conversation or a turn, the oldest first."""
     if not (session_id or turn_id):
         raise click.UsageError("give a SESSION_ID, or --turn")
-    run(_list(target, session_id, turn_id))
+    run(_list(target, session_id, turn_id, as_json=as_json))
 
 
 @artifacts.command("get")
@@ -60,14 +62,13 @@ def save(*, target: Target, turn_id: str, folder: Path, overwrite: bool) -> None
     run(work())
 
 
-async def _list(target: Target, session_id: str, turn_id: str) -> None:
+async def _list(target: Target, session_id: str, turn_id: str, *, as_json: bool) -> None:
     async with connected(target) as client:
-        found = client.artifacts.list(session_id or None, turn_id=turn_id)
-        rows = [_row(artifact) async for artifact in found]
-    screen = Screen()
-    screen.table(("ID", "PATH", "SIZE", "TYPE", "TURN", "MADE"), rows)
-    if not rows:
-        screen.aside("no files: `maieutic code` has some written")
+        listed = client.artifacts.list(session_id or None, turn_id=turn_id)
+        found = [artifact async for artifact in listed]
+    headings = ("ID", "PATH", "SIZE", "TYPE", "TURN", "MADE")
+    none = "no files: `maieutic code` has some written"
+    Screen().records(found, headings, _row, as_json=as_json, none=none)
 
 
 def _row(artifact: Artifact) -> tuple[str, ...]:

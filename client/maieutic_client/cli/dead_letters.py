@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from maieutic.v1 import dead_letter_admin_service_pb2 as pb
+from maieutic_client.cli.as_json import json_option
 from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, dump, size, when
@@ -37,11 +38,14 @@ def _choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @dead.command("list")
 @click.option("--redriven", is_flag=True, help="Also those that were redriven.")
 @_filter_options
+@json_option
 @target_options
-def list_letters(*, target: Target, routing_key: str, reason: str, redriven: bool) -> None:
+def list_letters(
+    *, target: Target, routing_key: str, reason: str, redriven: bool, as_json: bool
+) -> None:
     """Show the dead letters, the latest first."""
     wanted = pb.DeadLetterFilter(routing_key=routing_key, reason=reason)
-    run(_list(target, wanted, with_redriven=redriven))
+    run(_list(target, wanted, with_redriven=redriven, as_json=as_json))
 
 
 @dead.command("show")
@@ -85,14 +89,13 @@ def _chosen(
     return None if letter_ids else pb.DeadLetterFilter(routing_key=routing_key, reason=reason)
 
 
-async def _list(target: Target, wanted: pb.DeadLetterFilter, *, with_redriven: bool) -> None:
+async def _list(
+    target: Target, wanted: pb.DeadLetterFilter, *, with_redriven: bool, as_json: bool
+) -> None:
     async with connected(target) as client:
-        found = client.dead_letters.list(filter=wanted, with_redriven=with_redriven)
-        rows = [_row(letter) async for letter in found]
-    screen = Screen()
-    screen.table(HEADINGS, rows)
-    if not rows:
-        screen.aside("no dead letters")
+        listed = client.dead_letters.list(filter=wanted, with_redriven=with_redriven)
+        found = [letter async for letter in listed]
+    Screen().records(found, HEADINGS, _row, as_json=as_json, none="no dead letters")
 
 
 def _row(letter: pb.DeadLetter) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from maieutic.v1 import document_admin_service_pb2 as admin_pb, document_service_pb2 as pb
+from maieutic_client.cli.as_json import json_line, json_option
 from maieutic_client.cli.commands import Group
 from maieutic_client.cli.evaluating import evaluate
 from maieutic_client.cli.running import Exit, explained, run
@@ -49,20 +50,24 @@ def add(*, target: Target, paths: tuple[Path, ...]) -> None:
 
 @docs.command("list")
 @click.option("--collection", default="", help="Those of a collection, instead of yours.")
+@json_option
 @target_options
-def list_documents(*, target: Target, collection: str) -> None:
+def list_documents(*, target: Target, collection: str, as_json: bool) -> None:
     """Show your documents, newest first."""
-    run(_list(target, collection))
+    run(_list(target, collection, as_json=as_json))
 
 
 @docs.command("search")
 @click.argument("query")
 @click.option("--limit", default=5, show_default=True, type=click.IntRange(1, 50), help="Passages.")
 @click.option("--collection", "collections", multiple=True, help="Search this; may be repeated.")
+@json_option
 @target_options
-def search(*, target: Target, query: str, limit: int, collections: tuple[str, ...]) -> None:
+def search(
+    *, target: Target, query: str, limit: int, collections: tuple[str, ...], as_json: bool
+) -> None:
     """Show the passages nearest in meaning to QUERY."""
-    run(_search(target, query, limit, collections))
+    run(_search(target, query, limit, collections, as_json=as_json))
 
 
 @docs.command("delete")
@@ -78,7 +83,10 @@ def delete(*, target: Target, document_ids: tuple[str, ...]) -> None:
 @click.argument("document_ids", nargs=-1, required=True, metavar="DOCUMENT_ID…")
 @target_options
 def attach(*, target: Target, collection: str, document_ids: tuple[str, ...]) -> None:
-    """Put documents into a collection, which all users of the tenant may search."""
+    """Put documents into a collection.
+
+    All users of the tenant may search it.
+    """
     run(_attach(target, collection, document_ids))
 
 
@@ -87,7 +95,10 @@ def attach(*, target: Target, collection: str, document_ids: tuple[str, ...]) ->
 @click.argument("document_ids", nargs=-1, required=True, metavar="DOCUMENT_ID…")
 @target_options
 def detach(*, target: Target, collection: str, document_ids: tuple[str, ...]) -> None:
-    """Take documents out of a collection; what nobody else refers to is removed."""
+    """Take documents out of a collection.
+
+    What nobody else refers to is removed.
+    """
     run(_detach(target, collection, document_ids))
 
 
@@ -96,7 +107,10 @@ def detach(*, target: Target, collection: str, document_ids: tuple[str, ...]) ->
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @target_options
 def replace(*, target: Target, document_id: str, path: Path) -> None:
-    """Give a document the content of a file; whoever refers to it sees that."""
+    """Give a document the content of a file.
+
+    Whoever refers to it sees that.
+    """
     run(_replace(target, document_id, path))
 
 
@@ -104,7 +118,10 @@ def replace(*, target: Target, document_id: str, path: Path) -> None:
 @click.option("--repair", is_flag=True, help="Put right what is wrong.")
 @target_options
 def check(*, target: Target, repair: bool) -> None:
-    """Compare the registry with the vector index, of all tenants; needs an admin's API key."""
+    """Compare the registry with the vector index.
+
+    Of all tenants; needs an admin's API key.
+    """
     run(_check(target, repair=repair))
 
 
@@ -112,15 +129,19 @@ def check(*, target: Target, repair: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would go.")
 @target_options
 def cleanup(*, target: Target, dry_run: bool) -> None:
-    """Give up documents that nobody has used for long; needs an admin's API key."""
+    """Give up documents that nobody has used for long.
+
+    Of all tenants; needs an admin's API key.
+    """
     run(_cleanup(target, dry_run=dry_run))
 
 
 @docs.command("stats")
+@json_option
 @target_options
-def stats(*, target: Target) -> None:
+def stats(*, target: Target, as_json: bool) -> None:
     """Count the documents of all tenants; needs an admin's API key."""
-    run(_stats(target))
+    run(_stats(target, as_json=as_json))
 
 
 async def _cleanup(target: Target, *, dry_run: bool) -> None:
@@ -142,9 +163,12 @@ async def _cleanup(target: Target, *, dry_run: bool) -> None:
     screen.line(f"{done.reference_count} references {verb}")
 
 
-async def _stats(target: Target) -> None:
+async def _stats(target: Target, *, as_json: bool) -> None:
     async with connected(target) as client:
         totals = await client.documents.totals()
+    if as_json:
+        click.echo(json_line(totals))
+        return
     rows = [
         ("documents", str(totals.documents)),
         ("pending", str(totals.pending)),
@@ -253,14 +277,13 @@ def _files(path: Path) -> Iterable[tuple[str, Path]]:
     return [(str(file.relative_to(path)), file) for file in found]
 
 
-async def _list(target: Target, collection: str) -> None:
+async def _list(target: Target, collection: str, *, as_json: bool) -> None:
     async with connected(target) as client:
         listed = client.documents.list(collection=collection)
-        rows = [_row(document) async for document in listed]
-    screen = Screen()
-    screen.table(("ID", "NAME", "STATE", "CHUNKS", "SIZE", "ADDED"), rows)
-    if not rows:
-        screen.aside("no documents yet: `maieutic docs add PATH…` adds some")
+        found = [document async for document in listed]
+    headings = ("ID", "NAME", "STATE", "CHUNKS", "SIZE", "ADDED")
+    none = "no documents yet: `maieutic docs add PATH…` adds some"
+    Screen().records(found, headings, _row, as_json=as_json, none=none)
 
 
 def _row(document: pb.Document) -> tuple[str, ...]:
@@ -274,14 +297,17 @@ def _row(document: pb.Document) -> tuple[str, ...]:
     )
 
 
-async def _search(target: Target, query: str, limit: int, collections: Sequence[str]) -> None:
+async def _search(
+    target: Target, query: str, limit: int, collections: Sequence[str], *, as_json: bool
+) -> None:
     async with connected(target) as client:
         passages = await client.documents.search(query, limit=limit, collections=collections)
-    rows = [
-        (f"{passage.score:.2f}", passage.document_name, _shortened(passage.text))
-        for passage in passages
-    ]
-    Screen().table(("SCORE", "DOCUMENT", "PASSAGE"), rows)
+    Screen().records(
+        passages,
+        ("SCORE", "DOCUMENT", "PASSAGE"),
+        lambda one: (f"{one.score:.2f}", one.document_name, _shortened(one.text)),
+        as_json=as_json,
+    )
 
 
 def _shortened(text: str) -> str:

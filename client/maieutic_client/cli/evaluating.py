@@ -22,7 +22,9 @@ from maieutic_client.evaluation import (
 @click.argument("file", type=click.File(encoding="utf-8"))
 @target_options
 def evaluate(*, target: Target, file: IO[str]) -> None:
-    """Measure how well your documents are searched: recall and mean reciprocal rank.
+    """Measure how well your documents are searched.
+
+    By recall and mean reciprocal rank.
 
     FILE holds labelled questions, a line of JSON each:
     {"question": ..., "document": its name, "passage": words of the text that answers}.

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from maieutic.v1 import index_admin_service_pb2 as pb
+from maieutic_client.cli.as_json import json_option
 from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen
@@ -13,7 +14,9 @@ from maieutic_client.cli.target import Target, connected, target_options
 
 @click.group(cls=Group)
 def index() -> None:
-    """Build, switch and drop index versions; needs an admin's API key.
+    """Build, switch and drop index versions.
+
+    Needs an admin's API key.
 
     A version is an embedder, its dimension, the splitter and its parameters. Documents are indexed
     under every version, and one version is searched.
@@ -21,10 +24,11 @@ def index() -> None:
 
 
 @index.command("list")
+@json_option
 @target_options
-def list_versions(*, target: Target) -> None:
+def list_versions(*, target: Target, as_json: bool) -> None:
     """Show the versions, the oldest first."""
-    run(_list(target))
+    run(_list(target, as_json=as_json))
 
 
 @index.command("build")
@@ -87,11 +91,11 @@ def import_version(*, target: Target, file: Path) -> None:
     run(_import(target, file))
 
 
-async def _list(target: Target) -> None:
+async def _list(target: Target, *, as_json: bool) -> None:
     async with connected(target) as client:
-        rows = [_row(version) for version in await client.indexes.list()]
-    columns = ("ID", "EMBEDDER", "DIMENSION", "CHUNKS OF", "OVERLAP", "DOCUMENTS", "STATE")
-    Screen().table(columns, rows)
+        found = await client.indexes.list()
+    headings = ("ID", "EMBEDDER", "DIMENSION", "CHUNKS OF", "OVERLAP", "DOCUMENTS", "STATE")
+    Screen().records(found, headings, _row, as_json=as_json)
 
 
 def _row(version: pb.IndexVersion) -> tuple[str, ...]:

@@ -43,6 +43,9 @@ def main() -> None:
     use the backend in MAIEUTIC_HOME (~/.maieutic): the one that `maieutic serve` runs there, or,
     if none runs, one that the command starts for itself.
 
+    What shows a list is a table at a terminal, else a line with tabs for each row; with --json it
+    is what the API has said.
+
     Exit status: 0 done, 1 failed, 2 wrong input, 3 key refused, 4 not found, 5 not reachable,
     130 interrupted.
     """  # noqa: D301 - click wants the character

@@ -2,6 +2,7 @@
 
 import click
 
+from maieutic_client.cli.as_json import json_option
 from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
@@ -24,10 +25,11 @@ def add(*, target: Target, session_id: str, text: str) -> None:
 
 @notes.command("list")
 @click.argument("session_id")
+@json_option
 @target_options
-def list_notes(*, target: Target, session_id: str) -> None:
+def list_notes(*, target: Target, session_id: str, as_json: bool) -> None:
     """Show a conversation's notes, oldest first."""
-    run(_list(target, session_id))
+    run(_list(target, session_id, as_json=as_json))
 
 
 @notes.command("delete")
@@ -45,14 +47,16 @@ async def _add(target: Target, session_id: str, text: str) -> None:
     Screen().line(f"added {note.note_id}")
 
 
-async def _list(target: Target, session_id: str) -> None:
+async def _list(target: Target, session_id: str, *, as_json: bool) -> None:
     async with connected(target) as client:
         found = [note async for note in client.notes.list(session_id)]
-    rows = [(note.note_id, when(note.create_time), note.text) for note in found]
-    screen = Screen()
-    screen.table(("ID", "ADDED", "TEXT"), rows)
-    if not rows:
-        screen.aside("no notes yet: `maieutic notes add` adds one")
+    Screen().records(
+        found,
+        ("ID", "ADDED", "TEXT"),
+        lambda note: (note.note_id, when(note.create_time), note.text),
+        as_json=as_json,
+        none="no notes yet: `maieutic notes add` adds one",
+    )
 
 
 async def _delete(target: Target, session_id: str, note_id: str) -> None:

@@ -1,9 +1,11 @@
 """What commands show: tables and colour at a terminal, plain lines anywhere else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import click
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.cells import cell_len
 from rich.console import Console
@@ -11,6 +13,10 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from maieutic_client.cli.as_json import json_line
+
+M = TypeVar("M", bound=Message)
 
 BYTES_IN_LINE = 16
 GAP = 2
@@ -69,6 +75,24 @@ class Screen:
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         self.out.print(table)
+
+    def records(
+        self,
+        messages: Sequence[M],
+        headings: Sequence[str],
+        row: Callable[[M], Sequence[str]],
+        *,
+        as_json: bool,
+        none: str = "",
+    ) -> None:
+        """Show messages: a row of a table each, or a line of JSON; *none* if there are none."""
+        if as_json:
+            for message in messages:
+                click.echo(json_line(message))
+            return
+        self.table(headings, [row(message) for message in messages])
+        if none and not messages:
+            self.aside(none)
 
     def _paragraphs(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         for first, *others in rows:

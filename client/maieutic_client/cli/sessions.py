@@ -7,6 +7,7 @@ import click
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.budget_pb2 import Budget, Spending
 from maieutic.v1.message_pb2 import AUTHOR_USER
+from maieutic_client.cli.as_json import json_line, json_option
 from maieutic_client.cli.budgets import amount, budget_options
 from maieutic_client.cli.commands import Group
 from maieutic_client.cli.outcomes import state_name
@@ -44,23 +45,25 @@ sessions.add_command(watch)
 )
 @click.option("--mode", type=click.Choice(list(MODE_OF)), help="Only those of this mode.")
 @click.option("--document", "document_id", default="", metavar="ID", help="Only those over it.")
+@json_option
 @target_options
 def list_sessions(
-    *, target: Target, limit: int, order: str, mode: str | None, document_id: str
+    *, target: Target, limit: int, order: str, mode: str | None, document_id: str, as_json: bool
 ) -> None:
     """Show your conversations."""
     matching = pb.SessionFilter(document_id=document_id)
     if mode:
         matching.mode = MODE_OF[mode]
-    run(_list(target, limit, ORDERS[order], matching))
+    run(_list(target, limit, ORDERS[order], matching, as_json=as_json))
 
 
 @sessions.command("show")
 @click.argument("session_id")
+@json_option
 @target_options
-def show(*, target: Target, session_id: str) -> None:
+def show(*, target: Target, session_id: str, as_json: bool) -> None:
     """Print the messages of a conversation, oldest first."""
-    run(_show(target, session_id))
+    run(_show(target, session_id, as_json=as_json))
 
 
 @sessions.command("update")
@@ -108,10 +111,11 @@ def branch(*, target: Target, session_id: str, message_id: str, title: str) -> N
 
 @sessions.command("stats")
 @click.argument("session_id")
+@json_option
 @target_options
-def stats(*, target: Target, session_id: str) -> None:
+def stats(*, target: Target, session_id: str, as_json: bool) -> None:
     """Show what a conversation has consumed."""
-    run(_stats(target, session_id))
+    run(_stats(target, session_id, as_json=as_json))
 
 
 @sessions.command("delete")
@@ -123,19 +127,23 @@ def delete(*, target: Target, session_id: str) -> None:
 
 
 async def _list(
-    target: Target, limit: int, order: pb.SessionOrder.ValueType, matching: pb.SessionFilter
+    target: Target,
+    limit: int,
+    order: pb.SessionOrder.ValueType,
+    matching: pb.SessionFilter,
+    *,
+    as_json: bool,
 ) -> None:
-    rows = []
+    found = []
     async with connected(target) as client:
-        found = client.sessions.list(order=order, matching=matching, page_size=min(limit, 200))
-        async for session in found:
-            rows.append(_row(session))
-            if len(rows) == limit:
+        listed = client.sessions.list(order=order, matching=matching, page_size=min(limit, 200))
+        async for session in listed:
+            found.append(session)
+            if len(found) == limit:
                 break
-    screen = Screen()
-    screen.table(("ID", "TITLE", "MODE", "MESSAGES", "LAST USED"), rows)
-    if not rows:
-        screen.aside("no conversations yet: `maieutic chat` begins one")
+    headings = ("ID", "TITLE", "MODE", "MESSAGES", "LAST USED")
+    none = "no conversations yet: `maieutic chat` begins one"
+    Screen().records(found, headings, _row, as_json=as_json, none=none)
 
 
 def _row(session: pb.Session) -> tuple[str, ...]:
@@ -148,11 +156,14 @@ def _row(session: pb.Session) -> tuple[str, ...]:
     )
 
 
-async def _show(target: Target, session_id: str) -> None:
+async def _show(target: Target, session_id: str, *, as_json: bool) -> None:
     screen = Screen()
     async with connected(target) as client:
         messages = [message async for message in client.sessions.messages(session_id)]
     for message in reversed(messages):
+        if as_json:
+            click.echo(json_line(message))
+            continue
         user = message.author == AUTHOR_USER
         screen.line("you:" if user else "maieutic:", style="bold cyan" if user else "bold green")
         screen.line(message.text)
@@ -183,10 +194,13 @@ async def _branch(target: Target, session_id: str, message_id: str, title: str) 
     Screen().line(f"branched {session_id_of(session)}")
 
 
-async def _stats(target: Target, session_id: str) -> None:
+async def _stats(target: Target, session_id: str, *, as_json: bool) -> None:
     async with connected(target) as client:
         found = await client.sessions.statistics(session_id)
         session = await client.sessions.get(session_id)
+    if as_json:
+        click.echo(json_line(found))
+        return
     rows = [
         ("messages", str(found.message_count)),
         ("documents", str(found.document_count)),

@@ -3,6 +3,7 @@
 import click
 
 from maieutic.v1 import specification_pb2 as pb
+from maieutic_client.cli.as_json import json_line, json_option
 from maieutic_client.cli.commands import Group
 from maieutic_client.cli.running import run
 from maieutic_client.cli.screen import Screen, when
@@ -24,35 +25,39 @@ def specs() -> None:
 @specs.command("list")
 @click.argument("session_id")
 @click.option("--all", "withdrawn", is_flag=True, help="Also what was withdrawn.")
+@json_option
 @target_options
-def list_specifications(*, target: Target, session_id: str, withdrawn: bool) -> None:
+def list_specifications(*, target: Target, session_id: str, withdrawn: bool, as_json: bool) -> None:
     """Show what the user has settled."""
-    run(_list(target, session_id, withdrawn=withdrawn))
+    run(_list(target, session_id, withdrawn=withdrawn, as_json=as_json))
 
 
 @specs.command("conflicts")
 @click.argument("session_id")
 @click.option("--all", "closed", is_flag=True, help="Also those that are decided.")
+@json_option
 @target_options
-def conflicts(*, target: Target, session_id: str, closed: bool) -> None:
+def conflicts(*, target: Target, session_id: str, closed: bool, as_json: bool) -> None:
     """Show what does not go together and is to be decided."""
-    run(_conflicts(target, session_id, closed=closed))
+    run(_conflicts(target, session_id, closed=closed, as_json=as_json))
 
 
 @specs.command("questions")
 @click.argument("session_id")
+@json_option
 @target_options
-def questions(*, target: Target, session_id: str) -> None:
+def questions(*, target: Target, session_id: str, as_json: bool) -> None:
     """Show what agents have asked, oldest first."""
-    run(_questions(target, session_id))
+    run(_questions(target, session_id, as_json=as_json))
 
 
 @specs.command("summary")
 @click.argument("session_id")
+@json_option
 @target_options
-def summary(*, target: Target, session_id: str) -> None:
+def summary(*, target: Target, session_id: str, as_json: bool) -> None:
     """Show what agents are given of the conversation's older part."""
-    run(_summary(target, session_id))
+    run(_summary(target, session_id, as_json=as_json))
 
 
 @specs.command("resolve")
@@ -71,57 +76,65 @@ def resolve(
     run(_resolve(target, session_id, conflict_id, kind, replace))
 
 
-async def _list(target: Target, session_id: str, *, withdrawn: bool) -> None:
+async def _list(target: Target, session_id: str, *, withdrawn: bool, as_json: bool) -> None:
     async with connected(target) as client:
-        found = client.specifications.list(session_id, include_withdrawn=withdrawn)
-        rows = [
-            (one.category, one.key, one.value, "withdrawn" if one.withdrawn else "")
-            async for one in found
-        ]
-    screen = Screen()
-    screen.table(("CATEGORY", "KEY", "VALUE", "STATE"), rows)
-    if not rows:
-        screen.aside("nothing is settled yet: `maieutic chat --mode socratic` asks what you want")
+        listed = client.specifications.list(session_id, include_withdrawn=withdrawn)
+        found = [one async for one in listed]
+    Screen().records(
+        found,
+        ("CATEGORY", "KEY", "VALUE", "STATE"),
+        lambda one: (one.category, one.key, one.value, "withdrawn" if one.withdrawn else ""),
+        as_json=as_json,
+        none="nothing is settled yet: `maieutic chat --mode socratic` asks what you want",
+    )
 
 
-async def _conflicts(target: Target, session_id: str, *, closed: bool) -> None:
+async def _conflicts(target: Target, session_id: str, *, closed: bool, as_json: bool) -> None:
     async with connected(target) as client:
-        found = client.specifications.conflicts(session_id, include_closed=closed)
-        rows = [
-            (
-                one.conflict_id,
-                spoken(pb.ConflictSeverity.DESCRIPTOR, one.severity),
-                one.first.value,
-                one.second.value,
-                _decided(one.resolution.kind),
-            )
-            async for one in found
-        ]
-    screen = Screen()
-    screen.table(("ID", "SEVERITY", "FIRST", "SECOND", "DECIDED"), rows)
-    if not rows:
-        screen.aside("no conflicts" if closed else "no conflicts to decide")
+        listed = client.specifications.conflicts(session_id, include_closed=closed)
+        found = [one async for one in listed]
+    Screen().records(
+        found,
+        ("ID", "SEVERITY", "FIRST", "SECOND", "DECIDED"),
+        _conflict_row,
+        as_json=as_json,
+        none="no conflicts" if closed else "no conflicts to decide",
+    )
 
 
-async def _questions(target: Target, session_id: str) -> None:
+def _conflict_row(conflict: pb.Conflict) -> tuple[str, ...]:
+    return (
+        conflict.conflict_id,
+        spoken(pb.ConflictSeverity.DESCRIPTOR, conflict.severity),
+        conflict.first.value,
+        conflict.second.value,
+        _decided(conflict.resolution.kind),
+    )
+
+
+async def _questions(target: Target, session_id: str, *, as_json: bool) -> None:
     async with connected(target) as client:
-        found = client.specifications.questions(session_id)
-        rows = [(when(one.create_time), one.text) async for one in found]
-    screen = Screen()
-    screen.table(("ASKED", "QUESTION"), rows)
-    if not rows:
-        screen.aside("nothing was asked yet: `maieutic chat --mode socratic` asks")
+        found = [one async for one in client.specifications.questions(session_id)]
+    Screen().records(
+        found,
+        ("ASKED", "QUESTION"),
+        lambda one: (when(one.create_time), one.text),
+        as_json=as_json,
+        none="nothing was asked yet: `maieutic chat --mode socratic` asks",
+    )
 
 
-async def _summary(target: Target, session_id: str) -> None:
+async def _summary(target: Target, session_id: str, *, as_json: bool) -> None:
     screen = Screen()
     async with connected(target) as client:
         found = await client.specifications.summary(session_id)
     if found is None:
         screen.aside("no summary yet: agents are given all that was said")
-        return
-    screen.aside(f"{found.message_count} messages, {when(found.create_time)}")
-    screen.line(found.text)
+    elif as_json:
+        click.echo(json_line(found))
+    else:
+        screen.aside(f"{found.message_count} messages, {when(found.create_time)}")
+        screen.line(found.text)
 
 
 async def _resolve(

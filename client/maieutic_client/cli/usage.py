@@ -6,10 +6,10 @@ from datetime import datetime
 from types import MappingProxyType
 
 import click
-from google.protobuf.json_format import MessageToJson
 
 from maieutic.v1 import usage_service_pb2 as pb
 from maieutic.v1.turn_service_pb2 import TurnKind
+from maieutic_client.cli.as_json import json_line, json_option
 from maieutic_client.cli.budgets import amount
 from maieutic_client.cli.commands import Command
 from maieutic_client.cli.running import run
@@ -69,7 +69,7 @@ def _keys(_: click.Context, __: click.Parameter, value: str) -> list[str]:
     callback=_keys,
     help=f"A row for each of: {', '.join(KEYS)}; several with commas.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
+@json_option
 @target_options
 def usage(*, target: Target, as_json: bool, **options: object) -> None:
     """Show how many tokens models took, and what that cost.
@@ -87,7 +87,7 @@ def usage(*, target: Target, as_json: bool, **options: object) -> None:
 async def _usage(target: Target, wanted: Wanted, *, as_json: bool) -> None:
     found, screen = await _asked(target, wanted), Screen()
     if as_json:
-        click.echo(MessageToJson(found, preserving_proto_field_name=True))
+        click.echo(json_line(found))
         return
     headings = (*(name.upper() for name in wanted.by), *HEADINGS)
     screen.table(headings, [_row(row, wanted.by) for row in found.rows])

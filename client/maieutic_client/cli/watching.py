@@ -7,6 +7,7 @@ import click
 
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.turn_service_pb2 import TURN_KIND_ASK, TurnKind, TurnOutcome
+from maieutic_client.cli.as_json import json_line, json_option
 from maieutic_client.cli.commands import Command
 from maieutic_client.cli.outcomes import state_name
 from maieutic_client.cli.running import run
@@ -27,19 +28,28 @@ STYLES = {
 @click.argument("session_id")
 @click.option("--cursor", default="", help="Go on after this place, which `--cursors` shows.")
 @click.option("--cursors", is_flag=True, help="Show at the end of each line where to go on.")
+@json_option
 @target_options
-def watch(*, target: Target, session_id: str, cursor: str, cursors: bool) -> None:
-    """Show what happens in a conversation, until it is deleted or you press Ctrl-C."""
-    run(_watch(target, session_id, cursor, cursors=cursors))
+def watch(*, target: Target, session_id: str, cursor: str, cursors: bool, as_json: bool) -> None:
+    """Show what happens in a conversation.
+
+    Until it is deleted, or you press Ctrl-C.
+    """
+    run(_watch(target, session_id, cursor, cursors=cursors, as_json=as_json))
 
 
-async def _watch(target: Target, session_id: str, cursor: str, *, cursors: bool) -> None:
+async def _watch(
+    target: Target, session_id: str, cursor: str, *, cursors: bool, as_json: bool
+) -> None:
     screen = Screen()
     async with (
         connected(target) as client,
         client.sessions.watch(session_id, cursor=cursor) as stream,
     ):
         async for frame in stream:
+            if as_json:
+                click.echo(json_line(frame))
+                continue
             event = frame.WhichOneof("event") or ""
             cells = (event, frame.turn_id or "-", _told(frame), *([frame.cursor] * cursors))
             screen.line("\t".join(cells), style=STYLES.get(event, ""))
