@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.v1.turn_service_pb2 import HandedOn
 from services.session.accepting import begin_aside
-from services.session.errors import SessionEnded, SideTurnsFull
+from services.session.errors import SessionBudgetSpent, SessionEnded, SideTurnsFull
 from services.session.model import Draft, Timing
+from services.session.spending import require_unspent
 from services.session.updating import require_open
 
 
@@ -23,7 +24,8 @@ def _begin(draft: Draft, job: RunTurn, timing: Timing) -> HandedOn:
     if job.turn_id not in draft.turns:
         try:
             require_open(draft.record)
+            require_unspent(draft.record)
             begin_aside(draft, job, timing)
-        except (SessionEnded, SideTurnsFull) as refusal:
+        except (SessionEnded, SessionBudgetSpent, SideTurnsFull) as refusal:
             return HandedOn(kind=job.kind, problem=refusal.message)
     return HandedOn(kind=job.kind, turn_id=job.turn_id)

@@ -204,6 +204,15 @@ def test_in_a_session_that_was_ended_meanwhile_nothing_begins() -> None:
     assert set(memory.turns) == {A}
 
 
+def test_in_a_session_whose_budget_is_spent_nothing_begins() -> None:
+    memory, hold = leased()
+    assert memory.session is not None
+    memory.session.session.budget.tokens = memory.session.session.spending.tokens = 9
+    (spent,) = handed_on(memory, hold)
+    assert (spent.turn_id, "9 of 9 tokens" in spent.problem) == ("", True)
+    assert set(memory.turns) == {A}
+
+
 def test_an_answer_that_is_no_answer_hands_nothing_on() -> None:
     memory, hold = leased()
     assert handed_on(memory, hold, TURN_STATE_FAILED) == []
