@@ -52,6 +52,8 @@ from services.runtime.settings import PREFIX, load
 from services.runtime.telemetry import TelemetryOptions
 from services.runtime.topology import maieutic_topology
 from services.session.adapters.private_valkey import private_valkey
+from services.session.budget_defaults import BudgetDefaults
+from services.session.lanes import TimeBudgets
 from services.session.main import session_service
 from services.session.settings import SessionSettings
 
@@ -83,6 +85,12 @@ class EmbeddedSettings:
 
     idle: float = 1800.0
     """Seconds without use after which a session leaves the live store for the archive alone."""
+
+    time_budget: TimeBudgets = field(default=TimeBudgets())
+    """How long a turn of each lane may run if its request does not say."""
+
+    budget: BudgetDefaults = field(default=BudgetDefaults())
+    """What turns and sessions may consume if their requests do not say."""
 
     model: ModelSettings = field(default=ModelSettings())
     """Which model answers."""
@@ -200,19 +208,23 @@ class _Wiring:
         )
 
     def _session(self, redis_url: str) -> AbstractAsyncContextManager[RunningServer]:
-        settings = SessionSettings(
+        return session_service(
+            self._session_settings(redis_url),
+            bus=self._bus,
+            signer=self._keys.signer("session"),
+            verifier=self._keys.verifier(),
+        )
+
+    def _session_settings(self, redis_url: str) -> SessionSettings:
+        return SessionSettings(
             id_key=_secret(self._home / "id.key"),
             server=self._server("session"),
             redis_url=redis_url,
             archive_address=self._address("persistence"),
             lease=self._settings.lease,
             idle=self._settings.idle,
-        )
-        return session_service(
-            settings,
-            bus=self._bus,
-            signer=self._keys.signer("session"),
-            verifier=self._keys.verifier(),
+            time_budget=self._settings.time_budget,
+            budget=self._settings.budget,
         )
 
     def _retrieval(self) -> AbstractAsyncContextManager[RunningServer]:

@@ -1,10 +1,12 @@
-"""Which model answers in embedded mode, and where vectors are kept, by the environment."""
+"""Which model answers in embedded mode, where vectors are kept, and what bounds turns there."""
+
+from pathlib import Path
 
 import pytest
 
 from services.agents.main import open_model
 from services.agents.settings import AgentsSettings, ModelSettings
-from services.embedded import load_embedded
+from services.embedded import _Wiring, load_embedded
 from services.runtime.settings import BadSettings
 
 
@@ -61,3 +63,15 @@ def test_a_key_of_pinecone_keeps_vectors_there(name: str) -> None:
 def test_a_folder_for_vectors_can_be_named_whatever_key_there_is() -> None:
     environ = {"PINECONE_API_KEY": "key", "MAIEUTIC_INDEX_URL": "local:///vectors"}
     assert load_embedded(environ).index_url == "local:///vectors"
+
+
+def test_what_bounds_turns_that_say_nothing_bounds_those_of_one_process_too(tmp_path: Path) -> None:
+    environ = {
+        "MAIEUTIC_BUDGET_TURN_TOKENS": "9",
+        "MAIEUTIC_BUDGET_SESSION_COST_MICROS": "8",
+        "MAIEUTIC_TIME_BUDGET_LONG": "7",
+    }
+    wiring = _Wiring(load_embedded(environ), tmp_path, tmp_path)
+    settings = wiring._session_settings("redis://127.0.0.1")
+    assert (settings.budget.turn_tokens, settings.budget.session_cost_micros) == (9, 8)
+    assert settings.time_budget.long == 7
