@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 from google.protobuf.message import DecodeError
@@ -15,6 +15,7 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from services.agents.turn_run import Disposition, TurnRun
 from services.runtime import names, telemetry
 from services.runtime.bus import Bus, BusUnavailable, Deliveries, Delivery
+from services.runtime.topology import SUSPECT
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +38,14 @@ class WorkerOptions:
     """Before a job whose run failed unexpectedly goes back, so that it cannot spin."""
 
 
+class Start(Protocol):
+    """Makes the run of a job."""
+
+    def __call__(self, job: RunTurn, claim_id: str, *, from_lane: bool) -> TurnRun:
+        """Return it, not yet begun; *from_lane* says whether others run beside it."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class _Running:
     """A run, and all deliveries of its turn; they are answered together when it ends."""
@@ -48,10 +57,8 @@ class _Running:
 class Worker:
     """Runs the jobs of some queues, each turn once at a time."""
 
-    def __init__(
-        self, *, bus: Bus, start: Callable[[RunTurn, str], TurnRun], options: WorkerOptions
-    ) -> None:
-        """Take jobs from *bus*; *start* makes the run of a job under a claim id."""
+    def __init__(self, *, bus: Bus, start: Start, options: WorkerOptions) -> None:
+        """Take jobs from *bus*; *start* makes their runs."""
         self._bus = bus
         self._start = start
         self._options = options
@@ -96,7 +103,8 @@ class Worker:
         if (running := self._running.get(job.turn_id)) is not None:
             running.deliveries.append(delivery)
             return
-        running = _Running(run=self._start(job, uuid4().hex), deliveries=[delivery])
+        run = self._start(job, uuid4().hex, from_lane=delivery.routing_key != SUSPECT)
+        running = _Running(run=run, deliveries=[delivery])
         self._running[job.turn_id] = running
         self._own(self._run(job, running))
 

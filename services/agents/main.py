@@ -110,8 +110,8 @@ async def agents_service(
             accounts=accounts,
         )
 
-        def start(job: RunTurn, claim_id: str) -> TurnRun:
-            return TurnRun(job=job, claim_id=claim_id, parts=parts)
+        def start(job: RunTurn, claim_id: str, *, from_lane: bool) -> TurnRun:
+            return TurnRun(job=job, claim_id=claim_id, from_lane=from_lane, parts=parts)
 
         worker = Worker(bus=bus, start=start, options=settings.worker())
         async with worker.working():

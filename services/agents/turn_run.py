@@ -98,9 +98,10 @@ E = TypeVar("E", bound=_Ending)
 class TurnRun:
     """Runs one job under one claim id; hears from the recorder what becomes of its lease."""
 
-    def __init__(self, *, job: RunTurn, claim_id: str, parts: TurnParts) -> None:
+    def __init__(self, *, job: RunTurn, claim_id: str, from_lane: bool, parts: TurnParts) -> None:
         self._job = job
         self._claim_id = claim_id
+        self._from_lane = from_lane
         self._parts = parts
         self._turn: RecordedTurn | None = None
         self._stopped: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -216,7 +217,9 @@ class TurnRun:
 
     async def _claim(self) -> TurnClaim:
         """Claim the turn; raises TurnOver if there is nothing to do."""
-        response = await self._parts.work.claim(self._job, self._claim_id)
+        response = await self._parts.work.claim(
+            self._job, self._claim_id, from_lane=self._from_lane
+        )
         if response.HasField("claim"):
             telemetry.link_to(response.claim.earlier_traceparents)
             return response.claim

@@ -73,13 +73,14 @@ class TurnWork:
         self._stub = stub
         self._worker_id = worker_id
 
-    async def claim(self, job: RunTurn, claim_id: str) -> ClaimTurnResponse:
-        """Take the turn under a lease."""
+    async def claim(self, job: RunTurn, claim_id: str, *, from_lane: bool) -> ClaimTurnResponse:
+        """Take the turn under a lease; *from_lane* says whether other turns run beside it."""
         request = ClaimTurnRequest(
             worker_id=self._worker_id,
             claim_id=claim_id,
             job=job,
             traceparent=telemetry.traceparent(),
+            from_lane=from_lane,
         )
         return await _persistently(self._stub.ClaimTurn, request)
 

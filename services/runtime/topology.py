@@ -12,6 +12,8 @@ from enum import Enum
 DELIVERY_LIMIT = 50
 """A backstop against a message that no consumer survives; the session service counts attempts."""
 DEAD_EXCHANGE = "dead"
+SUSPECT = "suspect"
+"""Routing key of jobs that may have killed their worker: they are run one by one."""
 
 
 class ExchangeType(Enum):
@@ -102,7 +104,7 @@ def maieutic_topology() -> Topology:
             Binding(exchange="turns", routing_key="interactive", queue="turns.interactive.v1"),
             Binding(exchange="turns", routing_key="analysis", queue="turns.analysis.v1"),
             Binding(exchange="turns", routing_key="long", queue="turns.long.v1"),
-            Binding(exchange="turns", routing_key="suspect", queue="turns.suspect.v1"),
+            Binding(exchange="turns", routing_key=SUSPECT, queue="turns.suspect.v1"),
             Binding(exchange="results", routing_key="#", queue="persist.v1"),
             Binding(exchange="jobs", routing_key="ingest", queue="jobs.ingest.v1"),
             Binding(exchange=DEAD_EXCHANGE, routing_key="#", queue="dead.v1"),

@@ -18,6 +18,7 @@ from maieutic.session.v1.record_pb2 import TurnRecord
 from services.runtime import telemetry
 from services.runtime.bus import Bus, BusError, OutgoingMessage
 from services.runtime.errors import ServiceError
+from services.runtime.topology import SUSPECT
 from services.session.beginning import confirm_job
 from services.session.facts import FactPumps
 from services.session.ids import shard_of
@@ -125,7 +126,7 @@ class Publisher:
 
     async def _job(self, effect: RunJob, confirm: _Confirm) -> bool:
         job = effect.job
-        key = "suspect" if effect.suspect else job.lane
+        key = SUSPECT if effect.suspect else job.lane
         self._unconfirmed.setdefault(job.turn_id, time.monotonic())
         try:
             with telemetry.continuing(confirm.trace):

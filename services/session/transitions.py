@@ -16,7 +16,7 @@ from maieutic.v1.turn_service_pb2 import (
     TurnStarted,
     Usage,
 )
-from services.session.attempts import attempts_spent
+from services.session.attempts import attempts_spent, is_suspect
 from services.session.budgets import is_bounded, reserve, settle, void_rest
 from services.session.ending import Ending, end, end_waiting, stop
 from services.session.errors import EventsOutOfStep
@@ -50,6 +50,8 @@ class Claimant:
     claim_id: str
     traceparent: str = ""
     """W3C trace context of the attempt."""
+    from_lane: bool = False
+    """Whether it got the job from its lane, beside other turns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +75,7 @@ def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> wor
             _begin_log(draft, turn)  # it was lost alone, and takes no frames under the old fence
         _renew(draft, turn, timing)
         return _granted(draft, turn, claimant, timing)
-    expired = turn.phase == LEASED and turn.lease_end_ms <= draft.now_ms
-    waiting_to_retry = turn.phase == QUEUED and turn.not_before_ms > draft.now_ms
-    if not (turn.phase == QUEUED or expired) or waiting_to_retry:
+    if not _is_free(turn, claimant, draft.now_ms):
         return work.ClaimTurnResponse(held=work.TurnHeld())
     if attempts_spent(turn):
         draft.due[turn_id] = draft.now_ms
@@ -83,6 +83,16 @@ def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> wor
     _take(draft, turn, claimant)
     _renew(draft, turn, timing)
     return _granted(draft, turn, claimant, timing)
+
+
+def _is_free(turn: record.TurnRecord, claimant: Claimant, now_ms: int) -> bool:
+    """Whether the claimant may have the turn, as far as others are concerned."""
+    if turn.phase == QUEUED:
+        return turn.not_before_ms <= now_ms
+    # The broker brings a dead worker's jobs back to their lanes, all together, where a suspect
+    # would kill its neighbours again: those who take suspects one by one get it from the clock.
+    kept_apart = claimant.from_lane and is_suspect(turn)
+    return turn.phase == LEASED and turn.lease_end_ms <= now_ms and not kept_apart
 
 
 def _take(draft: Draft, turn: record.TurnRecord, claimant: Claimant) -> None:

@@ -69,6 +69,7 @@ class Work:
             worker_id=request.worker_id,
             claim_id=request.claim_id,
             traceparent=request.traceparent,
+            from_lane=request.from_lane,
         )
 
         def decide(draft: Draft) -> pb.ClaimTurnResponse:

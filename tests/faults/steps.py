@@ -6,11 +6,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aio_pika
+from redis.asyncio import Redis
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
+from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
 from maieutic.v1.turn_service_pb2 import TurnFrame
 from maieutic_client import Maieutic, SessionStream, TurnStream
+from services.session.adapters.codec import decode
+from services.session.adapters.keys import turn_key
 from tests.backends.rabbitmq import RabbitNode
 from tests.stack import RealStack
 from tests.waiting import wait_until
@@ -74,6 +78,13 @@ async def archived_turn(stack: RealStack, turn_id: str) -> dict[str, Any]:
     await wait_until(ended, PATIENCE, every=0.05)
     (row,) = await stack.rows(query, turn_id)
     return row
+
+
+async def live_turn(stack: RealStack, turn_id: str) -> TurnRecord:
+    async with Redis.from_url(stack.backends.redis.url) as redis:
+        raw = await redis.get(turn_key(turn_id))
+    assert isinstance(raw, bytes)
+    return decode(TurnRecord, raw)
 
 
 async def archived_texts(stack: RealStack, session_id: str) -> list[str]:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from google.protobuf.message import Message
-from redis.asyncio import Redis
 
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.session.v1.record_pb2 import TurnRecord
@@ -18,14 +17,13 @@ from maieutic.v1.turn_service_pb2 import (
     TurnFrame,
 )
 from maieutic_client import Maieutic
-from services.session.adapters.codec import decode
-from services.session.adapters.keys import turn_key
 from tests.faults.steps import (
     PATIENCE,
     archived_texts,
     archived_turn,
     frames_of,
     kinds,
+    live_turn,
     one_answer,
     said,
     scripted,
@@ -165,10 +163,3 @@ async def all_refused(service: "TurnWorkServiceAsyncStub", lost: TurnRecord) -> 
     assert (await service.FailTurn(failure)).status == work.WRITE_STATUS_FENCED
     release = late(work.ReleaseTurnRequest)
     assert (await service.ReleaseTurn(release)).status == work.WRITE_STATUS_FENCED
-
-
-async def live_turn(stack: RealStack, turn_id: str) -> TurnRecord:
-    async with Redis.from_url(stack.backends.redis.url) as redis:
-        raw = await redis.get(turn_key(turn_id))
-    assert isinstance(raw, bytes)
-    return decode(TurnRecord, raw)

@@ -102,6 +102,20 @@ def phase(memory: Memory, turn: str = A) -> int:
     return memory.turns[turn].phase
 
 
+def test_a_suspect_is_given_to_no_lane_and_what_got_on_in_its_last_attempt_is_none() -> None:
+    memory, hold = claimed()
+    beside = t.Claimant(worker_id="w2", claim_id="c2", from_lane=True)
+    memory.now = memory.due[A]
+    assert claim(memory, beside).HasField("held")
+    assert claim(memory, t.Claimant(worker_id="w1", claim_id="c1", from_lane=True)).HasField(
+        "claim"
+    ), "its own worker goes on, wherever it has it from"
+    step = FinishedStep(step="context")
+    memory.apply(lambda d: t.complete_step(d, hold, step))
+    memory.now = memory.due[A]
+    assert claim(memory, beside).claim.attempt == 2
+
+
 def test_begin_writes_the_turn_its_message_and_its_check_and_tells_bus_and_archive() -> None:
     memory = begun()
     assert phase(memory) == QUEUED

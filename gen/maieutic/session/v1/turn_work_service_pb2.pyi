@@ -58,11 +58,16 @@ class ClaimTurnRequest(_message.Message):
     CLAIM_ID_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    FROM_LANE_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     claim_id: _builtins.str
     """Chosen once for each delivery and kept over retries."""
     traceparent: _builtins.str
     """W3C traceparent of this attempt; empty if it is not traced."""
+    from_lane: _builtins.bool
+    """The job came from its lane's queue. A turn whose worker may have died of it
+    is then held: it is for those that take such turns one by one.
+    """
     @_builtins.property
     def job(self) -> _bus_pb2.RunTurn: ...
     def __init__(
@@ -72,10 +77,11 @@ class ClaimTurnRequest(_message.Message):
         claim_id: _builtins.str = ...,
         job: _bus_pb2.RunTurn | None = ...,
         traceparent: _builtins.str = ...,
+        from_lane: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "job", b"job", "traceparent", b"traceparent", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "from_lane", b"from_lane", "job", b"job", "traceparent", b"traceparent", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
