@@ -27,10 +27,17 @@ def _ended(turn: TurnRecord, frame: TurnFrame) -> None:
     outcome, meters = frame.outcome, telemetry.current()
     attributes = {
         names.LANE: turn.job.lane,
-        names.TURN_STATE: TurnState.Name(outcome.state).removeprefix("TURN_STATE_"),
+        names.TURN_STATE: _name(outcome.state),
     }
     took = milliseconds(outcome.finish_time) - milliseconds(turn.job.create_time)
     meters.histogram(names.TURN_DURATION).record(took / 1000, attributes)
     if outcome.reason:
         attributes[names.TURN_REASON] = outcome.reason
     meters.counter(names.TURNS_ENDED).add(1, attributes)
+
+
+def _name(state: TurnState.ValueType) -> str:
+    """Return a state's name; a newer version's, of which the archive told, as its number."""
+    if state not in TurnState.values():
+        return str(state)
+    return TurnState.Name(state).removeprefix("TURN_STATE_")
