@@ -30,8 +30,8 @@ BUSY = {
     "rollback": turn_pb.BUSY_POLICY_ROLLBACK,
 }
 HANDED_ON = {
-    turn_pb.TURN_KIND_CODE: "files are being written beside this conversation: `maieutic artifacts "
-    "save {turn_id} FOLDER` fetches them",
+    turn_pb.TURN_KIND_CODE: "files are being written beside this conversation: `maieutic sessions "
+    "watch` follows it, and then `maieutic artifacts save {turn_id} FOLDER` fetches them",
     turn_pb.TURN_KIND_ANALYSIS: "what you want is being put down: `maieutic specs list` shows it",
 }
 """What to say of what an answer has begun, by its kind."""

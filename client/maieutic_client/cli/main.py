@@ -36,8 +36,7 @@ def main() -> None:
     maieutic docs add FOLDER        store and index documents
     maieutic chat                   ask questions, get answers with citations
     maieutic chat --mode socratic   be asked, until it is clear what you want
-    maieutic code SESSION_ID        have code written from that
-    maieutic code SESSION_ID    have files written from what was settled
+    maieutic code SESSION_ID        have files written from what was settled
 
     Commands talk to the gateway that --address or MAIEUTIC_ADDRESS names. Without an address they
     use the backend in MAIEUTIC_HOME (~/.maieutic): the one that `maieutic serve` runs there, or,
