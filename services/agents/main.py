@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
@@ -86,13 +87,10 @@ async def agents_service(
     """
     bounds = _bounds(settings.model)
     extensions = load_extensions(settings.extensions)
+    peer = partial(open_channel, signer=signer, options=settings.channel)
     async with (
-        open_channel(
-            settings.session_address, service="session", signer=signer, options=settings.channel
-        ) as session,
-        open_channel(
-            settings.retrieval_address, service="retrieval", signer=signer, options=settings.channel
-        ) as retrieval,
+        peer(settings.session_address, service="session") as session,
+        peer(settings.retrieval_address, service="retrieval") as retrieval,
         serving(settings.server, lambda _: ()) as server,
         Recorder.open(TurnWorkServiceStub(session), settings.recorder) as recorder,
         tool_servers(settings.extensions.servers, signer) as remote,
