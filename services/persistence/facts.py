@@ -42,16 +42,16 @@ SESSION_DELETED = "session.deleted"
 VISIBLE_NUL = "\u2400"
 CURRENCY = re.compile("[A-Z]{3}")
 UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
-TERMINAL = frozenset(
+GOING_ON = frozenset(
     {
-        turn_service_pb2.TURN_STATE_COMPLETED,
-        turn_service_pb2.TURN_STATE_FAILED,
-        turn_service_pb2.TURN_STATE_CANCELLED,
-        turn_service_pb2.TURN_STATE_INTERRUPTED,
-        turn_service_pb2.TURN_STATE_ROLLED_BACK,
-        turn_service_pb2.TURN_STATE_OVER_BUDGET,
+        turn_service_pb2.TURN_STATE_UNSPECIFIED,
+        turn_service_pb2.TURN_STATE_WAITING,
+        turn_service_pb2.TURN_STATE_QUEUED,
+        turn_service_pb2.TURN_STATE_RUNNING,
+        turn_service_pb2.TURN_STATE_CANCELLING,
     }
 )
+"""The states that are no end. All others are, those of a newer version, too."""
 
 M = TypeVar("M", bound=Message)
 
@@ -112,7 +112,7 @@ def _accepted(body: bytes) -> Fact:
 def _finished(body: bytes) -> Fact:
     finished = TurnFinished.FromString(body)
     job, outcome = finished.job, finished.outcome
-    if outcome.state not in TERMINAL:
+    if outcome.state in GOING_ON:
         raise Unreadable(f"the outcome's state is not terminal: {outcome.state}")
     held = finished.session if finished.HasField("session") else _session_of(job)
     session = _session_row(job.tenant, job.user_id, held)
