@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 from google.protobuf.json_format import ParseDict
 
+from maieutic.v1.budget_pb2 import Budget
 from maieutic.v1.message_pb2 import Citation
 from maieutic.v1.support_pb2 import (
     VERDICT_MIXED,
@@ -19,6 +20,7 @@ from maieutic.v1.support_pb2 import (
 from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_COMPLETED,
     TURN_STATE_FAILED,
+    AnalyzeRequest,
     Findings,
     TurnFrame,
     TurnNotice,
@@ -130,6 +132,14 @@ async def test_a_stream_that_breaks_is_taken_up_and_begins_nothing_twice(
     assert outcome.findings.support == REPORT
     assert served.state.opened == ["Analyze", "Analyze", "WatchTurn"]
     assert len(analyst.analysed) == 1
+
+
+async def test_a_budget_goes_with_the_answer(served: Served, analyst: Analyst) -> None:
+    limits = ("--budget-tokens", "500", "--budget-cost", "0.25")
+    assert (await analyze(served, "It lasts 12 hours.", *limits)).exit_code == 0
+    *_, raw = served.state.requests.values()
+    budget = AnalyzeRequest.FromString(raw).budget
+    assert budget == Budget(tokens=500, cost_micros=250_000, currency="USD")
 
 
 async def test_what_goes_wrong_is_told(served: Served, analyst: Analyst) -> None:

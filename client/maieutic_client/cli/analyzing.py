@@ -5,8 +5,11 @@ from collections.abc import Iterable
 import click
 
 from maieutic.v1 import message_pb2, support_pb2 as pb, turn_service_pb2 as turn_pb
+from maieutic.v1.budget_pb2 import Budget
 from maieutic_client.cli.as_json import json_line, json_option
+from maieutic_client.cli.budgets import budget_options
 from maieutic_client.cli.commands import Command
+from maieutic_client.cli.interrupts import interrupt_cancels
 from maieutic_client.cli.outcomes import ending
 from maieutic_client.cli.running import Exit, run
 from maieutic_client.cli.screen import Screen
@@ -27,6 +30,7 @@ from maieutic_client.stream import TurnStream
 )
 @click.option("--turn", "turn_id", default="", metavar="ID", help="Look at this turn's answer.")
 @json_option
+@budget_options
 @target_options
 def analyze(
     *,
@@ -36,10 +40,12 @@ def analyze(
     collection: str,
     turn_id: str,
     as_json: bool,
+    budget: Budget | None,
 ) -> None:
     """See how documents support an answer.
 
-    The answer is TEXT, that of a turn, or else the last one of the conversation.
+    The answer is TEXT, that of a turn, or else the last one of the conversation. Ctrl-C stops
+    looking.
     """
     if text and turn_id:
         raise click.UsageError("say TEXT or --turn ID, not both")
@@ -49,9 +55,10 @@ def analyze(
         async with connected(target) as client:
             answered = "" if text else turn_id or await _last_answered(client, session_id)
             stream = client.turns.analyze(
-                session_id, text=text, turn_id=answered, collection=collection
+                session_id, text=text, turn_id=answered, collection=collection, budget=budget
             )
-            outcome = await _watched(screen, stream)
+            with interrupt_cancels(client, stream):
+                outcome = await _watched(screen, stream)
         if outcome.state != turn_pb.TURN_STATE_COMPLETED:
             screen.problem(ending(outcome))
             return Exit.FAILED
