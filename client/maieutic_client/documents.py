@@ -10,6 +10,7 @@ from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceStub
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from maieutic_client.connection import Connection, new_request_id
 from maieutic_client.errors import lifted
+from maieutic_client.refusals import Refusal
 from maieutic_client.retry import Patience, link_broke, passes_by_itself
 
 ADD_TIMEOUT_SECONDS = 120.0
@@ -84,11 +85,12 @@ class Documents:
         call = self._stub.UploadDocument(
             _parts(header, content), metadata=self._connection.metadata
         )
+        refusal = Refusal(call)
         try:
             async for response in call:
                 yield response.document
         except grpc.aio.AioRpcError as failed:
-            raise lifted(failed) from failed
+            raise lifted(await refusal.instead_of(failed)) from failed
         finally:
             call.cancel()
 

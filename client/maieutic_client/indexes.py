@@ -11,6 +11,7 @@ from maieutic.v1 import index_admin_service_pb2 as pb
 from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceStub
 from maieutic_client.connection import Connection
 from maieutic_client.errors import lifted
+from maieutic_client.refusals import Refusal
 from maieutic_client.retry import Patience, link_broke, passes_by_itself
 
 DROP_TIMEOUT_SECONDS = 120.0
@@ -107,11 +108,12 @@ class Indexes:
         """
         with path.open("rb") as file:
             call = self._stub.ImportIndexVersion(_parts(file), metadata=self._connection.metadata)
+            refusal = Refusal(call)
             try:
                 async for response in call:
                     yield response
             except grpc.aio.AioRpcError as failed:
-                raise lifted(failed) from failed
+                raise lifted(await refusal.instead_of(failed)) from failed
             finally:
                 call.cancel()
 

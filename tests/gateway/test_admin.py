@@ -108,6 +108,17 @@ async def test_nobody_elses_key_does(stack: Stack, holder: str, tmp_path: Path) 
     assert not stack.dead_letters.letters[LETTER].letter.HasField("redrive_time")
 
 
+async def test_a_file_that_is_refused_while_it_is_sent_is_refused_by_name(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """A part of it may be on its way when the refusal comes: now and then, so many are sent."""
+    (tmp_path / "file").write_bytes(b"a file")
+    async with Maieutic.connect(stack.address, api_key=stack.key) as client:
+        for _ in range(150):
+            with pytest.raises(PermissionDenied):
+                await anext(client.indexes.import_(tmp_path / "file"))
+
+
 @pytest.mark.parametrize("record_id", ["", "7", "x:y", "7:é", "7:" + "a" * 401])
 async def test_an_id_of_no_form_is_refused_by_name(stack: Stack, record_id: str) -> None:
     async with Maieutic.connect(stack.address, api_key=stack.admin_key) as client:
