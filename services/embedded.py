@@ -86,6 +86,9 @@ class EmbeddedSettings:
     idle: float = 1800.0
     """Seconds without use after which a session leaves the live store for the archive alone."""
 
+    max_attempts: int = 5
+    """Attempts that a turn is given before it fails."""
+
     time_budget: TimeBudgets = field(default=TimeBudgets())
     """How long a turn of each lane may run if its request does not say."""
 
@@ -223,6 +226,7 @@ class _Wiring:
             archive_address=self._address("persistence"),
             lease=self._settings.lease,
             idle=self._settings.idle,
+            max_attempts=self._settings.max_attempts,
             time_budget=self._settings.time_budget,
             budget=self._settings.budget,
         )

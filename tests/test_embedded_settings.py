@@ -70,8 +70,9 @@ def test_what_bounds_turns_that_say_nothing_bounds_those_of_one_process_too(tmp_
         "MAIEUTIC_BUDGET_TURN_TOKENS": "9",
         "MAIEUTIC_BUDGET_SESSION_COST_MICROS": "8",
         "MAIEUTIC_TIME_BUDGET_LONG": "7",
+        "MAIEUTIC_MAX_ATTEMPTS": "6",
     }
     wiring = _Wiring(load_embedded(environ), tmp_path, tmp_path)
     settings = wiring._session_settings("redis://127.0.0.1")
     assert (settings.budget.turn_tokens, settings.budget.session_cost_micros) == (9, 8)
-    assert settings.time_budget.long == 7
+    assert (settings.time_budget.long, settings.max_attempts) == (7, 6)

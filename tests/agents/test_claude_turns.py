@@ -1,15 +1,18 @@
 """Turns of a whole backend that calls Claude: the emulator's faults become named outcomes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
+from typing import TypeAlias
 
 import pytest
 import pytest_asyncio
 
 from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER
+from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
 from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_CANCELLED,
     TURN_STATE_COMPLETED,
@@ -17,6 +20,9 @@ from maieutic.v1.turn_service_pb2 import (
     TurnOutcome,
 )
 from maieutic_client import Maieutic
+from services.agents.agents import claims, code_plan, verdicts
+from services.agents.prompts import load_prompt
+from services.agents.routing_slip import CODE_FILE
 from tests.conversation.backend import backend
 from tests.emulators.anthropic import Emulator, anthropic_emulator
 from tests.emulators.anthropic_plan import Rule
@@ -24,8 +30,12 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ATTEMPTS = 5
+ATTEMPTS = 4
 TURNS = 40
+CLAIM = "The battery lasts 12 hours."
+LISTED = {"claims": [{"text": CLAIM, "quote": CLAIM}]}
+JUDGED = {"verdicts": [{"claim": 1, "supporting": [], "contradicting": []}]}
+PLANNED = {"files": [{"path": "a.md", "purpose": "Is one.", "interface": ""}], "assumptions": []}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -33,7 +43,10 @@ async def running() -> AsyncIterator[tuple[Emulator, Maieutic]]:
     """Start the emulator and one backend, which all tests here share."""
     async with anthropic_emulator() as emulator:
         settings = {"model_claude_api_key": "key", "model_claude_base_url": emulator.url}
-        async with backend(model_kind="claude", **settings) as running, running.client() as client:
+        async with (
+            backend(model_kind="claude", max_attempts=str(ATTEMPTS), **settings) as running,
+            running.client() as client,
+        ):
             yield emulator, client
 
 
@@ -96,13 +109,55 @@ def answer_to(question: str) -> str:
 async def test_a_storm_of_429_and_529_ends_every_turn_by_name_after_its_attempts(
     emulator: Emulator, client: Maieutic
 ) -> None:
-    storm = [Rule(status=429, retry_after=0.5, every=2), Rule(status=529, retry_after=0.3)]
-    emulator.plan = storm
-    outcomes = [one.outcome for one in await many(client)]
-    assert {(o.state, o.reason) for o in outcomes} == {(TURN_STATE_FAILED, "MODEL_UNAVAILABLE")}
-    assert {o.attempts for o in outcomes} == {ATTEMPTS}
-    assert len(emulator.requests) == ATTEMPTS * TURNS
-    assert waits(emulator) >= 0.3
+    """Those beside conversations, too: a Socratic turn has an analysis beside it."""
+    emulator.plan = [
+        Rule(status=429, retry_after=0.1, every=2),
+        Rule(status=529, retry_after=0.1),
+    ]
+    kinds = [answered, analysed, coded, questioned] * (TURNS // 8)
+    ended = [outcome for one in await gathered(client, kinds) for outcome in one]
+    assert len(ended) == len(kinds) // 4 * 5
+    assert {(o.state, o.reason) for o in ended} == {(TURN_STATE_FAILED, "MODEL_UNAVAILABLE")}
+    assert {o.attempts for o in ended} == {ATTEMPTS}
+    assert len(emulator.requests) == ATTEMPTS * len(ended)
+    assert waits(emulator) >= 0.1
+
+
+Begin: TypeAlias = Callable[[Maieutic, str], Awaitable[Sequence[TurnOutcome]]]
+
+
+async def gathered(client: Maieutic, kinds: Sequence[Begin]) -> list[Sequence[TurnOutcome]]:
+    return await asyncio.gather(*(begin(client, f"Question {n}?") for n, begin in enumerate(kinds)))
+
+
+async def answered(client: Maieutic, text: str) -> Sequence[TurnOutcome]:
+    return [(await asked(client, text)).outcome]
+
+
+async def analysed(client: Maieutic, text: str) -> Sequence[TurnOutcome]:
+    added = await client.documents.add("a.md", "A text.")
+    session = await client.sessions.create(document_ids=[added.document.document_id])
+    return [await client.turns.analyze(session, text=text, timeout=60).result()]
+
+
+async def coded(client: Maieutic, text: str) -> Sequence[TurnOutcome]:
+    session = await client.sessions.create()
+    return [await client.turns.generate_code(session, text, timeout=60).result()]
+
+
+async def questioned(client: Maieutic, text: str) -> Sequence[TurnOutcome]:
+    """Return also how the analysis has ended that is made beside the question."""
+    session = await client.sessions.create(mode=SESSION_MODE_SOCRATIC)
+    ended: list[str] = []
+    async with client.sessions.watch(session, timeout=60) as frames:
+        await anext(frames)
+        await client.turns.begin(session, text)
+        async for frame in frames:
+            ended += [frame.turn_id] * frame.HasField("turn_ended")
+            if len(ended) == 2:
+                break
+    turns = [await client.turns.get(turn_id) for turn_id in ended]
+    return [turn.outcome for turn in turns]
 
 
 async def test_a_long_rate_limit_costs_no_attempt_and_the_others_do_not_ask_meanwhile(
@@ -131,7 +186,7 @@ def waits(emulator: Emulator) -> float:
     """Return the shortest time between two calls of one turn."""
     starts: dict[str, list[float]] = {}
     for seen in emulator.requests:
-        starts.setdefault(seen.body["messages"][-1]["content"][-1]["text"], []).append(seen.started)
+        starts.setdefault(json.dumps(seen.body), []).append(seen.started)
     return min(after - before for times in starts.values() for before, after in pairwise(times))
 
 
@@ -201,3 +256,34 @@ async def test_the_next_turn_carries_the_conversation(emulator: Emulator, client
             await stream.result()
     roles = [message["role"] for message in emulator.requests[-1].body["messages"]]
     assert roles == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("step", "broken", "attempts"),
+    [
+        (verdicts.STEP, Rule(text="{no json"), 2),
+        (verdicts.STEP, Rule(breaks="malformed", after=1), 2),
+        (verdicts.STEP, Rule(refusal="Not that."), 1),
+        (CODE_FILE, Rule(breaks="reset", after=1, text="# A"), 2),
+        (CODE_FILE, Rule(refusal="Not that."), 1),
+    ],
+)
+async def test_what_breaks_in_a_later_step_costs_no_step_before_it(
+    emulator: Emulator, client: Maieutic, step: str, broken: Rule, attempts: int
+) -> None:
+    answers = {claims.STEP: LISTED, verdicts.STEP: JUDGED, code_plan.STEP: PLANNED}
+    emulator.plan = [
+        replace(broken, instructed=load_prompt(step, 1).text, times=1),
+        *(
+            Rule(instructed=load_prompt(one, 1).text, text=json.dumps(answer))
+            for one, answer in answers.items()
+        ),
+    ]
+    begin, first = (coded, code_plan.STEP) if step == CODE_FILE else (analysed, claims.STEP)
+    (outcome,) = await begin(client, CLAIM)
+    refused = (TURN_STATE_FAILED, "MODEL_REFUSED")
+    expected = refused if broken.refusal else (TURN_STATE_COMPLETED, "")
+    assert (outcome.state, outcome.reason) == expected
+    assert outcome.attempts == attempts
+    assert len(emulator.requests) == attempts + 1
+    assert outcome.usage[0].step == first
