@@ -1,5 +1,6 @@
 """The agents at work on one claimed turn: one answers, or several take a routing slip's steps."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Container, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -50,6 +51,9 @@ class TurnAgents:
         """How many of them are committed,"""
         self._told_under = 0
         """under this fence."""
+        self._telling = asyncio.Lock()
+        self._answered = CompleteStepResponse(status=WRITE_STATUS_APPLIED)
+        """To the last step that was committed."""
 
     @property
     def consumed(self) -> Sequence[Usage]:
@@ -113,20 +117,21 @@ class TurnAgents:
 
     async def tell_again(self, turn: RecordedTurn) -> None:
         """Commit the steps again if the live store has lost the turn since."""
-        if self._steps and self._told_under != turn.log.fence:
+        if self._steps:
             await self._tell(turn)
 
     async def _tell(self, turn: RecordedTurn) -> CompleteStepResponse:
         """Commit what is not committed: a live store that lost the turn has lost all steps."""
-        response = CompleteStepResponse(status=WRITE_STATUS_APPLIED)
-        if self._told_under != turn.log.fence:
-            self._told, self._told_under = 0, turn.log.fence
-        for step, answer in self._steps[self._told :]:
-            response = await self._work.complete_step(turn.log, step, answer)
-            if response.status != WRITE_STATUS_APPLIED:
-                return response
-            self._told += 1
-        return response
+        async with self._telling:
+            if self._told_under != turn.log.fence:
+                self._told, self._told_under = 0, turn.log.fence
+            for step, answer in self._steps[self._told :]:
+                response = await self._work.complete_step(turn.log, step, answer)
+                if response.status != WRITE_STATUS_APPLIED:
+                    return response
+                self._answered = response
+                self._told += 1
+            return self._answered
 
     def _context(self, turn: RecordedTurn, claim: TurnClaim) -> AgentContext:
         job = self._job

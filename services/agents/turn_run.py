@@ -233,6 +233,8 @@ class TurnRun:
                 return  # done meanwhile
             turn.log.suspended = True
             turn.resume((await self._claim()).fence)
+            # At once: whatever becomes of the turn, its outcome is to name what is finished.
+            await self._agents.tell_again(turn)
 
     async def _claim_again_or_stop(self, lost_fence: int) -> None:
         if self._turn is None:
@@ -290,6 +292,7 @@ class TurnRun:
         return await self._parts.work.complete(turn.log, last_seq, answer)
 
     async def _fail(self, turn: RecordedTurn, last_seq: int, failure: Failure) -> FailTurnResponse:
+        await self._agents.tell_again(turn)
         consumed = self._account.besides(self._agents.consumed)
         return await self._parts.work.fail(turn.log, last_seq, failure, consumed)
 

@@ -327,6 +327,40 @@ async def test_files_that_the_live_store_lost_are_told_again_and_not_written_aga
     assert [file.path for file in log[0].snapshot.files] == list(TEXTS)
 
 
+async def lost_while_written(place: Office, scribe: Scribe, path: str) -> RunTurn:
+    """Let the live store lose the turn while the file is written; return its job."""
+    job = code(place)
+    await place.publish(job, "long")
+    await wait_until(lambda: scribe.written[path] == 1)
+    lost = place.store.lose(job.turn_id)
+    await wait_until(lambda: job.turn_id in place.store.turns)
+    assert [step.step for step in lost.steps] == ["code_plan", "code_file:1"]
+    return job
+
+
+async def test_files_that_the_live_store_lost_are_in_the_outcome_of_a_failure_too() -> None:
+    scribe = Scribe()
+    scribe.holding = "src/library.py"
+    async with office(scribe) as place:
+        await lost_while_written(place, scribe, "src/library.py")
+        scribe.cut = True
+        scribe.going.set()
+        outcome = (await place.finished()).outcome
+    assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "FILE_CUT")
+    assert [one.path for one in outcome.artifacts] == ["README.md"]
+    assert [used.step for used in outcome.usage].count("code_plan") == 1
+
+
+async def test_a_worker_that_goes_away_hands_on_what_the_live_store_lost() -> None:
+    scribe = Scribe()
+    scribe.holding = "src/library.py"
+    async with office(scribe, grace=0.2) as place:
+        job = await lost_while_written(place, scribe, "src/library.py")
+        await place.stop()
+        steps = place.store.turns[job.turn_id].steps
+    assert [step.step for step in steps] == ["code_plan", "code_file:1"]
+
+
 async def test_each_step_is_committed_once_however_many_there_are() -> None:
     paths = [f"{number}.py" for number in range(MOST_FILES)]
     scribe = Scribe(planned(*paths), **{path: ["pass\n"] for path in paths})
