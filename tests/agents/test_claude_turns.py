@@ -229,9 +229,10 @@ async def test_a_refusal_and_a_bad_key_end_the_turn_at_once(
 async def test_a_wait_beyond_the_time_budget_ends_the_turn_at_once(
     emulator: Emulator, client: Maieutic
 ) -> None:
-    emulator.plan = [Rule(status=429, retry_after=2.5, times=1)]
+    # So short that the worker's gate makes other tests' turns wait, and hands none of them back.
+    emulator.plan = [Rule(status=429, retry_after=1.5, times=1)]
     session = await client.sessions.create()
-    budget = timedelta(seconds=2)
+    budget = timedelta(seconds=1)
     outcome = await client.turns.stream(session, "Hello?", time_budget=budget).result()
     assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "MODEL_UNAVAILABLE")
     assert "rate limit" in outcome.explanation
