@@ -20,7 +20,9 @@ MOST_CONFLICTS = 200
 MOST_QUESTIONS = 200
 MOST_NAME_CHARACTERS = 64
 MOST_TEXT_CHARACTERS = 1000
-"""So that all that a session may know fits the messages in which it travels."""
+MOST_BYTES = 1_200_000
+"""So that all that a session may know fits the messages in which it travels, in any script: that
+of a claim has the window beside it, and what earlier steps have found."""
 
 
 def named(found: Findings, turn: TurnRecord, now_ms: int) -> Findings:
@@ -77,12 +79,13 @@ def keep(draft: Draft, found: Findings) -> None:
     kept = draft.kept_annotations.findings
     before = kept.ByteSize()
     for specification in found.specifications:
-        room = len(kept.specifications) < MOST_SPECIFICATIONS
+        room = len(kept.specifications) < MOST_SPECIFICATIONS and _fits(kept, specification)
         if room and not _known(kept, specification):
             kept.specifications.append(specification)
     for conflict in found.conflicts:
         room = len(kept.conflicts) < MOST_CONFLICTS
-        if room and (seen := _between_standing(kept, conflict)) is not None:
+        seen = _between_standing(kept, conflict) if room else None
+        if seen is not None and _fits(kept, seen):
             kept.conflicts.append(seen)
     asked = {question.question_id for question in kept.questions}
     kept.questions.extend(one for one in found.questions if one.question_id not in asked)
@@ -90,6 +93,10 @@ def keep(draft: Draft, found: Findings) -> None:
     replaced = found.HasField("summary") and summaries.keep(draft, found.summary)
     if replaced or kept.ByteSize() != before:
         _changed(draft)
+
+
+def _fits(kept: Findings, new: pb.Specification | pb.Conflict) -> bool:
+    return kept.ByteSize() + new.ByteSize() <= MOST_BYTES
 
 
 def _known(kept: Findings, new: pb.Specification) -> bool:

@@ -33,7 +33,9 @@ from maieutic.v1.turn_service_pb2 import (
 
 WINDOW_MESSAGES = 20
 WINDOW_BYTES = 2 * 1024 * 1024
-"""Of the window a worker is given no more: a message over gRPC has at most 4 MiB."""
+"""Of the window a worker is given no more."""
+CLAIM_BYTES = 3_500_000
+"""Of all that a worker is given with a claim: a message over gRPC has at most 4 MiB."""
 TERMINAL_SEQ = 10**12
 """Sequence number of the terminal frame: higher than any that a worker reaches."""
 
@@ -397,13 +399,13 @@ def window_messages(draft: Draft) -> Sequence[Message]:
     return [draft.messages[entry.message_id] for entry in draft.record.window]
 
 
-def latest_messages(draft: Draft) -> Sequence[Message]:
-    """Return the window's last messages, those that fit in a worker's claim, oldest first."""
+def latest_messages(draft: Draft, room: int) -> Sequence[Message]:
+    """Return the window's last messages, oldest first: at least one, and what fits in *room*."""
     latest: list[Message] = []
     size = 0
     for message in reversed(window_messages(draft)):
         size += message.ByteSize()
-        if latest and size > WINDOW_BYTES:
+        if latest and size > min(room, WINDOW_BYTES):
             break
         latest.append(message)
     return latest[::-1]

@@ -24,6 +24,7 @@ from services.session.findings import hand_on, keep, named
 from services.session.handing_on import begin_handed_on
 from services.session.happenings import step_finished, turn_started
 from services.session.model import (
+    CLAIM_BYTES,
     LEASED,
     LIVE,
     PROVISIONAL,
@@ -134,7 +135,6 @@ def _granted(
         attempt=turn.attempt,
         max_attempts=turn.job.max_attempts,
         session=draft.record.session,
-        window=latest_messages(draft),
         deadline=timestamp(_deadline_ms(turn)),
         earlier_traceparents=[
             one for one in turn.attempt_traceparents if one != claimant.traceparent
@@ -148,6 +148,7 @@ def _granted(
     lease.FromMilliseconds(timing.lease)
     granted.lease.CopyFrom(lease)
     hand_on(turn, granted.findings)
+    granted.window.extend(latest_messages(draft, CLAIM_BYTES - granted.ByteSize()))
     return work.ClaimTurnResponse(claim=granted)
 
 

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 
 from maieutic.session.v1.record_pb2 import TurnRecord
+from maieutic.v1.message_pb2 import Message
 from maieutic.v1.specification_pb2 import (
     RESOLUTION_KIND_KEEP_BOTH,
     RESOLUTION_KIND_KEEP_FIRST,
@@ -16,16 +17,22 @@ from maieutic.v1.specification_pb2 import (
     Specification,
 )
 from maieutic.v1.turn_service_pb2 import Findings
+from services.runtime.channel import MEBIBYTE
+from services.session.beginning import begin
 from services.session.findings import (
+    MOST_BYTES,
     MOST_QUESTIONS,
     MOST_SPECIFICATIONS,
+    MOST_TEXT_CHARACTERS,
     forget,
     keep,
     named,
     open_conflicts,
     standing_specifications,
 )
-from tests.session.drafts import T0, Memory, job
+from services.session.model import Draft
+from services.session.transitions import Claimant, claim
+from tests.session.drafts import T0, TIMING, Memory, job, turn_id
 from tests.session.stack import Stack, User, failure, reason
 from tests.session.test_side_turns import analysis_of, settled, socratic, specified
 
@@ -76,6 +83,33 @@ def test_a_session_keeps_no_more_than_its_limits() -> None:
     assert len(kept.specifications) == MOST_SPECIFICATIONS
     assert [question.text for question in kept.questions][:1] == ["5"]
     assert len(kept.questions) == MOST_QUESTIONS
+
+
+def test_all_that_a_session_may_know_fits_a_claim_in_any_script() -> None:
+    memory = Memory.with_session()
+    known, wide = memory.annotations.findings, "漢" * MOST_TEXT_CHARACTERS
+    for number in range(100):
+        known.specifications.extend(
+            found_by(f"s{number}", *(f"{n}{wide}" for n in range(4))).specifications
+        )
+    for number in range(MOST_QUESTIONS):
+        known.questions.add(question_id=str(number), text=wide)
+    before = known.ByteSize()
+    assert before > MOST_BYTES
+    memory.apply(lambda d: keep(d, found_by("late", f"late{wide}")))
+    assert memory.annotations.findings.ByteSize() == before, "what there is stays, nothing is added"
+    for number in range(20):
+        memory.apply(partial(_said, number=number))
+    memory.apply(lambda d: begin(d, job("a"), TIMING))
+    who = Claimant(worker_id="w", claim_id="c")
+    response = memory.apply(lambda d: claim(d, turn_id("a"), who, TIMING))
+    assert response.ByteSize() < 4 * MEBIBYTE
+    assert response.claim.findings.ByteSize() == before
+    assert response.claim.window[-1].text == "text of a"
+
+
+def _said(draft: Draft, number: int) -> None:
+    draft.put_message(Message(message_id=str(number), text="x" * 200_000, position=number + 1))
 
 
 def test_what_is_forgotten_takes_its_conflicts_along() -> None:

@@ -10,23 +10,31 @@ from maieutic.bus.v1.bus_pb2 import RunTurn, SessionAnnotations, SessionChanged,
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.v1.message_pb2 import Citation, Message
 from maieutic.v1.session_service_pb2 import Session
+from maieutic.v1.specification_pb2 import Specification
+from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2 import (
     BUSY_POLICY_ENQUEUE,
     TURN_STATE_COMPLETED,
     TURN_STATE_FAILED,
+    CodeManifest,
+    Findings,
 )
 from services.persistence.settings import PersistenceSettings
 from services.runtime.channel import ChannelOptions
 from services.runtime.server import MEBIBYTE
 from services.runtime.settings import BadSettings, load
+from services.session.findings import MOST_BYTES, MOST_QUESTIONS, MOST_TEXT_CHARACTERS
 from services.session.limits import HIGHEST
-from services.session.model import WINDOW_BYTES, WINDOW_MESSAGES
+from services.session.model import CLAIM_BYTES, WINDOW_BYTES, WINDOW_MESSAGES
 from services.session.settings import SessionSettings
+from services.session.summaries import MOST_CHARACTERS
 from tests.session.stack import Held, Stack, bad_field, failure, session_stack
 
 BROKER_BYTES = 16 * MEBIBYTE
 """RabbitMQ 4 takes no larger message by default; earlier ones take more."""
 ID = "i" * 128
+FACE = "\N{GRINNING FACE}"
+"""A character of four bytes."""
 SLACK = 8 * 1024
 """For ids, times, trace context and the names of fields."""
 
@@ -132,7 +140,7 @@ async def test_the_largest_messages_and_answers_are_claimed_listed_and_brought_b
 def _largest_session() -> Session:
     return Session(
         session_id=ID,
-        title="\N{GRINNING FACE}" * 200,
+        title=FACE * 200,
         metadata={"k": "v" * HIGHEST["metadata_bytes"]},
         document_ids=["d" * 64] * 100,
     )
@@ -157,12 +165,34 @@ def _finished() -> TurnFinished:
     return finished
 
 
+def _findings() -> Findings:
+    """All that a session may know, in a script of four bytes to a character."""
+    found = Findings(summary=Summary(text=FACE * MOST_CHARACTERS))
+    for _ in range(MOST_QUESTIONS):
+        found.questions.add(question_id=ID, message_id=ID, text=FACE * MOST_TEXT_CHARACTERS)
+    rest = MOST_BYTES // Specification(value=FACE * MOST_TEXT_CHARACTERS).ByteSize()
+    for _ in range(rest):
+        found.specifications.add(value=FACE * MOST_TEXT_CHARACTERS)
+    return found
+
+
+def _claim() -> work.TurnClaim:
+    """What a worker is given besides messages: of a code turn, whose plan comes twice."""
+    plan = CodeManifest(assumptions=[FACE * 500] * 60)
+    for _ in range(40):
+        plan.files.add(path="x" * 255, purpose=FACE * 500, interface=FACE * 1000)
+    claim = work.TurnClaim(session=_largest_session(), findings=_findings())
+    claim.findings.manifest.CopyFrom(plan)
+    claim.steps.add().findings.manifest.CopyFrom(plan)
+    return claim
+
+
 def _notes() -> SessionAnnotations:
-    kept = SessionAnnotations()
+    kept = SessionAnnotations(findings=_findings())
     for _ in range(HIGHEST["notes_per_session"]):
-        kept.notes.add(note_id=ID, text="\N{GRINNING FACE}" * 2000)
+        kept.notes.add(note_id=ID, text=FACE * 2000)
     for _ in range(HIGHEST["bookmarks_per_session"]):
-        kept.bookmarks.add(bookmark_id=ID, message_id=ID, label="\N{GRINNING FACE}" * 200)
+        kept.bookmarks.add(bookmark_id=ID, message_id=ID, label=FACE * 200)
     return kept
 
 
@@ -186,7 +216,7 @@ def _travelling() -> Iterator[tuple[str, int, int]]:
     frames.events.add(turn_id=ID).frames.add().delta.text = _answer().text
     yield "job", _job().ByteSize(), min(call, BROKER_BYTES)
     yield "outcome", _finished().ByteSize(), min(call, BROKER_BYTES)
-    yield "claim", _largest_session().ByteSize() + WINDOW_BYTES, call
+    yield "claim", max(CLAIM_BYTES, _claim().ByteSize() + _answer().ByteSize()), call
     yield "frames of a turn beside others", MEBIBYTE + frames.ByteSize(), call
     yield "two messages of one position", 2 * _answer().ByteSize(), call
     yield "facts of a session", SessionChanged(annotations=_notes()).ByteSize(), BROKER_BYTES
