@@ -115,6 +115,16 @@ class TurnAgents:
         made = tuple(artifact for _, answer in self._steps for artifact in answer.artifacts)
         return replace(context, findings=known, artifacts=made)
 
+    @property
+    def committed(self) -> int:
+        """How many steps are committed, as far as is known."""
+        return self._told
+
+    async def tell_all(self, turn: RecordedTurn) -> None:
+        """Commit all steps again: the live store has lost the turn, or some of it."""
+        self._told_under = 0
+        await self.tell_again(turn)
+
     async def tell_again(self, turn: RecordedTurn) -> None:
         """Commit the steps again if the live store has lost the turn since."""
         if self._steps:
@@ -126,7 +136,7 @@ class TurnAgents:
             if self._told_under != turn.log.fence:
                 self._told, self._told_under = 0, turn.log.fence
             for step, answer in self._steps[self._told :]:
-                response = await self._work.complete_step(turn.log, step, answer)
+                response = await self._work.complete_step(turn.log, step, answer, self._told)
                 if response.status != WRITE_STATUS_APPLIED:
                     return response
                 self._answered = response

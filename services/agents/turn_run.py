@@ -234,7 +234,7 @@ class TurnRun:
             turn.log.suspended = True
             turn.resume((await self._claim()).fence)
             # At once: whatever becomes of the turn, its outcome is to name what is finished.
-            await self._agents.tell_again(turn)
+            await self._agents.tell_all(turn)
 
     async def _claim_again_or_stop(self, lost_fence: int) -> None:
         if self._turn is None:
@@ -289,12 +289,14 @@ class TurnRun:
         self, turn: RecordedTurn, last_seq: int, answer: Answer
     ) -> CompleteTurnResponse:
         await self._agents.tell_again(turn)
-        return await self._parts.work.complete(turn.log, last_seq, answer)
+        steps = self._agents.committed
+        return await self._parts.work.complete(turn.log, last_seq, answer, steps)
 
     async def _fail(self, turn: RecordedTurn, last_seq: int, failure: Failure) -> FailTurnResponse:
         await self._agents.tell_again(turn)
         consumed = self._account.besides(self._agents.consumed)
-        return await self._parts.work.fail(turn.log, last_seq, failure, consumed)
+        steps = self._agents.committed
+        return await self._parts.work.fail(turn.log, last_seq, failure, consumed, steps)
 
     async def _ended(
         self, turn: RecordedTurn, send: Callable[[int], Awaitable[E]]

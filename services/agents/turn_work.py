@@ -133,8 +133,10 @@ class TurnWork:
             # The recorder hears the same, and stops this or claims the turn again.
             await asyncio.sleep(FIRST_PAUSE)
 
-    async def complete_step(self, log: TurnLog, step: str, answer: Answer) -> CompleteStepResponse:
-        """Commit what one agent of the routing slip has found."""
+    async def complete_step(
+        self, log: TurnLog, step: str, answer: Answer, finished_steps: int = 0
+    ) -> CompleteStepResponse:
+        """Commit what one agent of the routing slip has found, after so many steps."""
         request = CompleteStepRequest(
             turn_id=log.turn_id,
             fence=log.fence,
@@ -143,6 +145,7 @@ class TurnWork:
             findings=answer.findings,
             usage=answer.usage,
             artifacts=answer.artifacts,
+            finished_steps=finished_steps,
         )
         return await _persistently(self._stub.CompleteStep, request)
 
@@ -164,7 +167,9 @@ class TurnWork:
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
 
-    async def complete(self, log: TurnLog, last_seq: int, answer: Answer) -> CompleteTurnResponse:
+    async def complete(
+        self, log: TurnLog, last_seq: int, answer: Answer, finished_steps: int = 0
+    ) -> CompleteTurnResponse:
         """Commit the answer; raises LogBehind if the log does not end with the last frame."""
         request = CompleteTurnRequest(
             turn_id=log.turn_id,
@@ -179,6 +184,7 @@ class TurnWork:
             hand_on=[
                 HandOn(kind=one.kind, instructions=one.instructions) for one in answer.hand_on
             ],
+            finished_steps=finished_steps,
         )
         try:
             return await _persistently(self._stub.CompleteTurn, request)
@@ -186,7 +192,12 @@ class TurnWork:
             raise LogBehind from error
 
     async def fail(
-        self, log: TurnLog, last_seq: int, failure: Failure, usage: Sequence[Usage] = ()
+        self,
+        log: TurnLog,
+        last_seq: int,
+        failure: Failure,
+        usage: Sequence[Usage] = (),
+        finished_steps: int = 0,
     ) -> FailTurnResponse:
         """End the attempt."""
         request = FailTurnRequest(
@@ -201,6 +212,7 @@ class TurnWork:
             usage=usage,
             over_budget=failure.over_budget,
             text=log.text if failure.over_budget else "",
+            finished_steps=finished_steps,
         )
         return await _persistently(self._stub.FailTurn, request)
 

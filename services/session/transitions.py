@@ -62,6 +62,8 @@ class Hold:
     turn_id: str
     fence: int
     claim_id: str
+    finished_steps: int = 0
+    """So many the worker knows as committed."""
 
 
 def claim(draft: Draft, turn_id: str, claimant: Claimant, timing: Timing) -> work.ClaimTurnResponse:
@@ -153,15 +155,20 @@ def _granted(
 
 
 def _held_turn(draft: Draft, hold: Hold) -> record.TurnRecord | None:
-    """Return the turn if this hold is the one that stands."""
+    """Return the turn if this hold is the one that stands, and nothing of it is lost."""
     turn = draft.turns.get(hold.turn_id)
-    if turn is None or turn.phase != LEASED:
+    if turn is None or not _stands(turn, hold):
         return None
-    return turn if (turn.fence, turn.claim_id) == (hold.fence, hold.claim_id) else None
+    return turn if len(turn.finished_steps) >= hold.finished_steps else None
+
+
+def _stands(turn: record.TurnRecord, hold: Hold) -> bool:
+    return turn.phase == LEASED and (turn.fence, turn.claim_id) == (hold.fence, hold.claim_id)
 
 
 def _refusal(draft: Draft, hold: Hold) -> work.WriteStatus.ValueType:
-    missing = hold.turn_id not in draft.turns
+    turn = draft.turns.get(hold.turn_id)
+    missing = turn is None or _stands(turn, hold)
     return work.WRITE_STATUS_MISSING if missing else work.WRITE_STATUS_FENCED
 
 

@@ -34,6 +34,7 @@ from services.session.transitions import (
 )
 
 T = TypeVar("T")
+_WITHOUT_STEPS = pb.ReserveBudgetRequest | pb.ReleaseTurnRequest
 
 _AT_ONCE = 16
 
@@ -281,4 +282,9 @@ def _hold(
     | pb.FailTurnRequest
     | pb.ReleaseTurnRequest,
 ) -> Hold:
-    return Hold(turn_id=request.turn_id, fence=request.fence, claim_id=request.claim_id)
+    return Hold(
+        turn_id=request.turn_id,
+        fence=request.fence,
+        claim_id=request.claim_id,
+        finished_steps=0 if isinstance(request, _WITHOUT_STEPS) else request.finished_steps,
+    )

@@ -327,6 +327,26 @@ async def test_files_that_the_live_store_lost_are_told_again_and_not_written_aga
     assert [file.path for file in log[0].snapshot.files] == list(TEXTS)
 
 
+@pytest.mark.parametrize("left", [0, 1])
+async def test_steps_that_a_failover_lost_are_told_again_and_their_files_not_written_again(
+    left: int,
+) -> None:
+    scribe = Scribe()
+    scribe.holding = "src/library.py"
+    async with office(scribe) as place:
+        job = code(place)
+        await place.publish(job, "long")
+        await wait_until(lambda: scribe.written["src/library.py"] == 1)
+        del place.store.turns[job.turn_id].steps[left:]
+        scribe.going.set()
+        outcome = (await place.finished()).outcome
+        steps = place.store.turns[job.turn_id].steps
+    assert outcome.state == TURN_STATE_COMPLETED
+    assert [one.path for one in outcome.artifacts] == list(TEXTS)
+    assert [step.step for step in steps] == ["code_plan", "code_file:1", "code_file:2"]
+    assert set(scribe.written.values()) == {1}
+
+
 async def lost_while_written(place: Office, scribe: Scribe, path: str) -> RunTurn:
     """Let the live store lose the turn while the file is written; return its job."""
     job = code(place)

@@ -151,6 +151,8 @@ class LiveStore:
         if (turn := self.turns.get(hold.turn_id)) is None:
             return pb.WRITE_STATUS_MISSING
         held = turn.leased and (turn.fence, turn.claim_id) == (hold.fence, hold.claim_id)
+        if held and getattr(hold, "finished_steps", 0) > len(turn.steps):
+            return pb.WRITE_STATUS_MISSING
         return pb.WRITE_STATUS_APPLIED if held else pb.WRITE_STATUS_FENCED
 
     def append(self, events: pb.TurnEvents) -> None:

@@ -627,9 +627,15 @@ class Held:
         findings: turns.Findings,
         usage: Sequence[turns.Usage] = (),
         artifacts: Sequence[Artifact] = (),
+        finished_steps: int = 0,
     ) -> work.CompleteStepResponse:
         request = work.CompleteStepRequest(
-            **self._hold, step=step, findings=findings, usage=usage, artifacts=artifacts
+            **self._hold,
+            step=step,
+            findings=findings,
+            usage=usage,
+            artifacts=artifacts,
+            finished_steps=finished_steps,
         )
         response: work.CompleteStepResponse = await self._replica.work.CompleteStep(request)
         return response
@@ -659,6 +665,7 @@ class Held:
         usage: Sequence[turns.Usage] = (),
         artifacts: Sequence[Artifact] = (),
         hand_on: Sequence[work.HandOn] = (),
+        finished_steps: int = 0,
     ) -> work.CompleteTurnResponse:
         response: work.CompleteTurnResponse = await self._replica.work.CompleteTurn(
             work.CompleteTurnRequest(
@@ -669,6 +676,7 @@ class Held:
                 usage=usage,
                 artifacts=artifacts,
                 hand_on=hand_on,
+                finished_steps=finished_steps,
             )
         )
         if publish and response.HasField("finished"):
@@ -682,6 +690,7 @@ class Held:
         retry_after: float = 0,
         reason: str = "MODEL_AWAY",
         usage: Sequence[turns.Usage] = (),
+        finished_steps: int = 0,
     ) -> work.FailTurnResponse:
         response: work.FailTurnResponse = await self._replica.work.FailTurn(
             work.FailTurnRequest(
@@ -691,6 +700,7 @@ class Held:
                 retryable=retryable,
                 retry_after=_duration(retry_after),
                 usage=usage,
+                finished_steps=finished_steps,
             )
         )
         return response

@@ -9,6 +9,7 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_CANCELLED,
     TURN_STATE_COMPLETED,
     TURN_STATE_FAILED,
+    TURN_STATE_RUNNING,
     CodeManifest,
     Findings,
     ManifestFile,
@@ -64,6 +65,22 @@ async def test_code_is_written_beside_the_conversation_on_the_long_lane(any_stac
     await any_stack.archived(turn.turn_id)
     paths, _ = await user.artifacts(turn_id=turn.turn_id)
     assert sorted(paths) == ["a.py", "b.py"]
+
+
+async def test_a_store_with_fewer_steps_than_its_worker_commits_nothing_until_they_are_back(
+    stack: Stack,
+) -> None:
+    user, turn, held = await begun(stack)
+    for status in (
+        (await held.complete_step("code_file:1", Findings(), finished_steps=2)).status,
+        (await held.complete("1 file", publish=False, finished_steps=2)).status,
+        (await held.fail(retryable=False, finished_steps=2)).status,
+    ):
+        assert status == work.WRITE_STATUS_MISSING
+    assert (await user.turn(turn.turn_id)).state == TURN_STATE_RUNNING
+    await held.complete_step("code_file:1", Findings(), finished_steps=1)
+    await held.complete("1 file", finished_steps=2)
+    assert (await user.ended(turn.turn_id)).outcome.state == TURN_STATE_COMPLETED
 
 
 async def test_the_next_attempt_is_given_what_finished_steps_have_made(stack: Stack) -> None:

@@ -38,7 +38,9 @@ class _WriteStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WriteStat
     WRITE_STATUS_FENCED: _WriteStatus.ValueType  # 2
     """Another claim or outcome stands. Stop, then ack the job."""
     WRITE_STATUS_MISSING: _WriteStatus.ValueType  # 3
-    """The live store does not know the turn. Claim again with the job."""
+    """The live store does not know the turn, or not all of it. Claim again with
+    the job.
+    """
 
 class WriteStatus(_WriteStatus, metaclass=_WriteStatusEnumTypeWrapper): ...
 
@@ -47,7 +49,9 @@ WRITE_STATUS_APPLIED: WriteStatus.ValueType  # 1
 WRITE_STATUS_FENCED: WriteStatus.ValueType  # 2
 """Another claim or outcome stands. Stop, then ack the job."""
 WRITE_STATUS_MISSING: WriteStatus.ValueType  # 3
-"""The live store does not know the turn. Claim again with the job."""
+"""The live store does not know the turn, or not all of it. Claim again with
+the job.
+"""
 Global___WriteStatus: _TypeAlias = WriteStatus  # noqa: Y015
 
 @_typing.final
@@ -505,10 +509,15 @@ class CompleteStepRequest(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
+    FINISHED_STEPS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
     step: _builtins.str
+    finished_steps: _builtins.int
+    """So many steps the run knows as committed: where the store has fewer, as after
+    a failover, the status is MISSING, and whoever claims again commits them again.
+    """
     @_builtins.property
     def findings(self) -> _turn_service_pb2.Findings:
         """Ids and times are given when they are committed; a conflict names its two
@@ -531,10 +540,11 @@ class CompleteStepRequest(_message.Message):
         findings: _turn_service_pb2.Findings | None = ...,
         usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
         artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
+        finished_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "step", b"step", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "finished_steps", b"finished_steps", "step", b"step", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -779,12 +789,15 @@ class CompleteTurnRequest(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     HAND_ON_FIELD_NUMBER: _builtins.int
+    FINISHED_STEPS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
     last_seq: _builtins.int
     """Of the last recorded frame; 0 if there was none."""
     text: _builtins.str
+    finished_steps: _builtins.int
+    """As in CompleteStepRequest."""
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Citation]: ...
     @_builtins.property
@@ -819,10 +832,11 @@ class CompleteTurnRequest(_message.Message):
         findings: _turn_service_pb2.Findings | None = ...,
         artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
         hand_on: _abc.Iterable[Global___HandOn] | None = ...,
+        finished_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "citations", b"citations", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "hand_on", b"hand_on", "last_seq", b"last_seq", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "citations", b"citations", "claim_id", b"claim_id", "fence", b"fence", "findings", b"findings", "finished_steps", b"finished_steps", "hand_on", b"hand_on", "last_seq", b"last_seq", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -893,6 +907,7 @@ class FailTurnRequest(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     OVER_BUDGET_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    FINISHED_STEPS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     fence: _builtins.int
     claim_id: _builtins.str
@@ -904,6 +919,8 @@ class FailTurnRequest(_message.Message):
     over_budget: _builtins.bool
     """The outcome is OVER_BUDGET, and this is what was said."""
     text: _builtins.str
+    finished_steps: _builtins.int
+    """As in CompleteStepRequest."""
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """Not before this has passed."""
@@ -924,10 +941,11 @@ class FailTurnRequest(_message.Message):
         usage: _abc.Iterable[_turn_service_pb2.Usage] | None = ...,
         over_budget: _builtins.bool = ...,
         text: _builtins.str = ...,
+        finished_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "explanation", b"explanation", "fence", b"fence", "last_seq", b"last_seq", "over_budget", b"over_budget", "reason", b"reason", "retry_after", b"retry_after", "retryable", b"retryable", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_id", b"claim_id", "explanation", b"explanation", "fence", b"fence", "finished_steps", b"finished_steps", "last_seq", b"last_seq", "over_budget", b"over_budget", "reason", b"reason", "retry_after", b"retry_after", "retryable", b"retryable", "text", b"text", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
