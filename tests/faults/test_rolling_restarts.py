@@ -29,6 +29,8 @@ MOST_TURNS = 500
 TEXT = " ".join(map(str, range(30)))
 """Takes longer to say than a worker waits at its end."""
 DELAY = 0.04
+GRACE = "2"
+"""Half of it for turns to finish, half to hand back the others."""
 PATHS = ("a.md", "b.md")
 STEPS = {step: load_prompt(step, 1).text for step in (context.STEP, conflict.STEP, code_plan.STEP)}
 
@@ -126,6 +128,7 @@ async def test_replacing_all_workers_under_load_loses_and_doubles_nothing(
             "model_kind": "claude",
             "model_claude_api_key": "key",
             "model_claude_base_url": emulator.url,
+            "grace": GRACE,
         }
         await asyncio.gather(
             stack.replace("agents", **settings), stack.start("agents", replica=2, **settings)
