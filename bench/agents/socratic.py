@@ -96,7 +96,7 @@ async def _in_sequence(url: str) -> float:
         agents: Sequence[Agent] = (
             ContextAgent(model, load_prompt("context", 1)),
             ConflictAgent(model, load_prompt("conflict", 1)),
-            SocraticAgent(model, load_prompt("socratic", 1)),
+            SocraticAgent(model, load_prompt("socratic", 2)),
         )
         started = time.monotonic()
         for agent in agents:
@@ -124,6 +124,7 @@ def _context() -> AgentContext:
         findings=Findings(specifications=known),
         messages=(ModelMessage(author=Author.USER, text=SAID),),
         history=_nothing,
+        read_after=_nothing_after,
     )
 
 
@@ -133,3 +134,7 @@ async def _no_artifact(_path: str, _text: str) -> Artifact:
 
 async def _nothing(_page: str, _most: int) -> tuple[Sequence[Message], str]:
     return (), ""
+
+
+async def _nothing_after(_position: int, _most: int) -> Sequence[Message]:
+    return ()
