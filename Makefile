@@ -31,7 +31,7 @@ chat: $(SERVER) ## Talk to a server that `make serve` started
 
 test: $(DEV) ## Run all tests on real private servers; ARGS="-n 0 -s ..." goes to pytest
 	@scripts/ensure_backends
-	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadscope $(ARGS)
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lint: $(DEV) $(COMPILER) ## Check style, types, imports, protos and generated code
 	@scripts/lint

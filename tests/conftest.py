@@ -23,9 +23,16 @@ def pytest_configure() -> None:
         os.environ.pop(name, None)
 
 
+LONGEST = ("faults", "outages", "traces")
+"""Folders whose tests wait for whole deployments."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a folder together, in whatever order: what they share starts once."""
-    items.sort(key=lambda item: item.path.parent)
+    """Keep the tests of a folder together, in whatever order: what they share starts once.
+
+    The longest come first, so that no process is left alone with them at the end.
+    """
+    items.sort(key=lambda item: (item.path.parent.name not in LONGEST, item.path.parent))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
