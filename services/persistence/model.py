@@ -312,9 +312,17 @@ def _usage_rows(
     Of those, what the outcome that won tells was counted with it, maybe by a version that did not
     keep ids.
     """
-    told = {usage.usage_id for finished in first.values() for usage in finished.outcome.usage}
-    told.add("")
-    late = [row for fact in facts for row in fact.usage if row.usage_id not in told]
+    told = {
+        (turn_id, usage.usage_id)
+        for turn_id, finished in first.items()
+        for usage in finished.outcome.usage
+    }
+    late = [
+        row
+        for fact in facts
+        for row in fact.usage
+        if row.usage_id and (row.turn_id, row.usage_id) not in told
+    ]
     rows = [*(row for fact in news for row in fact.usage), *late]
     return tuple({(row.turn_id, row.usage_id or row.step_no): row for row in rows}.values())
 

@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from maieutic.bus.v1.bus_pb2 import RunTurn, SessionDeleted, TurnFinished
 from services.persistence.errors import Unreadable
@@ -79,9 +79,10 @@ HEARD = st.lists(st.sampled_from(range(len(MESSAGES))), min_size=1, max_size=14)
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(heard=HEARD, cuts=st.sets(st.integers(1, 13)))
+@example(heard=[4, 7, 18], cuts=set())  # a late outcome beside another turn's with the same ids
 async def test_batches_come_to_the_same_as_one_fact_after_the_other(
     tmp_path_factory: pytest.TempPathFactory, heard: list[int], cuts: set[int]
 ) -> None:
