@@ -23,6 +23,11 @@ def pytest_configure() -> None:
         os.environ.pop(name, None)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one process more than there are cores: the tests wait more than they compute."""
+    return (os.cpu_count() or 1) + 1
+
+
 LONGEST = ("faults", "outages", "traces")
 """Folders whose tests wait for whole deployments."""
 
