@@ -25,7 +25,8 @@ from services.runtime.lifecycle import collecting_rarely
 RESULT = Path("build/bench/agents.json")
 ROUNDS = 3
 CANCELS = 5
-QUESTIONS = 9
+QUESTIONS = 5
+"""Few enough that the conversation is not summed up meanwhile, which would be a fourth call."""
 
 
 def main() -> int:
