@@ -1,7 +1,8 @@
 """What the services behind the gateway answer, on its way to the caller."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -9,6 +10,7 @@ import grpc
 from maieutic.v1.document_service_pb2 import GetDocumentRequest, ListDocumentsRequest
 from services.gateway.errors import PeerAway, UnknownCollection, UnknownDocuments
 from services.runtime.errors import Cancelled, ServiceError, Unavailable, from_rpc
+from services.runtime.first_outcome import FIRST_OUTCOME, NOT_CARRIED_OUT
 from services.runtime.interceptors import Answer, Around, Call
 
 if TYPE_CHECKING:
@@ -79,6 +81,26 @@ async def _sent(call: "grpc.aio.StreamStreamCall[R, M]", requests: AsyncIterator
         return
 
 
+@asynccontextmanager
+async def once_found(search: Awaitable[None]) -> AsyncIterator[Sequence[tuple[str, str]]]:
+    """Give the metadata of a call that refers to what *search* looks for.
+
+    If that is missing, the same request may still have been carried out before: the call asks for
+    its first outcome alone. Where there is none either, what is missing is raised.
+    """
+    try:
+        await search
+    except (UnknownDocuments, UnknownCollection) as missing:
+        try:
+            yield FIRST_OUTCOME
+        except grpc.aio.AioRpcError as error:
+            if from_rpc(error).reason == NOT_CARRIED_OUT:
+                raise missing from error
+            raise
+    else:
+        yield ()
+
+
 async def require_documents(
     documents: "DocumentServiceAsyncStub", ids: Sequence[str], *, field: str
 ) -> None:
@@ -99,9 +121,9 @@ async def require_documents(
 async def require_collection(
     documents: "DocumentServiceAsyncStub", collection: str, *, field: str
 ) -> None:
-    """Raise UnknownCollection, naming *field*, unless the collection has documents."""
+    """Raise UnknownCollection, naming *field*, if one is named that has no documents."""
     wanted = ListDocumentsRequest(collection=collection, page_size=1)
-    if not (await documents.ListDocuments(wanted)).documents:
+    if collection and not (await documents.ListDocuments(wanted)).documents:
         raise UnknownCollection(field, collection)
 
 

@@ -19,7 +19,7 @@ from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceServ
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceServicer
 from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
-from services.gateway.relay import exchanged, relayed, require_documents
+from services.gateway.relay import exchanged, once_found, relayed, require_documents
 
 if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
@@ -47,8 +47,9 @@ class Sessions(SessionServiceServicer):
         self, request: sessions.CreateSessionRequest, context: Context
     ) -> sessions.CreateSessionResponse:
         """Create the session once its documents are known to exist for the caller."""
-        await require_documents(self._documents, request.document_ids, field="document_ids")
-        return await self._service.CreateSession(request)
+        search = require_documents(self._documents, request.document_ids, field="document_ids")
+        async with once_found(search) as metadata:
+            return await self._service.CreateSession(request, metadata=metadata)
 
     async def GetSession(
         self, request: sessions.GetSessionRequest, context: Context
@@ -67,9 +68,11 @@ class Sessions(SessionServiceServicer):
         self, request: sessions.UpdateSessionRequest, context: Context
     ) -> sessions.UpdateSessionResponse:
         """Change the session once its new documents are known to exist for the caller."""
-        if "document_ids" in request.update_mask.paths:
-            await require_documents(self._documents, request.document_ids, field="document_ids")
-        return await self._service.UpdateSession(request)
+        if "document_ids" not in request.update_mask.paths:
+            return await self._service.UpdateSession(request)
+        search = require_documents(self._documents, request.document_ids, field="document_ids")
+        async with once_found(search) as metadata:
+            return await self._service.UpdateSession(request, metadata=metadata)
 
     async def EndSession(
         self, request: sessions.EndSessionRequest, context: Context

@@ -7,7 +7,7 @@ import grpc
 
 from maieutic.v1 import turn_service_pb2 as turns
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
-from services.gateway.relay import relayed, require_collection
+from services.gateway.relay import once_found, relayed, require_collection
 
 if TYPE_CHECKING:  # typing names of the generated stubs
     from maieutic.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
@@ -51,10 +51,10 @@ class Turns(TurnServiceServicer):
         self, request: turns.AnalyzeRequest, context: Context
     ) -> AsyncIterator[turns.AnalyzeResponse]:
         """Begin once the collection is known to have documents, and pass on frame by frame."""
-        if request.collection:
-            await require_collection(self._documents, request.collection, field="collection")
-        async for response in relayed(self._service.Analyze(request)):
-            yield response
+        search = require_collection(self._documents, request.collection, field="collection")
+        async with once_found(search) as metadata:
+            async for response in relayed(self._service.Analyze(request, metadata=metadata)):
+                yield response
 
     async def GenerateCode(
         self, request: turns.GenerateCodeRequest, context: Context

@@ -19,11 +19,12 @@ class Analyses:
         self._turns = turns
         self._jobs = jobs
 
-    async def begin(self, caller: Caller, request: pb.AnalyzeRequest) -> pb.Turn:
-        """Accept the turn, or find what this request id began; see `Turns.begin`."""
+    async def begin(self, caller: Caller, request: pb.AnalyzeRequest, *, anew: bool) -> pb.Turn:
+        """Accept the turn, or find what this request id began; see `Turns.begin_job`."""
         checked("session_id", request.session_id)
         text = await self._answer(caller, request) if request.turn_id else request.text
-        return await self._turns.begin_job(caller, self._jobs.support_of(caller, request, text))
+        job = self._jobs.support_of(caller, request, text)
+        return await self._turns.begin_job(caller, job, anew=anew)
 
     async def _answer(self, caller: Caller, request: pb.AnalyzeRequest) -> str:
         """Return what the session's turn has answered, which never changes once it has ended."""

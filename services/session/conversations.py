@@ -8,6 +8,7 @@ from maieutic.bus.v1.bus_pb2 import SessionDeleted
 from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.budget_pb2 import Budget, Spending
+from services.runtime.first_outcome import NotCarriedOut
 from services.session.archive import Archive
 from services.session.errors import (
     RequestIdTaken,
@@ -23,7 +24,15 @@ from services.session.operations import done_before, done_now, request_hash
 from services.session.ports import Reads, SessionStore
 from services.session.publisher import Publisher
 from services.session.spending import accounted, known_here, set_budget
-from services.session.updating import check_mask, end, is_past, needs_accounts, touch, update
+from services.session.updating import (
+    check_mask,
+    end,
+    is_past,
+    needs_accounts,
+    touch,
+    update,
+    updated_before,
+)
 
 Change = TypeVar("Change", pb.UpdateSessionRequest, pb.EndSessionRequest, pb.TouchSessionRequest)
 
@@ -55,8 +64,13 @@ class Conversations:
         self._budget = budget
         """Of a session whose request names none."""
 
-    async def create(self, caller: Caller, request: pb.CreateSessionRequest) -> pb.Session:
-        """Create the session, or return the one that this request id created."""
+    async def create(
+        self, caller: Caller, request: pb.CreateSessionRequest, *, anew: bool = True
+    ) -> pb.Session:
+        """Create the session, or return the one that this request id created.
+
+        Raises NotCarriedOut if there is none and it may not be created, *anew*.
+        """
         session_id = self._ids.session(caller.tenant, caller.user, request.request_id)
         self._limits.check_metadata(request.metadata)
         digest = _request_hash(request)
@@ -64,12 +78,15 @@ class Conversations:
         def decide(draft: Draft) -> pb.Session:
             if draft.session is not None:
                 return _created_before(draft, digest)
+            if not anew:
+                raise NotCarriedOut
             session = _make(draft, caller, request, digest, default=self._budget)
             done_now(draft, request.request_id, digest)
             return session
 
+        prepare = self._making_room(caller) if anew else None
         session, draft = await self._live.transact(
-            session_id, decide, Reads(operation=request.request_id), self._making_room(caller)
+            session_id, decide, Reads(operation=request.request_id), prepare
         )
         if not draft.session_changed:
             await self._show_expiry(session)
@@ -163,9 +180,16 @@ class Conversations:
         show_expiry(session, await self._store.keep_alive(session_id, left))
         return session
 
-    async def update(self, caller: Caller, request: pb.UpdateSessionRequest) -> pb.Session:
-        """Change the fields that the request names."""
+    async def update(
+        self, caller: Caller, request: pb.UpdateSessionRequest, *, anew: bool = True
+    ) -> pb.Session:
+        """Change the fields that the request names.
+
+        Raises NotCarriedOut if this was not done before and may not be, *anew*.
+        """
         checked("session_id", request.session_id)
+        if not anew:
+            return await self._changed(caller, request, updated_before)
         check_mask(request)
         self._limits.check_metadata(request.metadata)
         if request.HasField("budget"):

@@ -10,6 +10,7 @@ from maieutic.v1 import (
 from maieutic.v1.admin_service_pb2_grpc import AdminServiceServicer
 from maieutic.v1.session_service_pb2_grpc import SessionServiceServicer
 from maieutic.v1.specification_service_pb2_grpc import SpecificationServiceServicer
+from services.runtime.first_outcome import first_outcome_only
 from services.session.branching import Branching
 from services.session.callers import GATEWAY, Context, calling_user, only_for
 from services.session.conversations import Conversations
@@ -47,7 +48,9 @@ class SessionServicer(SessionServiceServicer):
     async def CreateSession(
         self, request: session_pb.CreateSessionRequest, context: Context
     ) -> session_pb.CreateSessionResponse:
-        session = await self._conversations.create(calling_user(), request)
+        session = await self._conversations.create(
+            calling_user(), request, anew=not first_outcome_only(context)
+        )
         return session_pb.CreateSessionResponse(session=session)
 
     async def GetSession(
@@ -71,7 +74,11 @@ class SessionServicer(SessionServiceServicer):
     async def UpdateSession(
         self, request: session_pb.UpdateSessionRequest, context: Context
     ) -> session_pb.UpdateSessionResponse:
-        session = await self._conversations.update(calling_user(), request)
+        # No other change is made after a search: it needs no look at the metadata.
+        searched = "document_ids" in request.update_mask.paths
+        session = await self._conversations.update(
+            calling_user(), request, anew=not (searched and first_outcome_only(context))
+        )
         return session_pb.UpdateSessionResponse(session=session)
 
     async def EndSession(

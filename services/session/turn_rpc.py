@@ -8,6 +8,7 @@ from maieutic.v1 import (
     turn_service_pb2 as turn_pb,
 )
 from maieutic.v1.turn_service_pb2_grpc import TurnServiceServicer
+from services.runtime.first_outcome import first_outcome_only
 from services.session.analyses import Analyses
 from services.session.archiving import Archiving
 from services.session.artifacts import Artifacts
@@ -51,7 +52,7 @@ class TurnServicer(TurnServiceServicer):
         self, request: turn_pb.AnalyzeRequest, context: Context
     ) -> AsyncIterator[turn_pb.AnalyzeResponse]:
         caller = calling_user()
-        turn = await self._analyses.begin(caller, request)
+        turn = await self._analyses.begin(caller, request, anew=not first_outcome_only(context))
         async for frame in self._watching.follow(caller, turn):
             yield turn_pb.AnalyzeResponse(frame=frame)
 

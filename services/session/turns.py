@@ -9,6 +9,7 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1 import turn_service_pb2 as pb
 from services.runtime.errors import ServiceError
+from services.runtime.first_outcome import NotCarriedOut
 from services.session.accepting import begin_aside
 from services.session.archive import Archive
 from services.session.beginning import begin, unfinished_stop
@@ -98,13 +99,15 @@ class Turns:
         checked("session_id", request.session_id)
         return await self.begin_job(caller, self._jobs.code_of(caller, request))
 
-    async def begin_job(self, caller: Caller, job: RunTurn) -> pb.Turn:
-        """See `begin`."""
+    async def begin_job(self, caller: Caller, job: RunTurn, *, anew: bool = True) -> pb.Turn:
+        """See `begin`; raises NotCarriedOut if the turn would begin and may not, *anew*."""
         session_id = job.message.session_id
 
         def decide(draft: Draft) -> TurnRecord:
             record = owned(draft.session, session_id, caller.tenant, caller.user)
             begins = job.turn_id not in draft.turns  # one that is here is found in any case
+            if begins and not anew:
+                raise NotCarriedOut
             if begins:
                 check_text(job.message.text, self._most)
                 require_open(record)

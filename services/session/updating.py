@@ -6,10 +6,11 @@ from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.budget_pb2 import Spending
 from services.runtime.errors import InvalidArgument
+from services.runtime.first_outcome import NotCarriedOut
 from services.session.errors import DocumentSetFixed, RevisionMismatch, SessionEnded
 from services.session.ids import document_set_id
 from services.session.model import Draft, timestamp
-from services.session.operations import once
+from services.session.operations import done_before, once, request_hash
 from services.session.spending import keeps_spending, set_budget
 
 FIELDS = ("title", "mode", "metadata", "document_ids", "budget")
@@ -40,6 +41,13 @@ def update(
     DocumentSetFixed and RequestIdTaken.
     """
     once(draft, request, lambda: _update(draft, request, spent))
+    return draft.record.session
+
+
+def updated_before(draft: Draft, request: pb.UpdateSessionRequest) -> pb.Session:
+    """Change nothing; raises NotCarriedOut unless this request was carried out before."""
+    if not done_before(draft, request_hash(request)):
+        raise NotCarriedOut
     return draft.record.session
 
 

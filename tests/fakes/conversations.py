@@ -24,6 +24,7 @@ from services.runtime.errors import (
     ServiceError,
     Unavailable,
 )
+from services.runtime.first_outcome import NotCarriedOut, first_outcome_only
 from services.runtime.identity import current_identity
 
 if TYPE_CHECKING:  # the stubs are generic, the classes themselves are not
@@ -116,9 +117,12 @@ class Conversations:
             raise NotFound("turn", turn_id)
         return turn
 
-    def once(self, request: Any, *key: str) -> None:
-        """Refuse a request id that came with another request."""
+    def once(self, request: Any, context: Context, *key: str) -> None:
+        """Refuse a request id that came with another request, or a new one that may not begin."""
         raw = request.SerializeToString(deterministic=True)
+        known = (*self.owner(), *key, request.request_id) in self.requests
+        if first_outcome_only(context) and not known:
+            raise NotCarriedOut
         if self.requests.setdefault((*self.owner(), *key, request.request_id), raw) != raw:
             raise AlreadyExists("request_id was used before", reason="REQUEST_ID_TAKEN")
 
@@ -132,7 +136,7 @@ class FakeSessions(SessionServiceServicer):
     ) -> session_pb.CreateSessionResponse:
         state, owner = self._state, self._state.owner()
         state.calls.append(("CreateSession", owner))
-        state.once(request, "session")
+        state.once(request, context, "session")
         session = session_pb.Session(
             session_id=stable_id(*owner, request.request_id),
             user_id=owner[1],
@@ -179,6 +183,7 @@ class FakeSessions(SessionServiceServicer):
         self, request: session_pb.UpdateSessionRequest, context: Context
     ) -> session_pb.UpdateSessionResponse:
         session = self._state.session(request.session_id)
+        self._state.once(request, context, "update", request.session_id)
         if request.expected_revision not in (0, session.revision):
             detail = session_pb.RevisionMismatch(
                 session_id=session.session_id,
@@ -339,20 +344,20 @@ class FakeTurns(TurnServiceServicer):
         self, request: turn_pb.StreamTurnRequest, context: Context
     ) -> AsyncIterator[turn_pb.StreamTurnResponse]:
         self._state.opened.append("StreamTurn")
-        turn = self._begun(request)
+        turn = self._begun(request, context)
         async for frame in self._sent(self._state.frames[turn.turn_id]):
             yield turn_pb.StreamTurnResponse(frame=frame)
 
     async def BeginTurn(
         self, request: turn_pb.BeginTurnRequest, context: Context
     ) -> turn_pb.BeginTurnResponse:
-        return turn_pb.BeginTurnResponse(turn=self._begun(request))
+        return turn_pb.BeginTurnResponse(turn=self._begun(request, context))
 
     async def NextQuestion(
         self, request: turn_pb.NextQuestionRequest, context: Context
     ) -> AsyncIterator[turn_pb.NextQuestionResponse]:
         self._state.opened.append("NextQuestion")
-        turn = self._begun(request)
+        turn = self._begun(request, context)
         async for frame in self._sent(self._state.frames[turn.turn_id]):
             yield turn_pb.NextQuestionResponse(frame=frame)
 
@@ -362,7 +367,7 @@ class FakeTurns(TurnServiceServicer):
         self._state.opened.append("Analyze")
         if request.turn_id:
             request.text = self._state.turn(request.turn_id).outcome.text
-        turn = self._begun(request)
+        turn = self._begun(request, context)
         async for frame in self._sent(self._state.frames[turn.turn_id]):
             yield turn_pb.AnalyzeResponse(frame=frame)
 
@@ -370,7 +375,7 @@ class FakeTurns(TurnServiceServicer):
         self, request: turn_pb.GenerateCodeRequest, context: Context
     ) -> AsyncIterator[turn_pb.GenerateCodeResponse]:
         self._state.opened.append("GenerateCode")
-        turn = self._begun(request)
+        turn = self._begun(request, context)
         async for frame in self._sent(self._state.frames[turn.turn_id]):
             yield turn_pb.GenerateCodeResponse(frame=frame)
 
@@ -402,6 +407,7 @@ class FakeTurns(TurnServiceServicer):
         | turn_pb.NextQuestionRequest
         | turn_pb.AnalyzeRequest
         | turn_pb.GenerateCodeRequest,
+        context: Context,
     ) -> turn_pb.Turn:
         state, text, waits = self._state, "", True
         if isinstance(request, turn_pb.GenerateCodeRequest):
@@ -411,7 +417,7 @@ class FakeTurns(TurnServiceServicer):
         if not isinstance(request, turn_pb.GenerateCodeRequest | turn_pb.AnalyzeRequest):
             waits = request.busy_policy not in REJECTING
         state.session(request.session_id)
-        state.once(request, "turn", request.session_id)
+        state.once(request, context, "turn", request.session_id)
         if text == "busy" and not waits:
             raise FailedPrecondition("another turn is running", reason="SESSION_BUSY")
         turn = turn_pb.Turn(

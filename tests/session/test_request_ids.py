@@ -1,6 +1,6 @@
 """The same request id and request: the first outcome. The same id and another request: refused."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,7 @@ from maieutic.v1.specification_pb2 import (
     Specification,
 )
 from maieutic.v1.turn_service_pb2 import Findings
+from services.runtime.first_outcome import FIRST_OUTCOME
 from services.session.adapters import keys
 from tests.backends.redis import RedisServer
 from tests.session.stack import SOON, Stack, User, failure, reason, session_stack
@@ -58,13 +59,13 @@ class Place:
     others: dict[str, Any] = field(default_factory=dict)
     """For each field of a request a value, and another one that is as good."""
 
-    async def call(self, request: Message) -> Any:
+    async def call(self, request: Message, metadata: Sequence[tuple[str, str]] = ()) -> Any:
         """Send the request; of a stream the first frame's turn is the answer."""
         name = type(request).__name__.removesuffix("Request")
         with self.user.acting() as replica:
             stubs: tuple[Any, ...] = (replica.turns, replica.specifications, replica.sessions)
             stub = next(stub for stub in stubs if hasattr(stub, name))
-            call = getattr(stub, name)(request)
+            call = getattr(stub, name)(request, metadata=metadata)
         if name not in STREAMS:
             return await call
         accepted = (await call.read()).frame.accepted
@@ -150,8 +151,10 @@ def _fields(method: str) -> list[str]:
     return [f.name for f in METHODS[method].DESCRIPTOR.fields if f.name not in SCOPE]
 
 
-async def _refused(place: Place, request: Message) -> None:
-    error = await failure(place.call(request))
+async def _refused(
+    place: Place, request: Message, metadata: Sequence[tuple[str, str]] = ()
+) -> None:
+    error = await failure(place.call(request, metadata))
     assert error.code() == grpc.StatusCode.ALREADY_EXISTS, (request, error)
     assert reason(error) == "REQUEST_ID_TAKEN"
 
@@ -179,6 +182,27 @@ async def test_the_same_request_is_carried_out_once_and_another_one_is_refused(
     for name in _fields(method):
         other = {name: place.others[name]}
         await _refused(place, place.request(method, request.request_id, **other))  # type: ignore[attr-defined] # it has one
+
+
+@pytest.mark.parametrize(
+    ("method", "field_name"),
+    [("CreateSession", "title"), ("UpdateSession", "title"), ("Analyze", "text")],
+)
+async def test_a_call_for_the_first_outcome_alone_is_answered_with_it_and_does_nothing_else(
+    place: Place, method: str, field_name: str
+) -> None:
+    """So the gateway asks where what the request refers to has gone."""
+    named = {"update_mask": {"paths": ["document_ids"]}}
+    request_id = uuid4().hex
+    request = place.request(method, request_id, **named)
+    sessions_before = await place.user.all_sessions(9)
+    error = await failure(place.call(request, FIRST_OUTCOME))
+    assert reason(error) == "NOT_CARRIED_OUT"
+    assert await place.user.all_sessions(9) == sessions_before
+    first = await place.call(request)
+    assert _same(await place.call(request, FIRST_OUTCOME)) == _same(first)
+    other = {**named, field_name: place.others[field_name]}
+    await _refused(place, place.request(method, request_id, **other), FIRST_OUTCOME)
 
 
 @pytest.mark.parametrize("method", sorted(OF_ONE_SESSION))
