@@ -150,6 +150,7 @@ class Draft:
     due: dict[str, int | None] = field(default_factory=dict)
     """Turn to the time of its next check; None takes it off the clock."""
     events: list[tuple[str, EventId, TurnFrame]] = field(default_factory=list)
+    log_begun: bool = False
     happened: list[SessionFrame] = field(default_factory=list)
     """What the session's watchers are told, in its order."""
     out: list[Fact] = field(default_factory=list)
@@ -238,10 +239,13 @@ class Draft:
             self.messages_dropped.add(entry.message_id)
 
     def log(self, frame: SessionFrame) -> None:
-        """Tell those who watch the session; the log is one of its parts from then on."""
-        self.happened.append(frame)
-        if not self.record.logged:
-            self.record.logged = self.session_changed = True
+        """Tell those who watch the session, if anybody ever did."""
+        if self.record.logged:
+            self.happened.append(frame)
+
+    def begin_log(self) -> None:
+        """Keep a log from now on, one of the session's parts: somebody watches."""
+        self.record.logged = self.session_changed = self.log_begun = True
 
     def remember(self, fact: Fact) -> None:
         """Tell the archive, from the shard's own stream and in its order."""

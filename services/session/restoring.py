@@ -45,6 +45,7 @@ def restore(draft: Draft, snapshot: GetSessionSnapshotResponse, timing: Timing) 
         last_turn_id=snapshot.last_turn_id,
         archived_revision=snapshot.session.revision,
         restored=True,
+        logged=True,  # its log may still be here, and somebody who reads it
     )
     draft.record.session.active_turn_id = ""
     _restore_annotations(draft, snapshot)
@@ -124,6 +125,7 @@ def adopt(draft: Draft, job: RunTurn) -> None:
         session=job.session,
         next_position=max(job.message.position, 1),
         restored=True,
+        logged=True,
     )
     session = draft.record.session
     session.session_id, session.user_id = draft.session_id, job.user_id

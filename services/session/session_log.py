@@ -140,12 +140,11 @@ class SessionLog:
         return [turn for turn in found if turn is not None]
 
     async def _begin(self) -> None:
-        """Begin the log of a session in which nothing has happened yet: a cursor is an entry."""
+        """Begin the log, which a session that nobody has watched does not have."""
 
         def decide(draft: Draft) -> None:
             if draft.session is not None and not draft.session.tombstone:
-                draft.log(SessionFrame())
-                draft.session_changed = True  # which arms the log's expiry, too
+                draft.begin_log()
 
         await self._store.transact(self.session_id, decide)
 

@@ -341,11 +341,13 @@ async def test_a_sessions_log_is_read_with_the_session_from_any_of_its_entries_o
     nothing = await store.look_at_session(session_id, None, 10)
     assert (nothing.record, nothing.entries) == (None, [])
     await store.transact(session_id, make(session_id))
+    await store.transact(session_id, happen("before anybody watched"))
     assert not (await store.look_at_session(session_id, None, 10)).entries
+    await store.transact(session_id, Draft.begin_log)
     await store.transact(session_id, happen("a", "b"))
     await store.transact(session_id, happen("c"))
     whole = (await store.look_at_session(session_id, EventId(0, 0), 10)).entries
-    assert [frame.turn_id for _, frame in whole if frame] == ["a", "b", "c"]
+    assert [frame.turn_id for _, frame in whole if frame] == ["", "a", "b", "c"]
     last = await store.look_at_session(session_id, None, 10)
     assert last.record is not None
     assert (last.record.logged, last.entries) == (True, whole[-1:])

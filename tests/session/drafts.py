@@ -72,6 +72,7 @@ class Memory:
             session=Session(session_id=SESSION_ID, user_id=USER, revision=T0 - 1),
             next_position=1,
             restored=restored,
+            logged=True,
         )
         return cls(session=record)
 

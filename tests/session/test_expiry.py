@@ -156,6 +156,7 @@ async def test_whatever_touched_a_session_last_its_keys_live_on_together(stack: 
     user = stack.user()
     for name, operation in OPERATIONS.items():
         session_id = (await user.create(title=name)).session_id
+        await watched(stack, user, session_id)
         await answered(stack, user, session_id)
         await user.add_note(session_id, "kept")
         await near_its_end(stack, session_id)
@@ -171,6 +172,7 @@ async def test_whatever_touched_a_session_last_its_keys_live_on_together(stack: 
 async def test_while_a_turn_runs_none_of_its_sessions_keys_ends(stack: Stack) -> None:
     user = stack.user()
     session_id = (await user.create()).session_id
+    await watched(stack, user, session_id)
     await answered(stack, user, session_id)
     await user.add_note(session_id, "kept")
     await near_its_end(stack, session_id)
@@ -188,6 +190,7 @@ async def test_of_a_session_that_expired_nothing_is_left_for_ever(store_url: str
     async with session_stack(store_url, idle=0.4) as stack:
         user = stack.user()
         session_id = (await user.create()).session_id
+        await watched(stack, user, session_id)
         await user.add_note(session_id, "kept")
         for operation in (answered, failed, cancelled, followed(BUSY_POLICY_INTERRUPT)):
             await operation(stack, user, session_id)
@@ -210,6 +213,7 @@ async def test_a_deleted_session_leaves_a_tombstone_and_markers_whoever_comes_la
 ) -> None:
     user = stack.user()
     session_id = (await user.create()).session_id
+    await watched(stack, user, session_id)
     old = [await answered(stack, user, session_id) for _ in range(11)]
     await user.add_note(session_id, "kept")
     running = await user.begin(session_id)

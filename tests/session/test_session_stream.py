@@ -234,10 +234,29 @@ async def test_what_is_more_than_a_page_is_told_before_the_state_that_it_led_to(
         assert len(again.of_turns()) == FRAMES_AT_ONCE + 10
 
 
+async def test_a_session_that_nobody_watches_has_no_log_until_somebody_does(
+    any_stack: Stack,
+) -> None:
+    stack, user = any_stack, any_stack.user()
+    session_id = (await user.create()).session_id
+    log = keys.session_events_key(session_id)
+    await answered(stack, user, session_id)
+    assert not await stack.redis.exists(log)
+    turn = await user.begin(session_id)
+    async with watching(user, session_id) as watcher:
+        first = (await watcher.next()).snapshot
+        assert [shown.turn_id for shown in first.turns] == [turn.turn_id]
+        await stack.answer(turn.turn_id, "Because.")
+        await watcher.until_kind("turn_ended", turn.turn_id)
+        assert await stack.redis.xlen(log) == len(["begun", "turn_started", "turn_ended"])
+
+
 async def test_the_log_of_a_session_stays_short(stack: Stack) -> None:
     user = stack.user()
     session_id = (await user.create()).session_id
     log = keys.session_events_key(session_id)
+    async with watching(user, session_id) as watcher:
+        await watcher.next()
     turn = await user.begin(session_id)
     pipe = stack.redis.pipeline()
     for _ in range(3 * SESSION_LOG_FRAMES):
@@ -362,8 +381,8 @@ async def test_a_log_that_was_replaced_costs_no_turn_anything_and_watchers_a_gap
         await pipe.execute()
         await stack.answer(turn.turn_id, "Because.")
         assert (await user.ended(turn.turn_id)).outcome.text == "Because."
-        assert await stack.redis.type(log) == b"stream"
         gap = await watcher.until_kind("gap")
+        assert await stack.redis.type(log) == b"stream"
         if gap.gap.snapshot.turns:
             await watcher.until_kind("turn_ended", turn.turn_id)
     shard = log.split(":")[0]

@@ -1,6 +1,7 @@
 """A draft as the commands of its MULTI."""
 
 from maieutic.bus.v1.bus_pb2 import SessionChanged, SessionDeleted
+from maieutic.v1.session_service_pb2 import SessionFrame
 from services.session.adapters import keys
 from services.session.adapters.census import entry_of, no_entry_of
 from services.session.adapters.codec import encode
@@ -25,6 +26,9 @@ def commands_of(draft: Draft, timing: Timing) -> list[Command]:
     shard = shard_of(draft.session_id)
     commands = _parts(draft)
     # Logs come first: sessions and turns arm the expiry of theirs, or remove it.
+    if draft.log_begun:
+        begun = SessionFrame().SerializeToString()
+        commands.append(("XADD", keys.session_events_key(draft.session_id), "*", "f", begun))
     if draft.happened:
         commands += _happened(draft)
     if draft.session_changed:
@@ -94,9 +98,10 @@ def _session(draft: Draft, timing: Timing) -> list[Command]:
 
 
 def _happened(draft: Draft) -> list[Command]:
-    name = keys.session_events_key(draft.session_id)
+    # A log that is gone begins with its next watcher: until then nobody could tell the gap.
+    into = ("XADD", keys.session_events_key(draft.session_id), "NOMKSTREAM")
     commands: list[Command] = [
-        ("XADD", name, "MAXLEN", "~", SESSION_LOG_FRAMES, "*", "f", frame.SerializeToString())
+        (*into, "MAXLEN", "~", SESSION_LOG_FRAMES, "*", "f", frame.SerializeToString())
         for frame in draft.happened
     ]
     return [*commands, ("PUBLISH", keys.session_wake_channel(draft.session_id), b"")]

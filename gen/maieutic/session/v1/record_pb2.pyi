@@ -95,7 +95,9 @@ class SessionRecord(_message.Message):
     summary_position: _builtins.int
     """Up to here a summary covers what was said, or was last begun to."""
     logged: _builtins.bool
-    """There is a log of what happens in the session, which goes with it."""
+    """Somebody has watched the session, or may have: if there is a log of what happens in it, it is
+    written on, and goes with the session.
+    """
     @_builtins.property
     def session(self) -> _session_service_pb2.Session: ...
     @_builtins.property
