@@ -334,6 +334,18 @@ async def test_the_stream_of_a_session_that_left_the_store_goes_on_once_it_is_us
                 await watcher.until_kind("turn_ended", turn_id)
 
 
+async def test_a_session_that_comes_back_has_no_log_before_somebody_watches_it_again(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    await stack.archived(await answered(stack, user, session_id))
+    await settled(stack, session_id)
+    await stack.forget(session_id)
+    await answered(stack, user, session_id)
+    assert not await stack.redis.exists(keys.session_events_key(session_id))
+
+
 async def test_watching_alone_does_not_keep_a_session(store_url: str) -> None:
     async with session_stack(store_url, idle=0.5, stream_heartbeat=0.05) as stack:
         user = stack.user()
