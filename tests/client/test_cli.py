@@ -448,21 +448,45 @@ async def test_an_answer_with_a_gap_is_shown_whole_at_its_end(cli: Cli) -> None:
     assert "a part of the answer is missing" in ended.err
 
 
-async def test_what_an_answer_has_begun_is_told_with_how_to_get_at_it(cli: Cli) -> None:
-    begun = [
-        pb.HandedOn(kind=pb.TURN_KIND_CODE, turn_id="c0de"),
-        pb.HandedOn(kind=pb.TURN_KIND_ANALYSIS, turn_id="a"),
-        pb.HandedOn(kind=pb.TURN_KIND_SUPPORT, turn_id="5"),
-        pb.HandedOn(kind=pb.TURN_KIND_CODE, problem="too many run already"),
-    ]
+def hands_on(cli: Cli, *begun: pb.HandedOn) -> None:
+    """Let each answer be "So.", and begin these turns."""
     outcome = pb.TurnOutcome(state=pb.TURN_STATE_COMPLETED, text="So.", handed_on=begun)
     cli.stack.conversations.answer = lambda turn_id, text: [pb.TurnFrame(outcome=outcome)]
-    ended = await cli.run("chat", "write it")
+
+
+async def test_what_an_answer_has_begun_is_followed_to_its_end(cli: Cli) -> None:
+    kinds = {"c": pb.TURN_KIND_CODE, "a": pb.TURN_KIND_ANALYSIS, "5": pb.TURN_KIND_SUPPORT}
+    for name in kinds:
+        outcome = pb.TurnOutcome(state=pb.TURN_STATE_COMPLETED, text=f"all of {name}")
+        cli.stack.conversations.beside(name * 48, outcome)
+    hands_on(cli, *(pb.HandedOn(kind=kind, turn_id=name * 48) for name, kind in kinds.items()))
+    ended = await cli.quick("chat", "write it")
     assert (ended.status, ended.out) == (0, "So.\n\n")
-    assert "`maieutic artifacts save c0de FOLDER` fetches them" in ended.err
-    assert "`maieutic specs list` shows it" in ended.err
-    assert "turn 5 was begun" in ended.err
-    assert "too many run already" in ended.err
+    (session_id,) = cli.stack.conversations.sessions
+    for line in (
+        f"(turn {'c' * 48})",
+        f"maieutic artifacts save {'c' * 48} FOLDER",
+        f"maieutic specs list {session_id}",
+        f"turn {'5' * 48} was begun",
+        *(f"all of {name}" for name in kinds),
+    ):
+        assert line in ended.err
+
+
+async def test_what_could_not_begin_or_failed_beside_a_conversation_fails_the_command(
+    cli: Cli,
+) -> None:
+    failed = pb.TurnOutcome(state=pb.TURN_STATE_FAILED, reason="NO_SPECIFICATIONS")
+    cli.stack.conversations.beside("c" * 48, failed)
+    for begun, told in (
+        (pb.HandedOn(turn_id="c" * 48), "failed (NO_SPECIFICATIONS)"),
+        (pb.HandedOn(turn_id="d" * 48), "does not exist"),
+        (pb.HandedOn(problem="too many run already"), "too many run"),
+    ):
+        hands_on(cli, begun)
+        ended = await cli.quick("chat", "write it")
+        assert (ended.status, ended.out) == (1, "So.\n\n")
+        assert told in ended.err
 
 
 async def test_a_turn_that_failed_is_explained_and_fails_the_command(cli: Cli) -> None:

@@ -1,6 +1,9 @@
 """An answer that hands on what is asked for, by the offline model."""
 
+import asyncio
+
 import pytest
+from click.testing import CliRunner
 
 from maieutic.v1.turn_service_pb2 import (
     TURN_KIND_ANALYSIS,
@@ -8,6 +11,8 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_COMPLETED,
 )
 from maieutic_client import Maieutic
+from maieutic_client.cli import main
+from tests.conversation.backend import Backend
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -33,6 +38,28 @@ async def test_what_somebody_wants_is_put_down_and_then_written_as_files(client:
     assert {one.path for one in listed} == {one.path for one in written.artifacts}
     assert "specifications.json" in {one.path for one in listed}
     assert (await client.turns.get(code.turn_id)).parent_turn_id
+
+
+async def test_the_command_follows_what_an_answer_hands_on_to_its_end(
+    shared: Backend, client: Maieutic
+) -> None:
+    session = await client.sessions.create()
+
+    async def said(text: str) -> str:
+        environ = {"MAIEUTIC_ADDRESS": shared.address, "MAIEUTIC_API_KEY": shared.api_key}
+        arguments = ["chat", "--session", session.session_id, text]
+        runner = CliRunner(env=environ)
+        ended = await asyncio.to_thread(runner.invoke, main, arguments)
+        assert ended.exit_code == 0, ended.stderr
+        return ended.stderr
+
+    assert f"maieutic specs list {session.session_id}" in await said("It must run on SQLite.")
+    assert [one.value async for one in client.specifications.list(session)]
+    told = await said("Please write the program.")
+    made = [one async for one in client.artifacts.list(session)]
+    assert made
+    assert f"maieutic artifacts save {made[0].turn_id} FOLDER" in told
+    assert all(one.path in told for one in made)
 
 
 async def test_a_plain_question_begins_nothing_beside_it(client: Maieutic) -> None:

@@ -107,6 +107,11 @@ class Conversations:
             )
         ]
 
+    def beside(self, turn_id: str, outcome: turn_pb.TurnOutcome) -> None:
+        """Have a turn of acme's ann that can only be watched, to this end."""
+        self.turns[turn_id] = ("acme", "ann"), turn_pb.Turn(turn_id=turn_id, outcome=outcome)
+        self.frames[turn_id] = [turn_pb.TurnFrame(turn_id=turn_id, outcome=outcome)]
+
     def found(self, session_id: str) -> turn_pb.Findings:
         self.session(session_id)
         return self.findings.setdefault(session_id, turn_pb.Findings())

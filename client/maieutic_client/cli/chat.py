@@ -11,6 +11,7 @@ import click
 
 from maieutic.v1 import session_service_pb2 as pb, turn_service_pb2 as turn_pb
 from maieutic.v1.budget_pb2 import Budget
+from maieutic_client.cli.beside import Beside, beside
 from maieutic_client.cli.budgets import budget_options
 from maieutic_client.cli.commands import Command
 from maieutic_client.cli.interrupts import interrupt_cancels
@@ -29,12 +30,6 @@ BUSY = {
     "interrupt": turn_pb.BUSY_POLICY_INTERRUPT,
     "rollback": turn_pb.BUSY_POLICY_ROLLBACK,
 }
-HANDED_ON = {
-    turn_pb.TURN_KIND_CODE: "files are being written beside this conversation: `maieutic sessions "
-    "watch` follows it, and then `maieutic artifacts save {turn_id} FOLDER` fetches them",
-    turn_pb.TURN_KIND_ANALYSIS: "what you want is being put down: `maieutic specs list` shows it",
-}
-"""What to say of what an answer has begun, by its kind."""
 MOST_DOCUMENTS = 100
 TITLE_CHARACTERS = 60
 QUOTE_CHARACTERS = 160
@@ -88,7 +83,8 @@ def chat(
     Socratic mode it asks instead, and each line is your answer. A budget is each line's own.
 
     Ctrl-C stops an answer that is being written, and leaves at the prompt. The answer goes to
-    standard output, everything else to standard error unless a terminal is attached.
+    standard output, everything else to standard error unless a terminal is attached. What an
+    answer hands on, such as the writing of files, is told when it is done: the end waits for it.
     """
 
     async def work() -> int:
@@ -111,7 +107,10 @@ def chat(
             opening = None
             if question is None and mode == "socratic" and not (session_id or agent):
                 opening = client.turns.next_question(session, budget=budget)
-            status = await _talk(client, screen, opening, questions, asking)
+            async with beside(client, screen, session_id_of(session)) as following:
+                status = await _talk(client, screen, _turns(opening, questions, asking), following)
+            if following.failed:
+                status = Exit.FAILED
             return Exit.DONE if question is None and _interactive(screen) else status
 
     run(work())
@@ -144,25 +143,30 @@ def _introduce(screen: Screen, session: pb.Session) -> None:
     screen.aside(f"conversation {session_id_of(session)}, answers drawn from {drawn}")
 
 
-async def _talk(
-    client: Maieutic,
-    screen: Screen,
+async def _turns(
     opening: TurnStream | None,
     questions: AsyncIterator[str],
     asking: Callable[[str], TurnStream],
+) -> AsyncIterator[TurnStream]:
+    if opening is not None:
+        yield opening
+    async for question in questions:
+        yield asking(question)
+
+
+async def _talk(
+    client: Maieutic, screen: Screen, turns: AsyncIterator[TurnStream], following: Beside
 ) -> int:
     status = Exit.DONE
-    if opening is not None:
-        status = await _answered(client, screen, opening)
-    async for question in questions:
-        status = await _answered(client, screen, asking(question))
+    async for stream in turns:
+        async with following.screen_free:
+            with interrupt_cancels(client, stream):
+                outcome = await _shown(screen, stream)
+            for handed_on in outcome.handed_on:
+                following.follow(handed_on)
+        completed = outcome.state == turn_pb.TURN_STATE_COMPLETED
+        status = Exit.DONE if completed else Exit.FAILED
     return status
-
-
-async def _answered(client: Maieutic, screen: Screen, stream: TurnStream) -> Exit:
-    with interrupt_cancels(client, stream):
-        outcome = await _shown(screen, stream)
-    return Exit.DONE if outcome.state == turn_pb.TURN_STATE_COMPLETED else Exit.FAILED
 
 
 async def _shown(screen: Screen, stream: TurnStream) -> turn_pb.TurnOutcome:
@@ -191,9 +195,6 @@ def _show_end(screen: Screen, outcome: turn_pb.TurnOutcome) -> None:
     for citation in outcome.citations:
         quote = " ".join(citation.quote.split())[:QUOTE_CHARACTERS]
         screen.line(f"[{citation.number}] {citation.document_name}: {quote}", style="dim")
-    for one in outcome.handed_on:
-        begun = HANDED_ON.get(one.kind, "turn {turn_id} was begun beside this conversation")
-        screen.aside(one.problem or begun.format(turn_id=one.turn_id))
     if outcome.state != turn_pb.TURN_STATE_COMPLETED:
         screen.problem(ending(outcome))
     screen.line()
