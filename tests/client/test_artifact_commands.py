@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest_asyncio
 from click.testing import CliRunner, Result
 
+from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TurnOutcome
 from maieutic_client.cli import main
 from tests.fakes.artifacts import Shelf
 from tests.fakes.gateway import Stack, gateway_stack
@@ -40,6 +41,7 @@ class Cli:
 @pytest_asyncio.fixture
 async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
     async with gateway_stack(tmp_path) as stack:
+        stack.conversations.beside(TURN, TurnOutcome(state=TURN_STATE_COMPLETED))
         yield Cli(stack=stack, folder=tmp_path)
 
 
@@ -92,6 +94,15 @@ async def test_the_files_of_a_turn_are_saved_and_told_one_by_one(cli: Cli) -> No
         f"2 files under {out}",
     ]
     assert (out / "src" / "a.py").read_bytes() == b"y"
+    assert told.stderr == ""
+
+
+async def test_a_turn_that_runs_may_bring_more_files(cli: Cli) -> None:
+    cli.shelf.put("main.py", b"x")
+    cli.stack.conversations.turns[TURN][1].ClearField("outcome")
+    told = await cli.run("save", TURN, str(cli.folder / "out"))
+    assert (told.exit_code, len(told.stdout.splitlines())) == (0, 2)
+    assert "more files may come" in told.stderr
 
 
 async def test_what_is_in_the_way_is_named_with_what_to_do(cli: Cli) -> None:

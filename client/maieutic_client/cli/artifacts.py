@@ -56,8 +56,14 @@ def save(*, target: Target, turn_id: str, folder: Path, overwrite: bool) -> None
     """Write all files of a turn under a folder, and nowhere else."""
 
     async def work() -> int:
+        screen = Screen()
         async with connected(target) as client:
-            return await save_files(Screen(), client, turn_id, folder, overwrite=overwrite)
+            # Before the files are listed: of a turn that has ended by now those are all.
+            ended = (await client.turns.get(turn_id)).HasField("outcome")
+            status = await save_files(screen, client, turn_id, folder, overwrite=overwrite)
+        if not ended:
+            screen.aside("the turn had not ended: more files may come, save them again then")
+        return status
 
     run(work())
 
