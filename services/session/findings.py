@@ -10,6 +10,7 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.v1 import specification_pb2 as pb
 from maieutic.v1.turn_service_pb2 import Findings
+from services.runtime.standing import standing_specifications
 from services.session import summaries
 from services.session.errors import ConflictResolved, conflict_not_found
 from services.session.ids import derived
@@ -126,22 +127,6 @@ def _between_standing(kept: Findings, conflict: pb.Conflict) -> pb.Conflict | No
     seen.first.CopyFrom(first)
     seen.second.CopyFrom(second)
     return seen
-
-
-def standing_specifications(kept: Findings) -> list[pb.Specification]:
-    """Return the specifications that hold, in the order in which they were found."""
-    return [one for one in kept.specifications if not one.withdrawn]
-
-
-def open_conflicts(kept: Findings) -> list[pb.Conflict]:
-    """Return the conflicts that the user has to decide: undecided, and both sides hold."""
-    standing = {one.specification_id for one in standing_specifications(kept)}
-    return [
-        one
-        for one in kept.conflicts
-        if not one.HasField("resolution")
-        and {one.first.specification_id, one.second.specification_id} <= standing
-    ]
 
 
 def find_conflict(draft: Draft, wanted: str) -> pb.Conflict:

@@ -6,8 +6,9 @@ from typing import TypeVar
 from maieutic.v1 import specification_pb2 as pb, specification_service_pb2 as service
 from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2 import Findings
+from services.runtime.standing import open_conflicts
 from services.session.annotations import Annotations
-from services.session.findings import find_conflict, open_conflicts, resolve
+from services.session.findings import find_conflict, resolve
 from services.session.ids import checked
 from services.session.listing import DEFAULT_PAGE
 from services.session.model import Caller, Draft, milliseconds

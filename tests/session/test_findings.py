@@ -18,6 +18,7 @@ from maieutic.v1.specification_pb2 import (
 )
 from maieutic.v1.turn_service_pb2 import Findings
 from services.runtime.channel import MEBIBYTE
+from services.runtime.standing import open_conflicts, standing_specifications
 from services.session.beginning import begin
 from services.session.findings import (
     MOST_BYTES,
@@ -27,8 +28,6 @@ from services.session.findings import (
     forget,
     keep,
     named,
-    open_conflicts,
-    standing_specifications,
 )
 from services.session.model import Draft
 from services.session.transitions import Claimant, claim

@@ -22,6 +22,7 @@ from services.agents.ports import (
     Notice,
 )
 from services.agents.prompts import Prompt
+from services.runtime.standing import open_conflicts, standing_specifications
 
 STEP = "code_plan"
 MOST_ASSUMPTIONS = 40
@@ -70,7 +71,7 @@ class CodePlanAgent:
 
         A plan that cannot be written is made once again, with what is wrong with it.
         """
-        if not known.standing(context.findings) and not context.text.strip():
+        if not standing_specifications(context.findings) and not context.text.strip():
             raise NotDoable("NO_SPECIFICATIONS", NOTHING_KNOWN)
         yield PLANNING
         asked: Asked = (_asked(context),)
@@ -114,7 +115,7 @@ def _manifest(form: _Form, context: AgentContext) -> CodeManifest:
     undecided = [
         f"Not decided: “{one.first.value[:SIDE_CHARACTERS]}” or "
         f"“{one.second.value[:SIDE_CHARACTERS]}”."
-        for one in known.open_conflicts(context.findings)
+        for one in open_conflicts(context.findings)
         if one.severity == CONFLICT_SEVERITY_HIGH
     ]
     return CodeManifest(

@@ -1,8 +1,8 @@
 """What a code turn says at its end. Pure."""
 
-from services.agents.agents import known
 from services.agents.errors import NotDoable
 from services.agents.ports import AgentContext
+from services.runtime.standing import open_conflicts
 
 MOST_OPEN = 10
 
@@ -20,7 +20,7 @@ def summary_of(context: AgentContext) -> str:
     ]
     undecided = [
         f"- “{one.first.value}” or “{one.second.value}”: {one.explanation}"
-        for one in known.open_conflicts(context.findings)[:MOST_OPEN]
+        for one in open_conflicts(context.findings)[:MOST_OPEN]
     ]
     parts = [
         [f"{len(files)} files, {size} bytes:", *files],

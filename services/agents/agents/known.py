@@ -1,29 +1,11 @@
 """What a session knows, as sections that go before the question."""
 
-from collections.abc import Sequence
-
-from maieutic.v1.specification_pb2 import Conflict, ConflictSeverity, Specification
-from maieutic.v1.turn_service_pb2 import Findings
+from maieutic.v1.specification_pb2 import ConflictSeverity
 from services.agents.agents.asking import as_data
 from services.agents.ports import AgentContext, ModelSection
+from services.runtime.standing import open_conflicts, standing_specifications
 
 LAST_QUESTIONS = 20
-
-
-def standing(findings: Findings) -> Sequence[Specification]:
-    """Return what the user has settled and has not given up."""
-    return [one for one in findings.specifications if not one.withdrawn]
-
-
-def open_conflicts(findings: Findings) -> Sequence[Conflict]:
-    """Return what the user has still to decide."""
-    holding = {one.specification_id for one in standing(findings)}
-    return [
-        one
-        for one in findings.conflicts
-        if not one.HasField("resolution")
-        and {one.first.specification_id, one.second.specification_id} <= holding
-    ]
 
 
 def summary(context: AgentContext) -> str:
@@ -41,7 +23,7 @@ def specifications(context: AgentContext) -> ModelSection:
             "key": one.key,
             "value": one.value,
         }
-        for one in standing(context.findings)
+        for one in standing_specifications(context.findings)
     ]
     return ModelSection(name="specifications", text=as_data(settled))
 
