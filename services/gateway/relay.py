@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from maieutic.v1.document_service_pb2 import GetDocumentRequest, ListDocumentsRequest
+from maieutic_client.refusals import Refusal
 from services.gateway.errors import PeerAway, UnknownCollection, UnknownDocuments
 from services.runtime.errors import Cancelled, ServiceError, Unavailable, from_rpc
 from services.runtime.first_outcome import FIRST_OUTCOME, NOT_CARRIED_OUT
@@ -52,7 +53,8 @@ async def relayed(call: "grpc.aio.UnaryStreamCall[Any, M]") -> AsyncIterator[M]:
 async def exchanged(
     call: "grpc.aio.StreamStreamCall[R, M]", requests: AsyncIterator[R]
 ) -> AsyncIterator[M]:
-    """Pass both streams on; a request that is refused here ends the call with that refusal."""
+    """Pass both streams on; a request that is refused, here or there, ends the call with that."""
+    said = Refusal(call)
     sending = asyncio.create_task(_sent(call, requests))
     try:
         async for message in call:
@@ -61,6 +63,8 @@ async def exchanged(
         refusal = sending.exception() if sending.done() and not sending.cancelled() else None
         if isinstance(refusal, ServiceError):
             raise refusal from error
+        if isinstance(error, grpc.aio.AioRpcError):
+            raise await said.instead_of(error) from None
         raise
     finally:
         call.cancel()

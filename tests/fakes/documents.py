@@ -24,7 +24,7 @@ from maieutic.v1.index_admin_service_pb2_grpc import (
     IndexAdminServiceServicer,
     add_IndexAdminServiceServicer_to_server,
 )
-from services.runtime.errors import InvalidArgument, NotFound, Unavailable
+from services.runtime.errors import InvalidArgument, NotFound, ServiceError, Unavailable
 from tests.fakes.conversations import Context, Owner, caller, page_of
 
 
@@ -45,6 +45,9 @@ class Library:
     """Those are refused once this is set."""
     held: int = 0
     """Searches that wait for that."""
+
+    no_uploads: ServiceError | None = None
+    """Refuses files after their first part."""
 
     async def refuse(self) -> None:
         self.held += 1
@@ -99,6 +102,8 @@ class FakeDocuments(DocumentServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadDocumentRequest], context: Context
     ) -> AsyncIterator[pb.UploadDocumentResponse]:
         header = (await anext(request_iterator)).header
+        if self._library.no_uploads is not None:
+            raise self._library.no_uploads
         content = b"".join([part.content async for part in request_iterator])
         request = pb.AddDocumentRequest(name=header.name, format=header.format, content=content)
         added = await self.AddDocument(request, context)

@@ -10,10 +10,12 @@ from maieutic_client import (
     Maieutic,
     MaieuticError,
     NotFound,
+    ResourceExhausted,
     RetryPolicy,
     SessionBusy,
     Unavailable,
 )
+from services.runtime import errors
 from services.runtime.server import ServerOptions
 from tests.fakes.conversations import echo
 from tests.fakes.gateway import Stack, gateway_stack
@@ -214,3 +216,15 @@ async def test_a_file_in_parts_is_passed_on_and_each_part_is_checked(stack: Stac
             async for _ in client.documents.upload("a.txt", b"text", request_id="not good"):
                 pass
     assert [violation.field for violation in refused.value.violations] == ["header.request_id"]
+
+
+async def test_a_file_that_is_refused_behind_the_gateway_is_refused_with_that_reason(
+    stack: Stack, client: Maieutic
+) -> None:
+    """Parts of it are on their way when the refusal comes, here and there: so many are sent."""
+    refusal = errors.ResourceExhausted("no room", reason="LIBRARY_FULL", retry_after=5.0)
+    stack.library.no_uploads = refusal
+    for _ in range(20):
+        with pytest.raises(ResourceExhausted, match="no room") as refused:
+            await anext(client.documents.upload("a.txt", b"Storks nest. " * 80_000))
+        assert (refused.value.reason, refused.value.retry_after) == ("LIBRARY_FULL", 5.0)
