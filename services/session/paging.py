@@ -1,5 +1,6 @@
 """Pages of sessions and of messages, and the tokens between them. Pure."""
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,9 +24,15 @@ PAGE_BYTES = 2 * 1024 * 1024
 
 Item = TypeVar("Item", bound=Protobuf)
 
+_PLACE = re.compile(r"([0-9]{1,14})\.([A-Za-z0-9_-]{1,128}(?:\.(?:[0-9]{1,9}|r))?)")
+"""A time that every calendar has, and an id, of which a specification's has two parts."""
+
 
 class Place(NamedTuple):
-    """A place in a list of sessions: the time in ms by which it is sorted, and the session's id."""
+    """A place in a list of sessions: the time in ms by which it is sorted, and the session's id.
+
+    What is kept in a session is listed in the same way.
+    """
 
     at: int
     session_id: str
@@ -74,11 +81,11 @@ class Order:
         """Return the place that a token names, None for an empty one. Raises BadPageToken."""
         if not token:
             return None
-        at, _, rest = token.partition(".")
-        session_id, _, mark = rest.partition(".")
-        if not (_is_number(at) and session_id and mark == self.mark):
+        ending = f".{self.mark}" if self.mark else ""
+        found = _PLACE.fullmatch(token.removesuffix(ending))
+        if found is None or not token.endswith(ending):
             raise BadPageToken
-        return Place(int(at), session_id)
+        return Place(int(found[1]), found[2])
 
 
 NEWEST_FIRST = Order(kind=SESSION_ORDER_NEWEST_FIRST, mark="")

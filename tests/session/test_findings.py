@@ -16,6 +16,7 @@ from maieutic.v1.specification_pb2 import (
     ResolutionKind,
     Specification,
 )
+from maieutic.v1.specification_service_pb2 import ListSpecificationsRequest
 from maieutic.v1.turn_service_pb2 import Findings
 from services.runtime.channel import MEBIBYTE
 from services.runtime.standing import open_conflicts, standing_specifications
@@ -174,6 +175,23 @@ async def test_a_resolved_conflict_is_not_found_again(stack: Stack) -> None:
     same = Conflict(first=conflict.second, second=conflict.first)
     await held.complete_step("conflict", Findings(conflicts=[same]))
     assert await user.conflicts(session_id) == []
+
+
+async def test_specifications_are_listed_over_pages(stack: Stack) -> None:
+    user, values = stack.user(), ["SQLite", "Postgres", "DuckDB"]
+    session_id = await socratic(user)
+    turn = await user.begin(session_id, "One of these.")
+    held = await stack.worker().claimed(await analysis_of(stack, turn))
+    found = Findings(specifications=[specified(value) for value in values])
+    await held.complete_step("context", found)
+    pages: list[list[str]] = []
+    request = ListSpecificationsRequest(session_id=session_id, page_size=1)
+    with user.acting() as replica:
+        while request.page_token or not pages:
+            page = await replica.specifications.ListSpecifications(request)
+            pages.append([one.value for one in page.specifications])
+            request.page_token = page.next_page_token
+    assert pages == [[value] for value in values]
 
 
 async def test_findings_outlive_the_live_store(stack: Stack) -> None:

@@ -11,9 +11,13 @@ from services.session.model import timestamp
 from services.session.paging import (
     BACK,
     FORTH,
+    LAST_USED_FIRST,
     NEWEST_FIRST,
+    OLDEST_FIRST,
     PAGE_BYTES,
     Direction,
+    Order,
+    Place,
     page_of_messages,
     page_of_sessions,
 )
@@ -82,6 +86,24 @@ def test_a_direction_takes_its_own_tokens_alone(direction: Direction) -> None:
     for token in ("x", "0", "-3", "7oo", "o", "٣", f"7{other.mark}", "0o", "9" * 16):
         with pytest.raises(BadPageToken):
             direction.parse(token)
+
+
+@pytest.mark.parametrize("order", [NEWEST_FIRST, OLDEST_FIRST, LAST_USED_FIRST])
+@pytest.mark.parametrize("name", ["s" * 48, "-_" * 24, "t" * 48 + ".007", "c" * 48 + ".r"])
+def test_an_order_leads_on_after_whatever_has_an_id(order: Order, name: str) -> None:
+    place = Place(1_790_000_000_000, name)
+    assert order.parse(order.token(place)) == place
+
+
+@pytest.mark.parametrize("order", [NEWEST_FIRST, OLDEST_FIRST, LAST_USED_FIRST])
+def test_an_order_takes_its_own_tokens_alone(order: Order) -> None:
+    assert order.parse("") is None
+    marks = {each.mark for each in (NEWEST_FIRST, OLDEST_FIRST, LAST_USED_FIRST)}
+    others = [f"7.s.{mark}".rstrip(".") for mark in marks - {order.mark}]
+    hostile = ["x", "7", "7.", ".s", "7.s\0", "7.s s", "-7.s", "٣.s", f"{'9' * 15}.s", "7.s.1.2"]
+    for token in (*others, *(f"{each}.{order.mark}".rstrip(".") for each in hostile), "7.s\n"):
+        with pytest.raises(BadPageToken):
+            order.parse(token)
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(2, [2, 2]), (50, [3, 1])])
