@@ -2,18 +2,16 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-
-import grpc
 
 from maieutic.v1 import artifact_service_pb2 as service
 from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from maieutic_client.connection import Connection
-from maieutic_client.errors import DataLoss, lifted
-from maieutic_client.retry import Patience, link_broke, passes_by_itself
+from maieutic_client.errors import DataLoss
 from maieutic_client.safe_files import check_paths, write_under
 from maieutic_client.session_ids import SessionLike, session_id_of
 
@@ -61,23 +59,13 @@ class Artifacts:
         Raises NotFound, and at the end DataLoss if they are not the ones that were stored.
         """
         request = service.DownloadArtifactRequest(artifact_id=artifact_id)
-        received, patience = _Received(artifact_id), Patience(self._connection.retry, None)
-        while True:
-            call = self._stub.DownloadArtifact(request, metadata=self._connection.metadata)
-            try:
-                async for part in received.fresh(call):
-                    patience.renew()
+        received = _Received(artifact_id)
+        told = self._connection.repeated(self._stub.DownloadArtifact, request)
+        async with aclosing(told):
+            async for response in told:
+                if part := received.fresh(response):
                     yield part
-            except grpc.aio.AioRpcError as failed:
-                error = lifted(failed)
-                if not (passes_by_itself(error) or link_broke(error)):
-                    raise error from failed
-                await patience.after(error)
-            else:
-                received.check()
-                return
-            finally:
-                call.cancel()
+        received.check()
 
     async def download(self, artifact_id: str) -> bytes:
         """Return a file's bytes, checked; raises NotFound and DataLoss."""
@@ -110,21 +98,18 @@ class _Received:
         self._artifact = Artifact(artifact_id=artifact_id)
         self._digest = hashlib.sha256()
         self._size = 0
+        self._passed = 0
+        """Of the present download."""
 
-    async def fresh(
-        self, call: AsyncIterable[service.DownloadArtifactResponse]
-    ) -> AsyncIterator[bytes]:
-        """Yield what has not come before: a file is the same at every download."""
-        passed = 0
-        async for response in call:
-            if response.HasField("artifact"):
-                self._artifact = response.artifact
-            part = response.chunk[max(0, self._size - passed) :]
-            passed += len(response.chunk)
-            if part:
-                self._digest.update(part)
-                self._size += len(part)
-                yield part
+    def fresh(self, response: service.DownloadArtifactResponse) -> bytes:
+        """Return what has not come before: a file is the same at every download."""
+        if response.HasField("artifact"):  # a download begins with it
+            self._artifact, self._passed = response.artifact, 0
+        part = response.chunk[max(0, self._size - self._passed) :]
+        self._passed += len(response.chunk)
+        self._digest.update(part)
+        self._size += len(part)
+        return part
 
     def check(self) -> None:
         """Raise DataLoss unless all has come, and as it was stored."""

@@ -1,12 +1,13 @@
 """The channel to the gateway, and what every call on it carries."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar
 
 import grpc
 
 from maieutic_client.errors import MaieuticError, lifted
+from maieutic_client.refusals import Refusal
 from maieutic_client.retry import Patience, RetryPolicy, passes_by_itself
 from maieutic_client.tracing import Metadata, Tracing
 
@@ -90,6 +91,40 @@ class Connection:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def repeated(
+        self, method: "Callable[..., grpc.aio.UnaryStreamCall[Any, R]]", request: Any
+    ) -> AsyncGenerator[R, None]:
+        """Yield what a stream tells to its end; begins it again where the connection was lost."""
+        patience = Patience(self.retry, None)
+        while True:
+            call = method(request, metadata=self.metadata)
+            try:
+                async for response in call:
+                    patience.renew()
+                    yield response
+            except grpc.aio.AioRpcError as failed:
+                await patience.after_break(lifted(failed))
+            else:
+                return
+            finally:
+                call.cancel()
+
+    async def sent(
+        self,
+        method: "Callable[..., grpc.aio.StreamStreamCall[Any, R]]",
+        requests: AsyncIterator[Any],
+    ) -> AsyncGenerator[R, None]:
+        """Yield what is told of requests that are sent once; raises why they are refused."""
+        call = method(requests, metadata=self.metadata)
+        refusal = Refusal(call)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as failed:
+            raise lifted(await refusal.instead_of(failed)) from failed
+        finally:
+            call.cancel()
 
     async def _answer(
         self,

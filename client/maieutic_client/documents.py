@@ -1,17 +1,13 @@
 """Documents and the passages in them."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from pathlib import PurePath
-
-import grpc
 
 from maieutic.v1 import document_admin_service_pb2 as admin_pb, document_service_pb2 as pb
 from maieutic.v1.document_admin_service_pb2_grpc import DocumentAdminServiceStub
 from maieutic.v1.document_service_pb2_grpc import DocumentServiceStub
 from maieutic_client.connection import Connection, new_request_id
-from maieutic_client.errors import lifted
-from maieutic_client.refusals import Refusal
-from maieutic_client.retry import Patience, link_broke, passes_by_itself
 
 ADD_TIMEOUT_SECONDS = 120.0
 PART_BYTES = 256 * 1024
@@ -82,17 +78,10 @@ class Documents:
             document_id=document_id,
             format=format_of(name) if format is None else format,
         )
-        call = self._stub.UploadDocument(
-            _parts(header, content), metadata=self._connection.metadata
-        )
-        refusal = Refusal(call)
-        try:
-            async for response in call:
+        told = self._connection.sent(self._stub.UploadDocument, _parts(header, content))
+        async with aclosing(told):
+            async for response in told:
                 yield response.document
-        except grpc.aio.AioRpcError as failed:
-            raise lifted(await refusal.instead_of(failed)) from failed
-        finally:
-            call.cancel()
 
     async def replace(
         self,
@@ -139,22 +128,10 @@ class Documents:
         Goes on where it was cut off.
         """
         request = pb.WatchDocumentRequest(document_id=document_id)
-        patience = Patience(self._connection.retry, None)
-        while True:
-            call = self._stub.WatchDocument(request, metadata=self._connection.metadata)
-            try:
-                async for response in call:
-                    patience.renew()
-                    yield response.document
-            except grpc.aio.AioRpcError as failed:
-                error = lifted(failed)
-                if not (passes_by_itself(error) or link_broke(error)):
-                    raise error from failed
-                await patience.after(error)
-            else:
-                return
-            finally:
-                call.cancel()
+        told = self._connection.repeated(self._stub.WatchDocument, request)
+        async with aclosing(told):
+            async for response in told:
+                yield response.document
 
     async def get(self, document_id: str) -> pb.Document:
         """Return one of the caller's documents; raises NotFound."""

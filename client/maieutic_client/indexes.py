@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,8 +12,6 @@ from maieutic.v1 import index_admin_service_pb2 as pb
 from maieutic.v1.index_admin_service_pb2_grpc import IndexAdminServiceStub
 from maieutic_client.connection import Connection
 from maieutic_client.errors import lifted
-from maieutic_client.refusals import Refusal
-from maieutic_client.retry import Patience, link_broke, passes_by_itself
 
 DROP_TIMEOUT_SECONDS = 120.0
 PART_BYTES = 256 * 1024
@@ -43,22 +42,10 @@ class Indexes:
             chunk_characters=chunk_characters,
             chunk_overlap=chunk_overlap,
         )
-        patience = Patience(self._connection.retry, None)
-        while True:
-            call = self._stub.BuildIndexVersion(request, metadata=self._connection.metadata)
-            try:
-                async for response in call:
-                    patience.renew()
-                    yield response.version
-            except grpc.aio.AioRpcError as failed:
-                error = lifted(failed)
-                if not (passes_by_itself(error) or link_broke(error)):
-                    raise error from failed
-                await patience.after(error)
-            else:
-                return
-            finally:
-                call.cancel()
+        told = self._connection.repeated(self._stub.BuildIndexVersion, request)
+        async with aclosing(told):
+            async for response in told:
+                yield response.version
 
     async def switch(self, version_id: str, *, force: bool = False) -> None:
         """Have searches use a version; raises FailedPrecondition if it lacks documents."""
@@ -107,15 +94,10 @@ class Indexes:
         FailedPrecondition if there is such a version, and OSError.
         """
         with path.open("rb") as file:
-            call = self._stub.ImportIndexVersion(_parts(file), metadata=self._connection.metadata)
-            refusal = Refusal(call)
-            try:
-                async for response in call:
+            told = self._connection.sent(self._stub.ImportIndexVersion, _parts(file))
+            async with aclosing(told):
+                async for response in told:
                     yield response
-            except grpc.aio.AioRpcError as failed:
-                raise lifted(await refusal.instead_of(failed)) from failed
-            finally:
-                call.cancel()
 
 
 async def _parts(file: BinaryIO) -> AsyncIterator[pb.ImportIndexVersionRequest]:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from maieutic_client.connection import Connection
 from maieutic_client.errors import DeadlineExceeded, MaieuticError, Unavailable, lifted
-from maieutic_client.retry import Patience, link_broke, passes_by_itself
+from maieutic_client.retry import Patience
 from maieutic_client.tracing import CallSpan, Metadata
 
 
@@ -101,9 +101,7 @@ class ResumingStream(ABC):
         if isinstance(error, DeadlineExceeded) and (watched := self._watched()):
             message = f"{watched} goes on, but the time for watching it is spent"
             raise DeadlineExceeded(message) from error
-        if not (passes_by_itself(error) or link_broke(error)):
-            raise error
-        await patience.after(error)
+        await patience.after_break(error)
 
     def _ended(self, failure: str = "") -> None:
         if self._span is not None:

@@ -39,7 +39,7 @@ def passes_by_itself(error: MaieuticError) -> bool:
     return isinstance(error, ResourceExhausted) and error.retry_after is not None
 
 
-def link_broke(error: MaieuticError) -> bool:
+def _link_broke(error: MaieuticError) -> bool:
     """Return whether gRPC itself ended a stream, as it does when a connection is reset."""
     return isinstance(error, Cancelled | Internal) and not error.from_service
 
@@ -62,6 +62,12 @@ class Patience:
         """Note that the service is there: the next failure is a first one."""
         self._tries = 0
         self._give_up = self._now() + self._policy.give_up_after
+
+    async def after_break(self, error: MaieuticError) -> None:
+        """Wait until a stream may begin again; raises *error* if it stays, or the time is spent."""
+        if not (passes_by_itself(error) or _link_broke(error)):
+            raise error
+        await self.after(error)
 
     async def after(self, error: MaieuticError) -> None:
         """Wait until the next try; raises *error* if the time would be spent by then."""
