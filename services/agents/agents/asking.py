@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,7 +11,16 @@ from maieutic.v1.message_pb2 import AUTHOR_AGENT, Message
 from maieutic.v1.turn_service_pb2 import Usage
 from services.agents.agents.loop import ModelLoop
 from services.agents.errors import ModelMalformed
-from services.agents.ports import Delta, Model, ModelRequest
+from services.agents.ports import (
+    AgentContext,
+    Delta,
+    Model,
+    ModelMessage,
+    ModelPassage,
+    ModelRequest,
+    ModelSection,
+)
+from services.agents.prompts import Prompt
 
 F = TypeVar("F", bound=BaseModel)
 
@@ -20,22 +29,46 @@ _BOUNDS = frozenset(
 )
 
 
-async def filled_in(
-    model: Model, request: ModelRequest, form: type[F], *, prompt: str
-) -> tuple[F, tuple[Usage, ...]]:
-    """Return the form as the model fills it in, and what each call has consumed.
+class Form(Generic[F]):
+    """A form that a model fills in, by the instructions of a step."""
 
-    Raises ModelMalformed if it does not fit.
+    def __init__(self, model: Model, prompt: Prompt, step: str, fields: type[F]) -> None:
+        self._model = model
+        self._prompt = prompt
+        self._step = step
+        self._fields = fields
+        self._schema = schema_of(fields)
 
-    *request* asks for the form's schema.
-    """
-    text, usage = await asked(model, request, prompt=prompt)
-    try:
-        return form.model_validate_json(text), usage
-    except ValidationError as error:
-        # Which field is wrong, and never what stands in it.
-        places = {".".join(map(str, one["loc"])) or "the whole" for one in error.errors()}
-        raise ModelMalformed(sorted(places)) from error
+    async def filled_in(
+        self,
+        context: AgentContext,
+        messages: tuple[ModelMessage, ...],
+        sections: tuple[ModelSection, ...],
+        *,
+        passages: tuple[ModelPassage, ...] = (),
+        grounding: str = "",
+    ) -> tuple[F, tuple[Usage, ...]]:
+        """Return the form as the model fills it in, and what each call has consumed.
+
+        Raises ModelMalformed if it does not fit.
+        """
+        request = ModelRequest(
+            turn_id=context.turn_id,
+            step=self._step,
+            system=self._prompt.text,
+            messages=messages,
+            passages=passages,
+            grounding=grounding,
+            sections=sections,
+            schema=self._schema,
+        )
+        text, usage = await asked(self._model, request, prompt=self._prompt.label)
+        try:
+            return self._fields.model_validate_json(text), usage
+        except ValidationError as error:
+            # Which field is wrong, and never what stands in it.
+            places = {".".join(map(str, one["loc"])) or "the whole" for one in error.errors()}
+            raise ModelMalformed(sorted(places)) from error
 
 
 async def asked(

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from maieutic.v1.support_pb2 import Claim, SupportReport
 from maieutic.v1.turn_service_pb2 import Findings, Usage
-from services.agents.agents.asking import as_data, filled_in, schema_of
+from services.agents.agents.asking import Form, as_data
 from services.agents.agents.citations import words_of
 from services.agents.ports import (
     AgentContext,
@@ -16,7 +16,6 @@ from services.agents.ports import (
     Author,
     Model,
     ModelMessage,
-    ModelRequest,
     ModelSection,
     Notice,
 )
@@ -51,9 +50,7 @@ class ClaimsAgent:
     """Lists claims; says nothing to the user."""
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
-        self._model = model
-        self._prompt = prompt
-        self._schema = schema_of(_Form)
+        self._form = Form(model, prompt, STEP, _Form)
 
     async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
         """List what the turn's text claims, in a report without verdicts. Raises ModelMalformed.
@@ -63,9 +60,8 @@ class ClaimsAgent:
         yield READING
         listed, usage = list[_Claim](), tuple[Usage, ...]()
         if context.text.strip():
-            form, usage = await filled_in(
-                self._model, self._request(context), _Form, prompt=self._prompt.label
-            )
+            answer = ModelSection(name="answer", text=as_data(context.text))
+            form, usage = await self._form.filled_in(context, (ASK,), (answer,))
             listed = form.claims
         claims = [claim for one in listed if (claim := _claim(one, context.text)).quote]
         report = SupportReport(
@@ -74,16 +70,6 @@ class ClaimsAgent:
             claims_left_out=len(listed) - len(claims[:MOST_CLAIMS]),
         )
         yield Answer(text="", usage=usage, findings=Findings(support=report))
-
-    def _request(self, context: AgentContext) -> ModelRequest:
-        return ModelRequest(
-            turn_id=context.turn_id,
-            step=STEP,
-            system=self._prompt.text,
-            messages=(ASK,),
-            sections=(ModelSection(name="answer", text=as_data(context.text)),),
-            schema=self._schema,
-        )
 
 
 def _claim(listed: _Claim, answer: str) -> Claim:

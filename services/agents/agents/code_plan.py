@@ -1,14 +1,13 @@
 """The agent that decides which files are to be written from what the user has settled."""
 
 from collections.abc import AsyncGenerator
-from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
 from maieutic.v1.specification_pb2 import CONFLICT_SEVERITY_HIGH
-from maieutic.v1.turn_service_pb2 import CodeManifest, Findings, ManifestFile, Usage
+from maieutic.v1.turn_service_pb2 import CodeManifest, Findings, ManifestFile
 from services.agents.agents import known
-from services.agents.agents.asking import filled_in, schema_of
+from services.agents.agents.asking import Form
 from services.agents.code_files import problem_of_plan
 from services.agents.errors import NotDoable
 from services.agents.ports import (
@@ -18,7 +17,6 @@ from services.agents.ports import (
     Author,
     Model,
     ModelMessage,
-    ModelRequest,
     Notice,
 )
 from services.agents.prompts import Prompt
@@ -54,17 +52,11 @@ class _Form(BaseModel):
     assumptions: list[str]
 
 
-Asked: TypeAlias = tuple[ModelMessage, ...]
-Filled: TypeAlias = tuple[_Form, tuple[Usage, ...]]
-
-
 class CodePlanAgent:
     """Makes the manifest; says nothing of its own to the user."""
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
-        self._model = model
-        self._prompt = prompt
-        self._schema = schema_of(_Form)
+        self._form = Form(model, prompt, STEP, _Form)
 
     async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
         """Plan the files. Raises NotDoable and ModelMalformed.
@@ -74,8 +66,9 @@ class CodePlanAgent:
         if not standing_specifications(context.findings) and not context.text.strip():
             raise NotDoable("NO_SPECIFICATIONS", NOTHING_KNOWN)
         yield PLANNING
-        asked: Asked = (_asked(context),)
-        form, usage = await self._filled_in(context, asked)
+        asked: tuple[ModelMessage, ...] = (_asked(context),)
+        sections = (known.specifications(context), known.conflicts(context))
+        form, usage = await self._form.filled_in(context, asked, sections)
         if problem := _problem(form):
             again = f"This plan cannot be used: {problem}. Make the whole plan again."
             asked = (
@@ -83,22 +76,11 @@ class CodePlanAgent:
                 ModelMessage(author=Author.AGENT, text=form.model_dump_json()),
                 ModelMessage(author=Author.USER, text=again),
             )
-            form, more = await self._filled_in(context, asked)
+            form, more = await self._form.filled_in(context, asked, sections)
             usage += more
         if problem := _problem(form):
             raise NotDoable("BAD_FILE_PLAN", f"The model's plan of files is unusable: {problem}.")
         yield Answer(text="", usage=usage, findings=Findings(manifest=_manifest(form, context)))
-
-    async def _filled_in(self, context: AgentContext, asked: Asked) -> Filled:
-        request = ModelRequest(
-            turn_id=context.turn_id,
-            step=STEP,
-            system=self._prompt.text,
-            messages=asked,
-            sections=(known.specifications(context), known.conflicts(context)),
-            schema=self._schema,
-        )
-        return await filled_in(self._model, request, _Form, prompt=self._prompt.label)
 
 
 def _asked(context: AgentContext) -> ModelMessage:

@@ -20,7 +20,7 @@ from maieutic.v1.specification_pb2 import (
 )
 from maieutic.v1.turn_service_pb2 import Findings
 from services.agents.agents import known
-from services.agents.agents.asking import filled_in, schema_of
+from services.agents.agents.asking import Form
 from services.agents.ports import (
     AgentContext,
     AgentEvent,
@@ -28,9 +28,9 @@ from services.agents.ports import (
     Author,
     Model,
     ModelMessage,
-    ModelRequest,
 )
 from services.agents.prompts import Prompt
+from services.runtime.standing import standing_specifications
 
 STEP = "conflict"
 MOST_AT_ONCE = 20
@@ -76,28 +76,19 @@ class ConflictAgent:
     """Compares specifications; says nothing to the user."""
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
-        self._model = model
-        self._prompt = prompt
-        self._schema = schema_of(_Form)
+        self._form = Form(model, prompt, STEP, _Form)
 
     async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
         """Find the conflicts between what holds. Raises ModelMalformed.
 
         What names a specification that does not exist is left out by the session.
         """
-        standing = [one for one in context.findings.specifications if not one.withdrawn]
-        if len(standing) < LEAST_SPECIFICATIONS:
+        if len(standing_specifications(context.findings)) < LEAST_SPECIFICATIONS:
             yield Answer(text="")  # nothing to compare, and no call to pay for
             return
-        request = ModelRequest(
-            turn_id=context.turn_id,
-            step=STEP,
-            system=self._prompt.text,
-            messages=(COMPARE,),
-            sections=(known.specifications(context),),
-            schema=self._schema,
+        form, usage = await self._form.filled_in(
+            context, (COMPARE,), (known.specifications(context),)
         )
-        form, usage = await filled_in(self._model, request, _Form, prompt=self._prompt.label)
         found = Findings(conflicts=[_conflict(one) for one in form.conflicts])
         yield Answer(text="", usage=usage, findings=found)
 

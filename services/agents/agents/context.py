@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from maieutic.v1.specification_pb2 import Specification
 from maieutic.v1.turn_service_pb2 import Findings
 from services.agents.agents import known
-from services.agents.agents.asking import filled_in, schema_of
+from services.agents.agents.asking import Form
 from services.agents.ports import (
     AgentContext,
     AgentEvent,
@@ -16,7 +16,6 @@ from services.agents.ports import (
     Author,
     Model,
     ModelMessage,
-    ModelRequest,
 )
 from services.agents.prompts import Prompt
 
@@ -47,21 +46,13 @@ class ContextAgent:
     """Extracts specifications; says nothing to the user."""
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
-        self._model = model
-        self._prompt = prompt
-        self._schema = schema_of(_Form)
+        self._form = Form(model, prompt, STEP, _Form)
 
     async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
         """Extract what the turn's message settles. Raises ModelMalformed."""
-        request = ModelRequest(
-            turn_id=context.turn_id,
-            step=STEP,
-            system=self._prompt.text,
-            messages=_conversation(context),
-            sections=(known.specifications(context),),
-            schema=self._schema,
+        form, usage = await self._form.filled_in(
+            context, _conversation(context), (known.specifications(context),)
         )
-        form, usage = await filled_in(self._model, request, _Form, prompt=self._prompt.label)
         found = [
             Specification(
                 category=one.category, key=one.key, value=one.value, confidence=one.confidence

@@ -11,7 +11,7 @@ from maieutic.v1.document_service_pb2 import Document
 from maieutic.v1.message_pb2 import Citation
 from maieutic.v1.support_pb2 import Claim, SupportReport
 from maieutic.v1.turn_service_pb2 import Findings, Usage
-from services.agents.agents.asking import as_data, filled_in, schema_of
+from services.agents.agents.asking import Form, as_data
 from services.agents.agents.citations import (
     Sources,
     citation_of,
@@ -32,7 +32,6 @@ from services.agents.ports import (
     Model,
     ModelMessage,
     ModelPassage,
-    ModelRequest,
     ModelSection,
     Notice,
 )
@@ -86,10 +85,8 @@ class VerdictsAgent:
     """Compares claims with documents; says nothing to the user."""
 
     def __init__(self, model: Model, shelf: Shelf, prompt: Prompt) -> None:
-        self._model = model
         self._shelf = shelf
-        self._prompt = prompt
-        self._schema = schema_of(_Form)
+        self._form = Form(model, prompt, STEP, _Form)
 
     async def run(self, context: AgentContext) -> AsyncGenerator[AgentEvent, None]:
         """Complete the report of the step before. Raises ModelMalformed and ServiceError.
@@ -140,19 +137,12 @@ class VerdictsAgent:
     async def _compared(
         self, context: AgentContext, batch: Sequence[_Question]
     ) -> tuple[_Form, tuple[Usage, ...]]:
-        given = _given(batch)
+        passages = tuple(_given(batch).values())
         claims = [{"claim": one.number, "text": one.claim.text} for one in batch]
-        request = ModelRequest(
-            turn_id=context.turn_id,
-            step=STEP,
-            system=self._prompt.text,
-            messages=(ASK,),
-            passages=tuple(given.values()),
-            grounding=fenced(tuple(given.values())),
-            sections=(ModelSection(name="claims", text=as_data(claims)),),
-            schema=self._schema,
+        section = ModelSection(name="claims", text=as_data(claims))
+        return await self._form.filled_in(
+            context, (ASK,), (section,), passages=passages, grounding=fenced(passages)
         )
-        return await filled_in(self._model, request, _Form, prompt=self._prompt.label)
 
 
 def _given(batch: Sequence[_Question]) -> Mapping[int, ModelPassage]:
