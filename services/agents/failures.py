@@ -58,7 +58,7 @@ class Postponement:
     """Until it may be tried again."""
 
 
-def postponement_of(error: Exception, left: float, chance: float) -> Postponement | None:
+def postponement_of(error: BaseException, left: float, chance: float) -> Postponement | None:
     """Return for how long the turn is handed back; None if the attempt has to count.
 
     A short wait is an attempt like any other. One that ends after the *left* seconds of the turn's
@@ -105,7 +105,7 @@ def wait_before_retry(asked: float | None, attempt: int, chance: float) -> float
     return (asked or longest / 2) + chance * longest / 2
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: BaseException) -> Failure:
     """Return how to tell of what an agent raised."""
     if isinstance(error, ModelError):
         return _of_model(error)

@@ -27,6 +27,7 @@ from maieutic.v1.turn_service_pb2 import Usage
 from services.agents import publishing
 from services.agents.accounts import Account, Accounts
 from services.agents.budget import TurnBudget
+from services.agents.cancelling import is_own_cancel
 from services.agents.crew import Crew
 from services.agents.errors import (
     LogBehind,
@@ -263,7 +264,9 @@ class TurnRun:
         except TurnStopped:
             raise
         # The edge of the agents' code: whatever an agent raises ends this attempt, not the worker.
-        except Exception as error:  # noqa: BLE001 - see above
+        except (Exception, asyncio.CancelledError) as error:
+            if is_own_cancel(error):
+                raise
             if isinstance(error, TimeoutError) and budget.expired():
                 return TIME_BUDGET
             if self._account.budget is not None and self._account.budget.refused is not None:

@@ -24,6 +24,7 @@ from tests.packages import EXAMPLE, importable, install_example, write_package
 
 AGENTS, TOOLS, PROMPTS = "maieutic.agents", "maieutic.tools", "maieutic.prompts"
 SOURCE = """
+import asyncio
 from pydantic import BaseModel
 from services.agents.extension import (
     TURN_KIND_CODE, Answer, Delta, HandOn, NotDoable, TeamTool
@@ -50,6 +51,13 @@ class Choosy:
         raise NotDoable("TOO_SHORT", "Write more.")
         yield
 
+class Quitting:
+    def __init__(self, parts):
+        pass
+    async def run(self, context):
+        yield Delta(text="Well,")
+        raise asyncio.CancelledError
+
 class Dear:
     def __init__(self, parts):
         raise KeyError("ACME_KEY is not set")
@@ -63,10 +71,14 @@ class Form(BaseModel):
 async def broken(context, given):
     raise LookupError("the secret is 42")
 
-def tool(name, form=Form):
-    return TeamTool(name=name, description="d", form=form, call=broken, notice="n")
+async def quitting(context, given):
+    raise asyncio.CancelledError
+
+def tool(name, form=Form, call=broken):
+    return TeamTool(name=name, description="d", form=form, call=call, notice="n")
 
 BROKEN = tool("break_it")
+QUIT = tool("quit_it", call=quitting)
 SAME = tool("break_it")
 OURS = tool("search_documents")
 SHOUTED = tool("Shout")
@@ -89,10 +101,12 @@ def acme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def other(tmp_path: Path) -> Iterator[Path]:
     """A package of another team, in which nearly everything is wrong."""
     agents = {name: f"other:{value}" for name, value in (("direct", "Plain"), ("context", "Plain"))}
-    agents |= {"handing": "other:Handing", "choosy": "other:Choosy"}
+    agents |= {"handing": "other:Handing", "choosy": "other:Choosy", "quits": "other:Quitting"}
     agents |= {"dear": "other:Dear", "idle": "other:idle", "seven": "other:NUMBER"}
     agents |= {"Loud": "other:Plain", "lost": "nowhere:Agent", "absent": "other:Absent"}
-    tools = {name.lower(): f"other:{name}" for name in ("BROKEN", "SAME", "OURS", "SHOUTED")}
+    tools = {
+        name.lower(): f"other:{name}" for name in ("BROKEN", "QUIT", "SAME", "OURS", "SHOUTED")
+    }
     tools |= {"remote": "other:REMOTE", "formless": "other:FORMLESS", "seven": "other:NUMBER"}
     prompts = {"seven": "other:NUMBER", "bare": "other"}
     entries = {AGENTS: agents, TOOLS: tools, PROMPTS: prompts}
@@ -240,18 +254,30 @@ def test_the_example_imports_nothing_of_the_services_but_the_documented_module()
 
 
 @pytest.mark.usefixtures("other")
+async def test_an_agent_that_gives_up_as_if_it_were_cancelled_fails_its_attempt() -> None:
+    """As where it awaits what was cancelled elsewhere: its worker takes the next turns."""
+    async with office(extensions=using(agents=("quits",))) as place:
+        await place.ask("Go.", agent="quits", max_attempts=1)
+        outcome = (await place.finished()).outcome
+        assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "AGENT_ERROR")
+        await place.idle()
+        assert place.waiting_jobs == 0
+
+
+@pytest.mark.usefixtures("other")
+@pytest.mark.parametrize(("tool", "name"), [("broken", "break_it"), ("quit", "quit_it")])
 async def test_a_tool_with_a_bug_fails_its_call_and_no_turn(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, tool: str, name: str
 ) -> None:
-    model = Listening(calls=[[{"name": "break_it", "input": {"word": "a"}}]])
-    async with office(model, extensions=using(tools=("broken",))) as place:
+    model = Listening(calls=[[{"name": name, "input": {"word": "a"}}]])
+    async with office(model, extensions=using(tools=(tool,))) as place:
         await place.ask("Go.")
         assert (await place.finished()).outcome.state == TURN_STATE_COMPLETED
     ((result,),) = model.told
     assert result.failed
     assert "42" not in result.text
     (logged,) = [one for one in caplog.records if one.levelno == logging.ERROR]
-    assert "break_it" in logged.getMessage()
+    assert name in logged.getMessage()
 
 
 @pytest.mark.parametrize(

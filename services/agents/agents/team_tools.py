@@ -1,5 +1,6 @@
 """Tools of a team's own, written in Python."""
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 
 from services.agents.agents.asking import schema_of
 from services.agents.agents.loop import Tool, Tools
+from services.agents.cancelling import is_own_cancel
 from services.agents.errors import ToolProblem
 from services.agents.ports import AgentContext, ModelTool, Notice
 from services.runtime.errors import ServiceError
@@ -74,7 +76,9 @@ def _calling(tool: TeamTool[F], context: AgentContext) -> Callable[[F], Awaitabl
         except (ToolProblem, ServiceError):
             raise
         # The edge of the team's code: what is wrong there is the tool's problem, not the turn's.
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_own_cancel(error):
+                raise
             _LOG.exception("turn %s: the tool %s failed", context.turn_id, tool.name)
             raise ToolProblem(
                 "The tool failed; its operator finds the cause in the log."
