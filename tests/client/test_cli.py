@@ -194,6 +194,9 @@ async def test_an_id_that_begins_with_a_dash_is_no_option(cli: Cli) -> None:
             assert (ended.status, name in ended.err) == (4, True), ended.err
         ended = await cli.quick("chat", "hello", "--session", name)
         assert (ended.status, name in ended.err) == (4, True), ended.err
+        for point in (f"{name}.u", f"{name}.17"):
+            ended = await cli.quick("sessions", "branch", name, point)
+            assert (ended.status, name in ended.err) == (4, True), ended.err
     typo = await cli.quick("analyze", "x" * 48, "--colection", "docs")
     assert (typo.status, "No such option" in typo.err) == (2, True)
 

@@ -7,8 +7,8 @@ import click
 
 MASK = "\0"
 """No argument of a process can have it."""
-_DASHED_ID = re.compile(r"-[A-Za-z0-9_-]{23,}")
-"""One id in 64 begins with a dash, as options do. No option is that long."""
+_DASHED_ID = re.compile(r"-[A-Za-z0-9_.-]{23,}")
+"""One id in 64 begins with a dash, as options do. No option is that long. A message's has a dot."""
 
 
 class Command(click.Command):
