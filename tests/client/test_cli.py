@@ -177,6 +177,24 @@ async def test_every_line_of_standard_input_is_a_question(cli: Cli) -> None:
     assert len(cli.stack.conversations.sessions) == 1
 
 
+async def test_input_that_is_no_text_is_refused_by_name(cli: Cli) -> None:
+    process = await cli.start("chat", PYTHONIOENCODING="utf-8:strict")
+    _, err = await asyncio.wait_for(process.communicate(b"caf\xe9\n"), 60)
+    assert (process.returncode, b"is not UTF-8" in err) == (2, True), err
+    for command in (("chat",), ("notes", "add", "s" * 48)):
+        ended = await cli.quick(*command, os.fsdecode(b"caf\xe9"))
+        assert (ended.status, "is not UTF-8" in ended.err) == (2, True), ended.err
+    for name in (b"caf\xe9.txt", b"tea.txt"):
+        (cli.folder / os.fsdecode(name)).write_text("fine")
+    added = await cli.quick("docs", "add", str(cli.folder))
+    assert (added.status, added.out[:14]) == (1, "added tea.txt:"), "one does not stop the others"
+
+
+async def test_what_a_terminal_has_no_letter_for_is_shown_as_such(cli: Cli) -> None:
+    ended = await cli.run("chat", "one \u2014 two", PYTHONIOENCODING="latin-1")
+    assert (ended.status, ended.out.splitlines()[0]) == (0, "one ? two ")
+
+
 async def test_in_socratic_mode_the_first_question_is_the_agent_s(cli: Cli) -> None:
     ended = await cli.run("chat", "--mode", "socratic", typed="an answer\n")
     assert ended.status == 0, ended.err

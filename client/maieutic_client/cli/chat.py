@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 
@@ -232,17 +233,14 @@ def _typed() -> str:
 
 async def _in_thread(read: Callable[[], str]) -> str:
     """Wait for a blocking read. Its thread must not keep the process alive after Ctrl-C."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[str] = loop.create_future()
-
-    def settle(line: str) -> None:
-        if not future.done():
-            future.set_result(line)
+    line: Future[str] = Future()
+    line.set_running_or_notify_cancel()  # so that there is always somebody to answer to
 
     def work() -> None:
-        line = read()
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, line)
+        try:
+            line.set_result(read())
+        except Exception as error:  # noqa: BLE001 - it is raised where the line is waited for
+            line.set_exception(error)
 
     threading.Thread(target=work, daemon=True, name="reading").start()
-    return await future
+    return await asyncio.wrap_future(line)

@@ -248,7 +248,7 @@ async def _added(client: Maieutic, screen: Screen, name: str, path: Path) -> boo
         if len(content) > ADD_BYTES:
             return await _uploaded(client, screen, name, content)
         answer = await client.documents.add(name, content)
-    except (OSError, InvalidArgument) as error:
+    except (OSError, UnicodeError, InvalidArgument) as error:
         told = explained(error) if isinstance(error, InvalidArgument) else f"error: {error}"
         screen.problem(f"{path}: {told.removeprefix('error: ')}")
         return False

@@ -1,6 +1,7 @@
 """From a command's coroutine to an exit status."""
 
 import asyncio
+import io
 import sys
 from collections.abc import Coroutine
 from enum import IntEnum
@@ -33,11 +34,17 @@ class Exit(IntEnum):
 
 def run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
     """Run a command to its end and leave with its status; errors are told on standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a terminal, or who reads our output, has no letter for is no reason to stop.
+        sys.stdout.reconfigure(errors="replace")
     try:
         status = asyncio.run(work) or Exit.DONE
     except MaieuticError as error:
         click.echo(explained(error), err=True)
         status = status_of(error)
+    except UnicodeError:
+        click.echo("error: what was typed, or is named, is not UTF-8: convert it first", err=True)
+        status = Exit.WRONG_INPUT
     except KeyboardInterrupt:
         status = Exit.INTERRUPTED
     except BrokenPipeError:
