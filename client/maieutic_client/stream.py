@@ -116,7 +116,7 @@ class TurnStream(ResumingStream):
                 self._has((*others, frame.file))
             case "outcome":
                 self.outcome = frame.outcome
-                self._has(self._finished(), frame.outcome.text)
+                self._has(_files_of(frame.outcome), frame.outcome.text)
                 self._ended()
 
     def _finished(self) -> list[pb.TurnFile]:
@@ -127,3 +127,19 @@ class TurnStream(ResumingStream):
     ) -> None:
         self.files = {file.index: file for file in files}
         self.text, self.text_incomplete = text, incomplete
+
+
+def _files_of(outcome: pb.TurnOutcome) -> list[pb.TurnFile]:
+    """Return the files of a code turn that has ended, each under its place in the manifest."""
+    planned = outcome.findings.manifest.files
+    places = {file.path: place for place, file in enumerate(planned, start=1)}
+    return [
+        pb.TurnFile(
+            path=artifact.path,
+            index=places[artifact.path],
+            total=len(planned),
+            artifact=artifact,
+        )
+        for artifact in outcome.artifacts
+        if artifact.path in places
+    ]

@@ -5,8 +5,7 @@ A plan of files adds a step for each file, so the slip grows with the first step
 
 from collections.abc import Container, Sequence
 
-from maieutic.v1.artifact_pb2 import Artifact
-from maieutic.v1.turn_service_pb2 import CodeManifest, TurnFile
+from maieutic.v1.turn_service_pb2 import CodeManifest
 
 CODE_FILE = "code_file"
 
@@ -22,18 +21,3 @@ def next_step(
 def file_number(step: str) -> int:
     """Return the place of the file that the step writes, from 1."""
     return int(step.partition(":")[2])
-
-
-def finished_files(manifest: CodeManifest, artifacts: Sequence[Artifact]) -> list[TurnFile]:
-    """Return the files that are stored, as watchers are told of them."""
-    places = {file.path: place for place, file in enumerate(manifest.files, start=1)}
-    return [
-        TurnFile(
-            path=artifact.path,
-            index=places[artifact.path],
-            total=len(manifest.files),
-            artifact=artifact,
-        )
-        for artifact in artifacts
-        if artifact.path in places
-    ]

@@ -20,8 +20,9 @@ from services.agents.errors import AnswerTooLarge
 from services.agents.failures import NO_AGENT, Failure, no_agent
 from services.agents.ports import Agent, AgentContext, AgentEvent, Answer
 from services.agents.recorder import RecordedTurn
-from services.agents.routing_slip import finished_files, next_step
+from services.agents.routing_slip import next_step
 from services.agents.turn_work import TurnWork
+from services.runtime.turn_files import finished_files
 
 MOST_ANSWER_BYTES = 512 * 1024
 """If the session service does not say how much an answer may hold; it never says more."""

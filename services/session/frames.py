@@ -86,21 +86,29 @@ def unbroken(before: EventId | None, entries: Sequence[Entry]) -> Sequence[Entry
     return entries
 
 
-def gap(turn_id: str, before: EventId | None, first: EventId, story: Story) -> Sequence[Entry]:
+def gap(
+    turn_id: str,
+    before: EventId | None,
+    first: EventId,
+    story: Story,
+    committed: Iterable[TurnFile] = (),
+) -> Sequence[Entry]:
     """Return the one entry that stands for all of a log after *before*, where some is missing.
 
     *first* is the place of the first frame that is left there, and the *story* is the whole log's.
-    If what was left is gone by now, there is no entry.
+    The log may have lost the frames of files that were *committed* before it was read. If what was
+    left is gone by now, there is no entry.
     """
     if story.last is None or story.last < first:
         return []
+    told = {file.index for file in story.files}
     same_fence = before is not None and before.fence == first.fence
     found = TurnGap(
         text=story.text,
         attempt=story.attempt,
         text_incomplete=story.incomplete,
         missing_frames=first.seq - (before.seq + 1 if before and same_fence else 0),
-        files=story.files,
+        files=[*(file for file in committed if file.index not in told), *story.files],
     )
     return [(story.last, TurnFrame(turn_id=turn_id, gap=found))]
 

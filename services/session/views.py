@@ -5,6 +5,7 @@ import zlib
 from maieutic.archive.v1.archive_service_pb2 import GetArchivedTurnResponse
 from maieutic.session.v1 import record_pb2 as record
 from maieutic.v1 import turn_service_pb2 as pb
+from services.runtime.turn_files import finished_files
 from services.session.errors import BadCursor
 from services.session.model import (
     CANCELLING,
@@ -121,10 +122,13 @@ def _snapshot(turn: pb.Turn) -> pb.TurnSnapshot:
     """Return what an ended turn leaves in front of a reader: its text, or its files."""
     if turn.kind != pb.TURN_KIND_CODE:
         return pb.TurnSnapshot(text=turn.outcome.text)
-    planned = len(turn.outcome.findings.manifest.files)
-    return pb.TurnSnapshot(
-        files=[
-            pb.TurnFile(path=artifact.path, index=index, total=planned, artifact=artifact)
-            for index, artifact in enumerate(turn.outcome.artifacts, start=1)
-        ]
-    )
+    files = finished_files(turn.outcome.findings.manifest, turn.outcome.artifacts)
+    return pb.TurnSnapshot(files=files)
+
+
+def committed_files(turn: record.TurnRecord) -> list[pb.TurnFile]:
+    """Return the files that a code turn has finished so far."""
+    steps = turn.finished_steps
+    plans = (step.findings.manifest for step in steps if step.findings.HasField("manifest"))
+    artifacts = (artifact for step in steps for artifact in step.artifacts)
+    return finished_files(next(plans, pb.CodeManifest()), artifacts)

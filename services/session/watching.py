@@ -16,7 +16,7 @@ from services.session.model import TERMINAL_SEQ, Caller, EventId
 from services.session.observing import StoreOperation, operating
 from services.session.ports import SessionStore
 from services.session.turns import Turns
-from services.session.views import cursor_of, parse_cursor, terminal_frames
+from services.session.views import committed_files, cursor_of, parse_cursor, terminal_frames
 
 FRAMES_AT_ONCE = 200
 """Most that is held for a watcher: the rest waits in the log until this was taken."""
@@ -119,8 +119,11 @@ class _Log:
         known = unbroken(self._after, page)
         self.has_more = len(known) < len(page) or len(page) == FRAMES_AT_ONCE
         if not known:
+            # In this order: the log tells of what is committed later.
+            turn = await self._store.turn(self._turn_id)
             story = await story_of(self._store, self._turn_id)
-            known = gap(self._turn_id, self._after, page[0][0], story)
+            committed = committed_files(turn) if turn is not None else []
+            known = gap(self._turn_id, self._after, page[0][0], story, committed)
             _count(known)
         return self._told(merged(known))
 

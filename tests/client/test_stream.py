@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from maieutic.v1 import turn_service_pb2 as pb
+from maieutic.v1.artifact_pb2 import Artifact
 from maieutic_client import (
     DeadlineExceeded,
     InvalidArgument,
@@ -294,3 +295,23 @@ async def test_errors_of_the_first_call_have_their_types(served: Served) -> None
         await served.client.turns.stream(served.session_id, "busy").result()
     with pytest.raises(NotFound):
         await served.client.turns.watch("t" * 48).result()
+
+
+async def test_at_the_end_of_a_code_turn_its_files_are_those_of_its_outcome(served: Served) -> None:
+    """Also where a frame is missing, or tells of a file that an attempt has made which was lost."""
+    made = [Artifact(artifact_id=path, path=path) for path in ("b.py", "c.py", "a.py")]
+    planned = [pb.ManifestFile(path=path) for path in ("a.py", "b.py", "c.py")]
+    outcome = pb.TurnOutcome(
+        state=pb.TURN_STATE_CANCELLED,
+        artifacts=made[:2],
+        findings=pb.Findings(manifest=pb.CodeManifest(files=planned)),
+    )
+    served.state.answer = lambda turn_id, text: [
+        pb.TurnFrame(file=pb.TurnFile(path="a.py", index=1, total=3, artifact=made[2])),
+        pb.TurnFrame(file=pb.TurnFile(path="b.py", index=2, total=3)),
+        pb.TurnFrame(outcome=outcome),
+    ]
+    stream = served.client.turns.generate_code(served.session_id, "Go.")
+    await stream.result()
+    assert [(place, one.path) for place, one in stream.files.items()] == [(2, "b.py"), (3, "c.py")]
+    assert [one.artifact for one in stream.files.values()] == made[:2]

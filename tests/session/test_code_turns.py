@@ -141,15 +141,27 @@ async def test_a_watcher_of_an_ended_code_turn_whose_log_is_gone_is_told_its_fil
     stack: Stack,
 ) -> None:
     user, turn, held = await begun(stack)
-    artifact = await written(held, "a.py", 1)
+    artifact = await written(held, "b.py", 2)
     await held.complete("1 file")
     await stack.archived(turn.turn_id)
     await stack.redis.delete(keys.events_key(turn.turn_id))
     frames = await user.frames(turn.turn_id)
     assert kinds(frames) == ["snapshot", "outcome"]
     (file,) = frames[0].snapshot.files
-    assert (file.path, file.total, file.artifact) == ("a.py", 2, artifact)
+    assert (file.path, file.index, file.total, file.artifact) == ("b.py", 2, 2, artifact)
     assert frames[0].snapshot.text == ""
+
+
+async def test_a_gap_tells_of_finished_files_whose_frames_are_gone(any_stack: Stack) -> None:
+    user, turn, held = await begun(any_stack)
+    artifact = await written(held, "a.py", 1)
+    begins = TurnFile(path="b.py", index=2, total=2)
+    await held.record_frames([TurnFrame(file=begins), TurnFrame(delta=TurnDelta(text="half"))])
+    await any_stack.redis.xtrim(keys.events_key(turn.turn_id), maxlen=2, approximate=False)
+    stream = aiter(user.watch(turn.turn_id))
+    gap = (await anext(stream)).frame.gap
+    finished = TurnFile(path="a.py", index=1, total=2, artifact=artifact)
+    assert (list(gap.files), gap.text) == ([finished, begins], "half")
 
 
 async def test_a_code_turn_that_the_store_lost_is_told_its_steps_again(any_stack: Stack) -> None:
