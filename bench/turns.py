@@ -1,31 +1,22 @@
 """Turns through five processes on real Redis, RabbitMQ and PostgreSQL, with the scripted model."""
 
 import json
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.deployment import deployment
 from bench.load import Run, burst, median, new_sessions, script, steady
 from bench.processor import ProcessorTime
 from maieutic_client import Maieutic
-from tests.backends.postgres import postgres
-from tests.backends.rabbitmq import rabbitmq
-from tests.backends.redis import redis_server
-from tests.stack import RealStack, real_stack
 
 RESULT = Path("build/bench/turns.json")
 PHASES = ("c1", "c32", "c128", "burst200", "burst1000", "first")
 """Clients that ask one question after the other, questions at once, and the time to first text."""
 TURNS = {1: 100, 32: 960, 128: 1280}
 """Turns in a round, by the number of clients."""
-SETTINGS = {
-    "gateway": {"STREAMS_PER_TENANT": "2000", "CALLS_PER_TENANT": "2000"},
-    # The list of calls is for tests that count them.
-    "agents": {"MODEL_KIND": "scripted", "INTERACTIVE_TURNS": "1024", "MODEL_CALLS_FILE": ""},
-}
-"""Enough room for 1000 turns at once of one tenant, in one process of each kind."""
+# The list of calls is for tests that count them.
+SETTINGS = {"agents": {"MODEL_KIND": "scripted", "MODEL_CALLS_FILE": ""}}
 MODEL_SECONDS = 2.0
 PACED_SECONDS = 0.5
 
@@ -43,39 +34,13 @@ class Plan:
 
 async def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, float]:
     """Return all figures by name; *say* is told how far it is."""
-    async with _deployment() as stack, stack.client() as client:
+    async with deployment(SETTINGS) as stack, stack.client() as client:
         bench = _Bench(client, ProcessorTime(stack.processes()), plan)
         figures: dict[str, float] = {}
         for phase in plan.phases:
             say(phase)
             figures |= await bench.phase(phase)
         return figures
-
-
-@asynccontextmanager
-async def _deployment() -> AsyncIterator[RealStack]:
-    """Run the services on servers set as in production: Redis syncs its log each second."""
-    name = f"bench_{secrets.token_hex(4)}"
-    async with (
-        rabbitmq() as rabbit,
-        postgres() as database,
-        redis_server(append_only=True, fsync="everysec") as redis,
-        real_stack(
-            rabbit,
-            database,
-            redis=redis,
-            settings=_settings(rabbit.url, database.url_of(name)),
-            database_name=name,
-        ) as stack,
-    ):
-        yield stack
-
-
-def _settings(bus_url: str, archive_url: str) -> Mapping[str, Mapping[str, str]]:
-    """Return the settings, with the servers as they are: a proxy between would be measured, too."""
-    settings = {name: {"BUS_URL": bus_url} for name in ("session", "agents", "persistence")}
-    settings["persistence"]["ARCHIVE_URL"] = archive_url
-    return {name: settings.get(name, {}) | SETTINGS.get(name, {}) for name in settings | SETTINGS}
 
 
 class _Bench:

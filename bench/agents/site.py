@@ -1,29 +1,25 @@
 """The five services on real servers, with workers that call an emulator of Claude's API."""
 
 import asyncio
-import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from bench.deployment import Settings, deployment, over
 from bench.processor import ProcessorTime
 from maieutic_client import Maieutic
-from tests.backends.postgres import postgres
 from tests.backends.process import Process, scratch_folder
-from tests.backends.rabbitmq import rabbitmq
-from tests.backends.redis import redis_server
-from tests.stack import RealStack, real_stack
+from tests.stack import RealStack
 
 ARCHIVE_CONNECTIONS = 8
 """max_connections of PostgreSQL."""
 POOL = "4"
 """Most connections of the archive; the others are for whoever looks."""
-ROOM = "2000"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,33 +56,22 @@ class Site:
 
 
 @asynccontextmanager
-async def deployed(settings: Mapping[str, Mapping[str, str]] | None = None) -> AsyncIterator[Site]:
-    """Run everything, with one worker; *settings* of services go over those for load."""
-    name = f"bench_{secrets.token_hex(4)}"
-    async with AsyncExitStack() as entered:
-        claude = await entered.enter_async_context(_emulator())
-        rabbit = await entered.enter_async_context(rabbitmq())
-        archive = await entered.enter_async_context(postgres(max_connections=ARCHIVE_CONNECTIONS))
-        redis = await entered.enter_async_context(redis_server(append_only=True, fsync="everysec"))
-        own = _settings(rabbit.url, archive.url_of(name), claude.url)
-        whole = {one: {**own[one], **(settings or {}).get(one, {})} for one in own}
-        stack = await entered.enter_async_context(
-            real_stack(rabbit, archive, redis=redis, settings=whole, database_name=name)
-        )
-        client = await entered.enter_async_context(stack.client())
+async def deployed(settings: Settings | None = None) -> AsyncIterator[Site]:
+    """Run everything, with one worker; *settings* go over those for load."""
+    async with (
+        _emulator() as claude,
+        deployment(
+            over(_settings(claude.url), settings or {}), archive_connections=ARCHIVE_CONNECTIONS
+        ) as stack,
+        stack.client() as client,
+    ):
         yield Site(stack=stack, claude=claude, client=client)
 
 
-def _settings(bus: str, archive: str, claude: str) -> Mapping[str, Mapping[str, str]]:
-    """Return settings with room for a thousand turns of one tenant in one worker."""
+def _settings(claude: str) -> Settings:
     return {
-        "gateway": {"STREAMS_PER_TENANT": ROOM, "CALLS_PER_TENANT": ROOM},
-        "session": {"BUS_URL": bus},
-        "retrieval": {"BUS_URL": bus},
-        "persistence": {"BUS_URL": bus, "ARCHIVE_URL": archive, "POOL_SIZE": POOL},
+        "persistence": {"POOL_SIZE": POOL},
         "agents": {
-            "BUS_URL": bus,
-            "INTERACTIVE_TURNS": "1024",
             "MODEL_KIND": "claude",
             "MODEL_CLAUDE_API_KEY": "a key",
             "MODEL_CLAUDE_BASE_URL": claude,
