@@ -58,6 +58,7 @@ class Maieutic:
         `grpc.ssl_channel_credentials()` is for a gateway with a public certificate. The first call
         connects, and waits for a gateway that is still starting as *retry* says. Where
         OpenTelemetry's API is installed each call is a span, of *tracer_provider* or the process's.
+        A key or a user that no call can carry is Unauthenticated or InvalidArgument at once.
         """
         return cls(
             Connection(

@@ -1,12 +1,19 @@
 """The channel to the gateway, and what every call on it carries."""
 
+import re
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from maieutic_client.errors import MaieuticError, lifted
+from maieutic_client.errors import (
+    InvalidArgument,
+    MaieuticError,
+    Unauthenticated,
+    Violation,
+    lifted,
+)
 from maieutic_client.refusals import Refusal
 from maieutic_client.retry import Patience, RetryPolicy, passes_by_itself
 from maieutic_client.tracing import Metadata, Tracing
@@ -30,6 +37,9 @@ CHANNEL_OPTIONS = (
     # Tries are counted and paced here, where a call's whole deadline is known.
     ("grpc.enable_retries", 0),
 )
+
+SENDABLE = re.compile(r"[!-~]+( +[!-~]+)*")
+"""What gRPC can send beside a call: letters of ASCII."""
 
 R = TypeVar("R")
 P = TypeVar("P", bound="_Page")
@@ -55,6 +65,12 @@ class Connection:
         retry: RetryPolicy,
         tracing: Tracing,
     ) -> None:
+        """Raise Unauthenticated, or InvalidArgument, for a key or a user that no call can carry."""
+        if SENDABLE.fullmatch(api_key) is None:
+            raise Unauthenticated("the API key is empty, or has a character that no key has")
+        if user is not None and SENDABLE.fullmatch(user) is None:
+            told = "must be a user's id: A-Z a-z 0-9 . _ : @ + = -"
+            raise InvalidArgument("user", violations=[Violation(field="user", description=told)])
         if credentials is None:
             self.channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:

@@ -13,6 +13,7 @@ from maieutic_client import (
     Maieutic,
     RetryPolicy,
     RevisionMismatch,
+    Unauthenticated,
     Unavailable,
 )
 from services.runtime.errors import InvalidArgument as InvalidHere, Unavailable as AwayHere
@@ -128,3 +129,12 @@ async def test_no_gateway_at_all_is_unavailable() -> None:
         with pytest.raises(Unavailable) as raised:
             await client.sessions.create()
     assert not raised.value.from_service
+
+
+@pytest.mark.parametrize("text", ["", "mk_\u2026", "mk_1\n", " mk_1", "J\u00fcrgen", "a\0b"])
+def test_a_key_or_a_user_that_no_call_can_carry_is_refused_at_once(text: str) -> None:
+    with pytest.raises(Unauthenticated, match="API key"):
+        Maieutic.connect("127.0.0.1:1", api_key=text)
+    with pytest.raises(InvalidArgument) as wrong:
+        Maieutic.connect("127.0.0.1:1", api_key="mk_1", user=text)
+    assert [violation.field for violation in wrong.value.violations] == ["user"]

@@ -190,6 +190,13 @@ async def test_input_that_is_no_text_is_refused_by_name(cli: Cli) -> None:
     assert (added.status, added.out[:14]) == (1, "added tea.txt:"), "one does not stop the others"
 
 
+async def test_a_key_or_a_user_that_cannot_be_sent_is_refused_by_name(cli: Cli) -> None:
+    ended = await cli.quick("sessions", "list", "--key", "mk_\u2026")
+    assert (ended.status, "API key" in ended.err) == (3, True), ended.err
+    ended = await cli.quick("sessions", "list", "--user", "J\u00fcrgen")
+    assert (ended.status, "user:" in ended.err) == (2, True), ended.err
+
+
 async def test_what_a_terminal_has_no_letter_for_is_shown_as_such(cli: Cli) -> None:
     ended = await cli.run("chat", "one \u2014 two", PYTHONIOENCODING="latin-1")
     assert (ended.status, ended.out.splitlines()[0]) == (0, "one ? two ")
