@@ -1,12 +1,10 @@
 """Files that no outcome names: gone after their time."""
 
-import asyncio
 import logging
-import random
 
 from services.persistence.artifact_ports import Artifacts
-from services.persistence.errors import ArchiveUnavailable
 from services.persistence.settings import ArtifactOptions
+from services.runtime.repeating import again_and_again
 
 LOG = logging.getLogger(__name__)
 TURNS = 100
@@ -22,13 +20,8 @@ class ArtifactSweeper:
 
     async def run(self) -> None:
         """Sweep until cancelled, after the outcomes that wait on the bus have been read."""
-        while True:
-            # Replicas that started together do not stay together.
-            await asyncio.sleep(self._options.interval * random.uniform(0.5, 1.5))  # noqa: S311
-            try:
-                await self.sweep()
-            except ArchiveUnavailable as error:
-                LOG.warning("old files are removed later: %s", error.__cause__ or error)
+        seconds, what = self._options.interval, "old files are removed"
+        await again_and_again(self.sweep, seconds=seconds, what=what)
 
     async def sweep(self) -> int:
         """Remove what is old enough, once; returns how many files."""

@@ -1,10 +1,8 @@
 """Dead letters: from their queue into the archive, and gone after their time."""
 
-import asyncio
 import hashlib
 import json
 import logging
-import random
 
 from services.persistence.dead_letter_ports import DeadLetter, DeadLetters
 from services.persistence.errors import ArchiveUnavailable, Refused
@@ -12,6 +10,7 @@ from services.persistence.retrying import until_done
 from services.persistence.settings import DeadLetterOptions
 from services.runtime import names, telemetry
 from services.runtime.bus import Bus, Delivery
+from services.runtime.repeating import again_and_again
 from services.runtime.topology import Topology
 
 LOG = logging.getLogger(__name__)
@@ -101,14 +100,9 @@ class DeadLetterSweeper:
         self._options = options
 
     async def run(self) -> None:
-        """Sweep until cancelled, at the start first."""
-        while True:
-            try:
-                await self.sweep()
-            except ArchiveUnavailable as error:
-                LOG.warning("old dead letters are removed later: %s", error.__cause__ or error)
-            # Replicas that started together do not stay together.
-            await asyncio.sleep(self._options.interval * random.uniform(0.5, 1.5))  # noqa: S311
+        """Sweep until cancelled."""
+        seconds, what = self._options.interval, "old dead letters are removed"
+        await again_and_again(self.sweep, seconds=seconds, what=what)
 
     async def sweep(self) -> int:
         """Remove what is old enough, once; returns how many letters."""

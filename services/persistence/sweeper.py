@@ -4,15 +4,13 @@ The live store brings them to their end by itself. Only if it lost them does it 
 and only the archive can know: it hands them over, and what is still there is left alone.
 """
 
-import asyncio
 import logging
-import random
 
 from services.persistence.confirming import Confirmations
 from services.persistence.ports import Facts
 from services.persistence.settings import EnsureOptions
 from services.runtime import names, telemetry
-from services.runtime.errors import ServiceError
+from services.runtime.repeating import again_and_again
 
 LOG = logging.getLogger(__name__)
 
@@ -29,13 +27,8 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep until cancelled; what fails is tried again once its lease is over."""
-        while True:
-            # Replicas that started together do not stay together.
-            await asyncio.sleep(self._options.interval * random.uniform(0.5, 1.5))  # noqa: S311
-            try:
-                await self.sweep()
-            except ServiceError as error:
-                LOG.warning("unfinished turns are asked after later: %s", error.__cause__ or error)
+        seconds, what = self._options.interval, "unfinished turns are asked after"
+        await again_and_again(self.sweep, seconds=seconds, what=what)
 
     async def sweep(self) -> list[str]:
         """Hand over what is overdue, once; returns the turns that the live store had lost."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -17,6 +16,7 @@ from services.retrieval.settings import IngestOptions
 from services.runtime import names, telemetry
 from services.runtime.bus import Bus, BusUnavailable, Deliveries, Delivery, OutgoingMessage
 from services.runtime.errors import ServiceError
+from services.runtime.repeating import again_and_again
 
 LOG = logging.getLogger(__name__)
 
@@ -62,10 +62,11 @@ class Worker:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Work during the block; leaving it lets documents at hand end, and hands back the rest."""
+        seconds, what = self._options.sweep_interval, "documents are swept"
         async with self._bus.consume(QUEUE, prefetch=self._options.concurrency) as deliveries:
             loops = [
                 asyncio.create_task(self._consume(deliveries)),
-                asyncio.create_task(self._sweep()),
+                asyncio.create_task(again_and_again(self._sweep, seconds=seconds, what=what)),
             ]
             try:
                 yield
@@ -109,18 +110,9 @@ class Worker:
             LOG.exception("document %s waits for the sweeper", job.document_id)
 
     async def _sweep(self) -> None:
-        """Publish jobs for what nobody works on, again and again."""
-        while True:
-            # Replicas that started together do not stay together.
-            await asyncio.sleep(self._options.sweep_interval * random.uniform(0.5, 1.5))  # noqa: S311
-            try:
-                for tenant, document_id in await self._claims.due(SWEPT_AT_A_TIME):
-                    await self._jobs.publish(tenant, document_id)
-            except ServiceError as error:
-                LOG.warning("documents are swept later: %s", error)
-            # A supervision loop: without it, what a crash left behind would stay there.
-            except Exception:
-                LOG.exception("documents are swept later")
+        """Publish jobs for what nobody works on."""
+        for tenant, document_id in await self._claims.due(SWEPT_AT_A_TIME):
+            await self._jobs.publish(tenant, document_id)
 
 
 async def _reject(delivery: Delivery, reason: str) -> None:

@@ -1,8 +1,6 @@
 """Documents are looked after: their use is noted, the unused go, and all are counted."""
 
 import asyncio
-import logging
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -21,9 +19,8 @@ from services.retrieval.registry import SCOPES
 from services.retrieval.settings import ExpiryOptions
 from services.runtime import names
 from services.runtime.errors import ServiceError
+from services.runtime.repeating import again_and_again
 from services.runtime.telemetry import current
-
-LOG = logging.getLogger(__name__)
 
 NOTED_SECONDS = 3600.0
 """Use is noted once in this time; what expires does so after days."""
@@ -91,9 +88,16 @@ class Upkeep:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Clean up and count during the block."""
-        loops = [asyncio.create_task(self._every(self._options.figures_interval, self._count))]
+        works: list[tuple[float, Callable[[], Awaitable[object]]]] = [
+            (self._options.figures_interval, self._count)
+        ]
         if self._options.interval:
-            loops.append(asyncio.create_task(self._every(self._options.interval, self.clean_up)))
+            works.append((self._options.interval, self.clean_up))
+        what = "documents are looked after"
+        loops = [
+            asyncio.create_task(again_and_again(work, seconds=seconds, what=what))
+            for seconds, work in works
+        ]
         try:
             yield
         finally:
@@ -144,18 +148,6 @@ class Upkeep:
         gauge(names.CHUNKS_STORED).set(totals.chunks)
         gauge(names.BYTES_SAVED).set(totals.bytes_saved)
         gauge(names.EMBEDDINGS_SAVED).set(totals.embeddings_saved)
-
-    async def _every(self, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
-        while True:
-            # Replicas that started together do not stay together.
-            await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311
-            try:
-                await work()
-            except ServiceError as error:
-                LOG.warning("documents are looked after later: %s", error)
-            # A supervision loop: one failure must not be the last thing that is done.
-            except Exception:
-                LOG.exception("documents are looked after later")
 
 
 def _age(seconds: float) -> Duration | None:

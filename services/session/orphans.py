@@ -1,13 +1,11 @@
 """The search for what crashes left behind in the live store."""
 
-import asyncio
 import logging
-import random
 import time
 from dataclasses import dataclass
 
 from services.runtime import names, telemetry
-from services.runtime.errors import ServiceError
+from services.runtime.repeating import again_and_again
 from services.session.model import Timing
 from services.session.ports import KeySpace, Leftover, Walked
 
@@ -44,15 +42,9 @@ class OrphanSearch:
 
     async def run(self) -> None:
         """Search until cancelled."""
-        while self._options.interval > 0:
-            # Replicas that started together do not stay together.
-            await asyncio.sleep(self._options.interval * random.uniform(0.5, 1.5))  # noqa: S311
-            try:
-                await self.step()
-            except ServiceError as error:
-                _log.warning("the search for orphans goes on later: %s", error)
-            except Exception:  # noqa: BLE001 - a supervision loop: a bug must not end the search
-                _log.exception("a step of the search for orphans failed")
+        if (seconds := self._options.interval) > 0:
+            what = "the search for orphans goes on"
+            await again_and_again(self.step, seconds=seconds, what=what)
 
     async def step(self) -> None:
         """Look at the next keys, unless another replica does."""
