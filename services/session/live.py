@@ -4,12 +4,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from maieutic.archive.v1.archive_service_pb2 import GetSessionSnapshotResponse
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1.session_service_pb2 import Session
 from services.session.archive import Archive
 from services.session.errors import session_not_found
-from services.session.model import STUB, TERMINAL, Draft, Timing, answer_id, in_window
+from services.session.model import (
+    STUB,
+    TERMINAL,
+    Caller,
+    Draft,
+    Timing,
+    answer_id,
+    in_window,
+    milliseconds,
+)
 from services.session.ports import Reads, SessionStore
 from services.session.restoring import adopt_survivors, refill, restore
 from services.session.spending import accounted, bring_back, known_here
@@ -74,16 +84,29 @@ class LiveSessions:
             draft.turns_removed.update(draft.turns)
             draft.turns.clear()
             return
-        if not snapshot.HasField("session"):
+        if snapshot.HasField("session"):
+            await self._bring_back(draft, snapshot, watched or frozenset())
+        else:
             adopt_survivors(draft, self._timing)
-            return
+        if draft.session is not None:
+            await self._list(draft.session)
+
+    async def _bring_back(
+        self, draft: Draft, snapshot: GetSessionSnapshotResponse, watched: frozenset[str]
+    ) -> None:
         unfinished = frozenset(job.turn_id for job in snapshot.unfinished)
-        watched = watched or frozenset()
         if not unfinished <= watched:
             raise _Gone(unfinished | watched)
         if snapshot.session.HasField("budget"):
             await self._account(draft, snapshot.session, unfinished)
         restore(draft, snapshot, self._timing)
+
+    async def _list(self, record: SessionRecord) -> None:
+        """Put it on its user's list of live sessions: listing has taken it off since it left."""
+        session = record.session
+        owner = Caller(tenant=record.tenant, user=session.user_id)
+        made = milliseconds(session.create_time)
+        await self._store.list_add(owner.key, session.session_id, made)
 
     async def _account(self, draft: Draft, session: Session, unfinished: frozenset[str]) -> None:
         """Let a session that comes back know what it has spent; its turns may still be here.

@@ -7,6 +7,8 @@ import grpc
 import pytest
 
 from maieutic.v1 import session_service_pb2 as pb
+from services.session.adapters import keys
+from services.session.model import Caller
 from tests.session.stack import SOON, Stack, User, bad_field, failure
 from tests.waiting import wait_until
 
@@ -54,6 +56,24 @@ async def test_a_session_used_between_two_pages_comes_once_at_most(stack: Stack)
     listed = [session.session_id for session in [*first, *rest]]
     assert len(set(listed)) == len(listed)
     assert set(made) - set(listed) <= {made[0]}
+
+
+async def test_a_session_that_came_back_is_at_its_place_before_the_archive_hears_of_it(
+    any_stack: Stack,
+) -> None:
+    stack, user = any_stack, any_stack.user()
+    made = await _made(stack, user, 7)
+    live = keys.owner_key(Caller(tenant=user.tenant, user=user.name).key)
+    await stack.redis.zrem(live, *made[::2])  # as listing does once they have left for long
+    with stack.archiver.paused():
+        await user.get(made[0])
+        assert set(await user.all_sessions(2, order=USED)) == set(made)
+        await user.touch(made[2])
+        await asyncio.sleep(0.002)
+        await user.touch(made[0])
+        listed = await user.all_sessions(2, order=USED)
+        assert (listed[:2], set(listed)) == ([made[0], made[2]], set(made))
+        assert await user.all_sessions(2) == made[::-1]
 
 
 @pytest.mark.parametrize(("first", "then"), [(NEWEST, OLDEST), (OLDEST, USED), (USED, NEWEST)])
