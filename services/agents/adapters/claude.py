@@ -3,19 +3,21 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, closing
 from typing import Any
 
 import httpx2
-from anthropic import APIStatusError, AsyncAnthropic, AsyncStream, DefaultAioHttpClient, omit
+from anthropic import APIStatusError, AsyncAnthropic, DefaultAioHttpClient, omit
 from anthropic.types import OutputConfigParam
 
 from services.agents.adapters.claude_errors import FOREIGN, model_error, status_of
 from services.agents.adapters.claude_messages import conversation, system_prompt, tools
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.claude_reading import Reading
+from services.agents.adapters.gathering import Gathering
 from services.agents.adapters.patience import Patience
+from services.agents.adapters.server_sent_events import EventReader
 from services.agents.ports import ModelEvent, ModelRequest
 
 _LOG = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class ClaudeModel:
     def __init__(self, client: AsyncAnthropic, options: ClaudeOptions) -> None:
         self._client = client
         self._options = options
+        self.gathering = Gathering()
 
     @asynccontextmanager
     async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
@@ -96,40 +99,56 @@ class ClaudeModel:
     async def _events(
         self, request: ModelRequest, response: httpx2.Response, first_word_by: float
     ) -> AsyncGenerator[ModelEvent, None]:
-        clock, reading = asyncio.get_running_loop().time, Reading()
-        told = _told(response)
-        # Read beyond the last event to the response's end: only then is the connection used again.
-        with closing(Patience(first_word_by)) as patience:
-            while True:
-                try:
-                    news = reading.take(await patience.wait(anext(told)))
-                except StopAsyncIteration:
-                    break
-                except FOREIGN as error:
-                    if reading.complete:
-                        break
-                    _note(request, error)
-                    raise model_error(error) from error
-                if reading.said:
-                    seconds = END_SECONDS if reading.complete else self._options.token_timeout
-                    patience.move(clock() + seconds)
-                for one in news:
-                    yield one
+        reading = Reading()
+        try:
+            async with aclosing(self._reads(response, reading, first_word_by)) as reads:
+                async for _ in reads:
+                    for one in reading.news():
+                        yield one
+        except FOREIGN as error:
+            for one in reading.news():
+                yield one
+            if not reading.complete:
+                _note(request, error)
+                raise model_error(error) from error
         for event in reading.ending():
             yield event
 
+    async def _reads(
+        self, response: httpx2.Response, reading: Reading, first_word_by: float
+    ) -> AsyncGenerator[None, None]:
+        """Note what the response tells, and yield after each read from the network.
 
-async def _told(response: httpx2.Response) -> AsyncGenerator[Mapping[str, Any], None]:
+        Beyond the last event to the response's end: only then is the connection used again.
+        """
+        clock, reader, reads = (
+            asyncio.get_running_loop().time,
+            EventReader(),
+            response.aiter_bytes(),
+        )
+        with closing(Patience(first_word_by)) as patience, self.gathering.answer():
+            while (read := await patience.wait(anext(reads, None))) is not None:
+                if reading.take(_told(reader.take(read), response)) and reading.said:
+                    seconds = END_SECONDS if reading.complete else self._options.token_timeout
+                    patience.move(clock() + seconds)
+                yield
+                if reading.said and not reading.complete:
+                    await self.gathering.pause()
+
+
+def _told(
+    events: Iterable[tuple[str, str]], response: httpx2.Response
+) -> Iterator[Mapping[str, Any]]:
     """Read the events of a stream; raises APIStatusError for an error that it tells.
 
     Not as the SDK's models, which take most of the time of a stream. Pings are left out: they
     keep the connection, and say nothing of the model.
     """
-    async for told in AsyncStream.raw_events(response):
-        if told.event == "error":
-            raise APIStatusError("error in the stream", response=response, body=_read(told.data))
-        if told.event != "ping" and told.data:
-            yield _read(told.data)
+    for name, data in events:
+        if name == "error":
+            raise APIStatusError("error in the stream", response=response, body=_read(data))
+        if name != "ping":
+            yield _read(data)
 
 
 def _read(data: str) -> dict[str, Any]:

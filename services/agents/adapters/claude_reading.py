@@ -1,7 +1,7 @@
 """What a stream of Anthropic's API tells, event by event. Pure."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,32 +64,44 @@ class Reading:
     """Whether a word of the answer has come, or a piece of a tool's input."""
     complete: bool = False
     _blocks: dict[int, _Block] = field(default_factory=dict, repr=False)
+    _words: list[str] = field(default_factory=list, repr=False)
+    """Those that are not told yet."""
+    _counted: bool = False
+    """Whether counts have come that are not told yet."""
 
-    def take(self, event: Mapping[str, Any]) -> Sequence[TextDelta | ModelUsage]:
-        """Note the event, and return what it brings: text, or what is consumed by now.
+    def take(self, events: Iterable[Mapping[str, Any]]) -> bool:
+        """Note the events; returns whether there were any.
 
-        Raises KeyError, TypeError and AttributeError for an event without its fields.
+        Raises KeyError, TypeError and AttributeError for an event without its fields; those before
+        it are noted.
         """
-        match event["type"]:
-            case "content_block_delta":
-                return self._spoken(self._append(event))
-            case "content_block_start":
-                return self._spoken(self._open(event))
-            case "message_start":
-                self.model = event["message"]["model"]
-                return self._count(event["message"]["usage"])
-            case "message_delta":
-                delta = event["delta"]
-                self.stop_reason = delta.get("stop_reason") or ""
-                self.refusal = (delta.get("stop_details") or {}).get("explanation") or ""
-                return self._count(event["usage"])
-            case "message_stop":
-                self.complete = True
-        return ()
+        event = None
+        for event in events:
+            match event["type"]:
+                case "content_block_delta":
+                    self._append(event)
+                case "content_block_start":
+                    self._open(event)
+                case "message_start":
+                    self.model = event["message"]["model"]
+                    self._count(event["message"]["usage"])
+                case "message_delta":
+                    self._stop(event["delta"])
+                    self._count(event["usage"])
+                case "message_stop":
+                    self.complete = True
+        return event is not None
 
-    def _spoken(self, text: str) -> Sequence[TextDelta]:
-        self.said = self.said or bool(text)
-        return (TextDelta(text=text),) if text else ()
+    def news(self) -> Sequence[TextDelta | ModelUsage]:
+        """Return what has come since the last call: text in one, and what is consumed by now."""
+        news: list[TextDelta | ModelUsage] = []
+        if self._words:
+            news.append(TextDelta(text="".join(self._words)))
+            self._words = []
+        if self._counted:
+            news.append(self.consumed())
+            self._counted = False
+        return news
 
     def ending(self) -> Sequence[ModelWait | ModelUsage]:
         """Return the last events of the call; raises ModelError if there is no whole answer."""
@@ -105,20 +117,31 @@ class Reading:
             raise self._silence()
         return (self.consumed(),)
 
-    def _open(self, event: Mapping[str, Any]) -> str:
+    def _open(self, event: Mapping[str, Any]) -> None:
         block = event["content_block"]
         self._blocks[event["index"]] = _Block(opened=block)
         self.said = self.said or block["type"] == "tool_use"
-        return str(block["text"]) if block["type"] == "text" else ""
+        if block["type"] == "text":
+            self._speak(str(block["text"]))
 
-    def _append(self, event: Mapping[str, Any]) -> str:
+    def _append(self, event: Mapping[str, Any]) -> None:
         delta = event["delta"]
         block, name = self._blocks.get(event["index"]), _PIECES.get(delta["type"])
         if block is None or name is None:
-            return ""
+            return
         piece = str(delta[name])
         block.pieces.setdefault(name, []).append(piece)
-        return piece if name == "text" else ""
+        if name == "text":
+            self._speak(piece)
+
+    def _speak(self, words: str) -> None:
+        if words:
+            self.said = True
+            self._words.append(words)
+
+    def _stop(self, delta: Mapping[str, Any]) -> None:
+        self.stop_reason = delta.get("stop_reason") or ""
+        self.refusal = (delta.get("stop_details") or {}).get("explanation") or ""
 
     def _calls(self) -> tuple[ToolCall, ...]:
         return tuple(
@@ -154,12 +177,10 @@ class Reading:
             return ContextTooLarge("The conversation fills what Claude can read: ask in a new one.")
         return ModelUnavailable("Claude ended its answer before it said a word.")
 
-    def _count(self, usage: Mapping[str, Any]) -> Sequence[ModelUsage]:
+    def _count(self, usage: Mapping[str, Any]) -> None:
         """Take the counts, which are totals; what an event leaves out stays."""
-        before = self.consumed()
         self.fresh_tokens = usage.get("input_tokens") or self.fresh_tokens
         self.written_tokens = usage.get("cache_creation_input_tokens") or self.written_tokens
         self.cached_tokens = usage.get("cache_read_input_tokens") or self.cached_tokens
         self.output_tokens = usage.get("output_tokens") or self.output_tokens
-        consumed = self.consumed()
-        return (consumed,) if consumed != before else ()
+        self._counted = True

@@ -1,0 +1,43 @@
+"""Waits in which the pieces of an answer gather."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+FEW = 100
+"""Answers under way below which nothing waits."""
+SECONDS_PER_ANSWER = 0.0005
+MOST_SECONDS = 0.15
+
+
+class Gathering:
+    """Lets pieces gather while hundreds of answers are under way, so that several are one's work.
+
+    A piece goes through all layers up to the session's event log, and that takes nearly the same
+    for one word as for ten. So where many answers share a worker, their words are shown in larger
+    steps, a moment later.
+    """
+
+    def __init__(self) -> None:
+        self._answers = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long pieces gather now."""
+        if self._answers < FEW:
+            return 0.0
+        return min(self._answers * SECONDS_PER_ANSWER, MOST_SECONDS)
+
+    @contextmanager
+    def answer(self) -> Iterator[None]:
+        """Count an answer as under way during the block."""
+        self._answers += 1
+        try:
+            yield
+        finally:
+            self._answers -= 1
+
+    async def pause(self) -> None:
+        """Let pieces gather, if there are many answers."""
+        if (seconds := self.seconds) > 0:
+            await asyncio.sleep(seconds)

@@ -1,0 +1,106 @@
+"""Pieces gather while hundreds of answers are under way."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from services.agents.adapters import gathering
+from services.agents.adapters.claude import ClaudeModel, claude
+from services.agents.adapters.claude_options import ClaudeOptions
+from services.agents.adapters.gathering import FEW, MOST_SECONDS, Gathering
+from services.agents.ports import Author, ModelMessage, ModelRequest, TextDelta
+from tests.emulators.anthropic import Emulator, anthropic_emulator
+from tests.emulators.anthropic_plan import Rule
+from tests.waiting import wait_until
+
+TEXT = " ".join(f"word{number}" for number in range(40))
+REQUEST = ModelRequest(
+    turn_id="turn-1", system="", messages=(ModelMessage(author=Author.USER, text="Hello?"),)
+)
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with anthropic_emulator() as running:
+        running.plan = [Rule(text=TEXT, delay=0.005)]
+        yield running
+
+
+@pytest.fixture
+async def model(emulator: Emulator) -> AsyncIterator[ClaudeModel]:
+    options = ClaudeOptions(api_key="key", base_url=emulator.url)
+    async with claude(options, connections=9) as ready:
+        yield ready
+
+
+@contextmanager
+def under_way(answers: int, place: Gathering) -> Iterator[None]:
+    with ExitStack() as stack:
+        for _ in range(answers):
+            stack.enter_context(place.answer())
+        yield
+
+
+async def pieces_of(model: ClaudeModel) -> list[str]:
+    async with model.stream(REQUEST) as events:
+        return [event.text async for event in events if isinstance(event, TextDelta)]
+
+
+async def test_a_few_answers_do_not_wait() -> None:
+    place = Gathering()
+    with under_way(FEW - 1, place), pytest.raises(StopIteration):
+        place.pause().send(None)
+
+
+def test_the_more_answers_the_longer_they_gather_up_to_a_limit() -> None:
+    place, seconds = Gathering(), list[float]()
+    for answers in (FEW - 1, FEW, 2 * FEW, 100 * FEW):
+        with under_way(answers, place):
+            seconds.append(place.seconds)
+    assert seconds == [0.0, seconds[1], 2 * seconds[1], MOST_SECONDS]
+    assert seconds[1] > 0
+    assert place.seconds == 0
+
+
+async def test_an_answer_that_gathers_is_complete_and_in_order(model: ClaudeModel) -> None:
+    with under_way(FEW, model.gathering):
+        pieces = await pieces_of(model)
+    assert "".join(pieces) == TEXT
+    assert len(pieces) < len(TEXT.split())
+
+
+async def test_an_answer_is_counted_while_it_is_read(
+    model: ClaudeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "FEW", 2)
+    monkeypatch.setattr(gathering, "MOST_SECONDS", 0.05)
+    monkeypatch.setattr(gathering, "SECONDS_PER_ANSWER", 0.05)
+    alone = await pieces_of(model)
+    for together in await asyncio.gather(pieces_of(model), pieces_of(model)):
+        assert len(together) < len(alone)
+
+
+async def test_the_first_piece_is_not_held_back_and_a_cancel_ends_the_wait(
+    emulator: Emulator, model: ClaudeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "MOST_SECONDS", 3600)
+    monkeypatch.setattr(gathering, "SECONDS_PER_ANSWER", 3600)
+    seen: list[str] = []
+
+    async def read() -> None:
+        async with model.stream(REQUEST) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    seen.append(event.text)  # noqa: PERF401 - what comes before the cancel
+
+    with under_way(FEW, model.gathering):
+        call = asyncio.create_task(read())
+        await wait_until(lambda: bool(seen))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert TEXT.startswith(seen[0])
+    assert len(seen) == 1
+    await wait_until(lambda: emulator.requests[0].end == "left")
