@@ -15,7 +15,14 @@ from typing import Any, Protocol, TypeAlias
 
 from maieutic.v1.artifact_pb2 import Artifact
 from maieutic.v1.message_pb2 import Citation, Message
-from maieutic.v1.turn_service_pb2 import Findings, TurnFile, TurnKind, Usage
+from maieutic.v1.turn_service_pb2 import (
+    TURN_KIND_ANALYSIS,
+    TURN_KIND_CODE,
+    Findings,
+    TurnFile,
+    TurnKind,
+    Usage,
+)
 from services.agents.effort import Effort
 
 
@@ -273,9 +280,13 @@ class HandOn:
     """What another agent is to do beside the conversation, once this answer has ended."""
 
     kind: TurnKind.ValueType
-    """ANALYSIS or CODE."""
+    """ANALYSIS or CODE; ValueError for another one."""
     instructions: str = ""
     """In place of what the user says in the turn; empty: just that."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in (TURN_KIND_ANALYSIS, TURN_KIND_CODE):
+            raise ValueError("only TURN_KIND_ANALYSIS and TURN_KIND_CODE can be handed on")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

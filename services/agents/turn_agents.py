@@ -21,7 +21,7 @@ from services.agents.failures import NO_AGENT, Failure, no_agent
 from services.agents.ports import Agent, AgentContext, AgentEvent, Answer
 from services.agents.recorder import RecordedTurn
 from services.agents.routing_slip import next_step
-from services.agents.turn_work import TurnWork
+from services.agents.turn_work import TurnWork, told
 from services.runtime.turn_files import finished_files
 
 MOST_ANSWER_BYTES = 512 * 1024
@@ -184,6 +184,7 @@ async def _said(agent: Agent, context: AgentContext, turn: RecordedTurn, most: i
             if said > most:
                 raise AnswerTooLarge(most)
             if isinstance(event, Answer):
+                told(event)  # what is no answer is the agent's failure, and not its commit's
                 return event
             turn.append(event)
     raise RuntimeError("the agent ended without an answer")

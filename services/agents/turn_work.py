@@ -176,16 +176,9 @@ class TurnWork:
             fence=log.fence,
             claim_id=log.claim_id,
             last_seq=last_seq,
-            text=answer.text,
-            citations=answer.citations,
-            usage=answer.usage,
-            findings=answer.findings,
-            artifacts=answer.artifacts,
-            hand_on=[
-                HandOn(kind=one.kind, instructions=one.instructions) for one in answer.hand_on
-            ],
             finished_steps=finished_steps,
         )
+        request.MergeFrom(told(answer))
         try:
             return await _persistently(self._stub.CompleteTurn, request)
         except Aborted as error:
@@ -228,6 +221,21 @@ class TurnWork:
             usage=usage,
         )
         return await _persistently(self._stub.ReleaseTurn, request)
+
+
+def told(answer: Answer) -> CompleteTurnRequest:
+    """Return what a commit says of an answer.
+
+    Raises TypeError, ValueError and AttributeError for what is none.
+    """
+    return CompleteTurnRequest(
+        text=answer.text,
+        citations=answer.citations,
+        usage=answer.usage,
+        findings=answer.findings,
+        artifacts=answer.artifacts,
+        hand_on=[HandOn(kind=one.kind, instructions=one.instructions) for one in answer.hand_on],
+    )
 
 
 async def _persistently(call: Callable[[Q], Awaitable[R]], request: Q) -> R:

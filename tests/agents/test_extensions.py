@@ -15,6 +15,7 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_FAILED,
     TurnOutcome,
 )
+from services.agents.adapters.offline import OfflineModel
 from services.agents.entry_points import ExtensionOptions, load_extensions
 from services.runtime.settings import BadSettings
 from tests.agents.listening import Listening
@@ -27,7 +28,7 @@ SOURCE = """
 import asyncio
 from pydantic import BaseModel
 from services.agents.extension import (
-    TURN_KIND_CODE, Answer, Delta, HandOn, NotDoable, TeamTool
+    TURN_KIND_CODE, Answer, Delta, Findings, HandOn, NotDoable, TeamTool
 )
 
 class Plain:
@@ -57,6 +58,18 @@ class Quitting:
     async def run(self, context):
         yield Delta(text="Well,")
         raise asyncio.CancelledError
+
+class Failing:
+    def __init__(self, parts):
+        pass
+    async def run(self, context):
+        yield Answer(text="", usage=("much",), findings=Findings())
+
+class Misleading:
+    def __init__(self, parts):
+        pass
+    async def run(self, context):
+        yield Answer(text="", hand_on=(HandOn(kind=TURN_KIND_CODE + 1),))
 
 class Dear:
     def __init__(self, parts):
@@ -102,6 +115,11 @@ def other(tmp_path: Path) -> Iterator[Path]:
     """A package of another team, in which nearly everything is wrong."""
     agents = {name: f"other:{value}" for name, value in (("direct", "Plain"), ("context", "Plain"))}
     agents |= {"handing": "other:Handing", "choosy": "other:Choosy", "quits": "other:Quitting"}
+    agents |= {
+        "conflict": "other:Failing",
+        "fails": "other:Failing",
+        "misleads": "other:Misleading",
+    }
     agents |= {"dear": "other:Dear", "idle": "other:idle", "seven": "other:NUMBER"}
     agents |= {"Loud": "other:Plain", "lost": "nowhere:Agent", "absent": "other:Absent"}
     tools = {
@@ -254,14 +272,27 @@ def test_the_example_imports_nothing_of_the_services_but_the_documented_module()
 
 
 @pytest.mark.usefixtures("other")
-async def test_an_agent_that_gives_up_as_if_it_were_cancelled_fails_its_attempt() -> None:
-    """As where it awaits what was cancelled elsewhere: its worker takes the next turns."""
-    async with office(extensions=using(agents=("quits",))) as place:
-        await place.ask("Go.", agent="quits", max_attempts=1)
+@pytest.mark.parametrize("agent", ["quits", "fails", "misleads"])
+async def test_an_agent_with_a_bug_fails_its_attempt_by_name_and_leaves_its_place(
+    agent: str,
+) -> None:
+    """It quits as if it were cancelled, or gives what is no answer."""
+    async with office(extensions=using(agents=(agent,))) as place:
+        await place.ask("Go.", agent=agent, max_attempts=1)
         outcome = (await place.finished()).outcome
         assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "AGENT_ERROR")
         await place.idle()
         assert place.waiting_jobs == 0
+
+
+@pytest.mark.usefixtures("other")
+async def test_a_step_that_is_no_answer_fails_the_turn_by_name_and_keeps_those_before() -> None:
+    async with office(OfflineModel(), extensions=using(agents=("conflict",))) as place:
+        job = place.job("It must be fast.", steps=["context", "conflict"], max_attempts=1)
+        await place.publish(job, "analysis")
+        outcome = (await place.finished()).outcome
+        assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "AGENT_ERROR")
+        assert [step.step for step in place.store.turns[job.turn_id].steps] == ["context"]
 
 
 @pytest.mark.usefixtures("other")
@@ -284,7 +315,7 @@ async def test_a_tool_with_a_bug_fails_its_call_and_no_turn(
     ("options", "told"),
     [
         ({"agents": ("reviwer",)}, "AGENTS: no installed package has an entry point 'reviwer'"),
-        ({"agents": ("reviwer",)}, "there are: Loud, absent, choosy, context"),
+        ({"agents": ("reviwer",)}, "there are: Loud, absent, choosy, conflict"),
         ({"agents": ("lost",)}, "'lost' (nowhere:Agent of other) cannot be imported: Module"),
         ({"agents": ("absent",)}, "'absent' (other:Absent of other) cannot be imported: Attrib"),
         ({"agents": ("seven",)}, "AGENTS: 'seven' is of the type int: its entry"),
