@@ -29,11 +29,13 @@ class _Block:
 
     @property
     def input(self) -> Mapping[str, Any] | None:
-        """What a tool is called with; None if that is no JSON object."""
+        """What a tool is called with; None if that is no JSON object, or none to be sent back."""
         text = "".join(self.pieces.get("partial_json", ()))
         try:
             value = json.loads(text) if text else self.opened.get("input")
-        except ValueError:
+            # Python reads infinite numbers and half characters, and whoever writes them fails.
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 
