@@ -3,6 +3,7 @@
 ModelError
 ├─ ModelUnavailable   try again later
 │  ├─ ModelOverloaded  so should everybody
+│  ├─ ModelSilent      the answer has ended without a word
 │  └─ ModelMalformed  the answer has not the form that was asked for
 ├─ ModelRefused       the model will not answer this
 ├─ CallRefused        the turn's budgets do not allow another call
@@ -40,6 +41,10 @@ class ModelUnavailable(ModelError):
 
 class ModelOverloaded(ModelUnavailable):
     """Too much is asked of the model, by whomever: for other turns it is no better."""
+
+
+class ModelSilent(ModelUnavailable):
+    """The answer has ended without a word; another try may have one."""
 
 
 class ModelMalformed(ModelUnavailable):

@@ -22,6 +22,7 @@ from services.agents.errors import (
     ModelOverloaded,
     ModelRefused,
     ModelRejected,
+    ModelSilent,
     ModelUnavailable,
 )
 from services.agents.ports import (
@@ -36,7 +37,7 @@ from services.runtime.telemetry import TelemetryOptions, span, telemetry
 from tests.backends.process import free_port
 from tests.emulators.anthropic import Emulator, anthropic_emulator
 from tests.emulators.anthropic_answers import texts_of
-from tests.emulators.anthropic_plan import Rule
+from tests.emulators.anthropic_plan import Call, Rule
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import office
 from tests.waiting import wait_until
@@ -235,16 +236,25 @@ async def test_a_cut_answer_completes_its_turn_with_a_notice(emulator: Emulator)
     ("rule", "kind", "words"),
     [
         (Rule(refusal="No such things.", text="Well,"), ModelRefused, "No such things."),
-        (Rule(text="", stop_reason="pause_turn"), ModelUnavailable, "before it said a word"),
-        (Rule(text=""), ModelUnavailable, "before it said a word"),
+        (Rule(text="", stop_reason="pause_turn"), ModelSilent, "before it said a word"),
+        (Rule(text=""), ModelSilent, "before it said a word"),
+        (Rule(text=" \n\n "), ModelSilent, "before it said a word"),
         (Rule(text="", stop_reason="max_tokens"), ModelRejected, "MAX_TOKENS"),
+        (
+            Rule(calls=[Call(name="look", json='{"wo')], stop_reason="max_tokens"),
+            ModelRejected,
+            "MAX_TOKENS",
+        ),
         (
             Rule(text="", stop_reason="model_context_window_exceeded"),
             ContextTooLarge,
             "ask in a new one",
         ),
     ],
-    ids=["refusal", "pause", "silence", "silence at max_tokens", "silence at the window's end"],
+    ids=[
+        *("refusal", "pause", "silence", "blanks", "silence at max_tokens"),
+        *("a call alone that is cut", "silence at the window's end"),
+    ],
 )
 async def test_an_end_without_an_answer_has_a_name(
     emulator: Emulator, model: ClaudeModel, rule: Rule, kind: type[ModelError], words: str

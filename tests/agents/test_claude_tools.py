@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -153,6 +154,38 @@ async def test_a_call_that_is_cut_is_not_made(emulator: Emulator, model: ClaudeM
     assert not any(isinstance(event, ModelWait) for event in earlier)
     assert isinstance(usage, ModelUsage)
     assert usage.cut
+
+
+async def test_a_model_that_has_handed_on_may_have_nothing_to_add(
+    emulator: Emulator, model: ClaudeModel
+) -> None:
+    code = Call(name="generate_code")
+    emulator.plan = [Rule(text="I have it written.", calls=[code], times=1), Rule(text="")]
+    async with office(model) as place:
+        turn_id = await place.ask("Write it.")
+        outcome = (await place.finished()).outcome
+        assert (outcome.state, outcome.text) == (TURN_STATE_COMPLETED, "I have it written.")
+        assert len(place.store.turns[turn_id].hand_on) == len(emulator.requests) - 1 == 1
+        assert len(outcome.usage) == 2
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(calls=[Call(name="generate_code")]),
+        Rule(text="I have it written.", calls=[Call(name="generate_code", json="no")]),
+        Rule(text="I have a look.", calls=[Call(name="list_specifications")]),
+        Rule(text="I think.", stop_reason="pause_turn"),
+    ],
+    ids=["nothing was said", "nothing is handed on", "something was looked up", "a pause"],
+)
+async def test_whoever_has_not_answered_yet_may_not_be_silent(
+    emulator: Emulator, model: ClaudeModel, rule: Rule
+) -> None:
+    emulator.plan = [replace(rule, times=1), Rule(text="")]
+    async with office(model) as place:
+        failure = await place.failure(await place.ask("Write it."))
+        assert (failure.reason, failure.retryable) == ("MODEL_UNAVAILABLE", True)
 
 
 async def test_tools_are_named_but_closed_where_the_model_has_to_answer(

@@ -5,7 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.agents.errors import ContextTooLarge, ModelRefused, ModelRejected, ModelUnavailable
+from services.agents.errors import (
+    ContextTooLarge,
+    ModelRefused,
+    ModelRejected,
+    ModelSilent,
+    ModelUnavailable,
+)
 from services.agents.ports import ModelUsage, ModelWait, TextDelta, ToolCall
 
 CUT = ("max_tokens", "model_context_window_exceeded")
@@ -115,7 +121,7 @@ class Reading:
             return ModelWait(calls=calls, carried=self._carried()), self.consumed()
         if self.stop_reason == "pause_turn" and (carried := self._carried()):
             return ModelWait(calls=(), carried=carried), self.consumed()
-        if not self.said:
+        if all(block["type"] != "text" for block in self._carried()):
             raise self._silence()
         return (self.consumed(),)
 
@@ -177,7 +183,7 @@ class Reading:
             )
         if self.stop_reason in CUT:
             return ContextTooLarge("The conversation fills what Claude can read: ask in a new one.")
-        return ModelUnavailable("Claude ended its answer before it said a word.")
+        return ModelSilent("Claude ended its answer before it said a word.")
 
     def _count(self, usage: Mapping[str, Any]) -> None:
         """Take the counts, which are totals; what an event leaves out stays."""

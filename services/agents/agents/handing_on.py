@@ -82,11 +82,12 @@ class HandingOn:
             return handed_on.add(HandOn(kind=TURN_KIND_ANALYSIS))
 
         return (
-            Tool(told=self._code, form=_Code, notice=HANDING_ON_CODE, call=code),
+            Tool(told=self._code, form=_Code, notice=HANDING_ON_CODE, call=code, ends=True),
             Tool(
                 told=self._specifications,
                 form=_Nothing,
                 notice=HANDING_ON_ANALYSIS,
                 call=specifications,
+                ends=True,
             ),
         )

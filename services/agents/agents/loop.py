@@ -11,10 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from maieutic.v1.turn_service_pb2 import Usage
 from services.agents.accounts import usage_of
-from services.agents.errors import ModelUnending, ToolProblem
+from services.agents.errors import ModelSilent, ModelUnending, ToolProblem
 from services.agents.ports import (
     Delta,
     Model,
+    ModelEvent,
     ModelRequest,
     ModelRound,
     ModelTool,
@@ -64,6 +65,8 @@ class Tool(Generic[F]):
     """What is shown while it works."""
     call: Callable[[F], Awaitable[str]]
     """Returns what the model is to read; raises ToolProblem and ServiceError."""
+    ends: bool = False
+    """Whether a model that has said something may have nothing to add to the call."""
 
 
 Tools = Sequence[Tool[Any]]
@@ -96,7 +99,10 @@ class ModelLoop:
                 raise ModelUnending(self._options.rounds)
             for notice in _notices(answer.wait, tools):
                 yield notice
-            answer.take(await self._results(answer.wait, {tool.told.name: tool for tool in tools}))
+            by_name = {tool.told.name: tool for tool in tools}
+            results = await self._results(answer.wait, by_name)
+            answer.take(results)
+            answer.may_end = _may_end(answer.wait, results, by_name)
 
     async def _results(
         self, wait: ModelWait, tools: Mapping[str, Tool[Any]]
@@ -152,6 +158,8 @@ class _Answer:
         self._prompt = prompt
         self._said = False
         self.may_call = True
+        self.may_end = False
+        """Whether it needs no other word, if something was said."""
         self.wait: ModelWait | None = None
         """What the last call ended with, if the answer is to go on."""
 
@@ -161,7 +169,7 @@ class _Answer:
         apart = self._said and self.wait is not None and bool(self.wait.calls)
         self.wait = None
         consumed: ModelUsage | None = None
-        async with self._model.stream(request) as events:
+        async with aclosing(self._events(request)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     yield Delta(text=f"{BETWEEN_ROUNDS}{event.text}" if apart else event.text)
@@ -176,11 +184,32 @@ class _Answer:
             yield CUT
         yield usage_of(consumed, request.step, self._prompt, monotonic() - started)
 
+    async def _events(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        """Yield what the model says; that is nothing where nothing need be added."""
+        try:
+            async with self._model.stream(request) as events:
+                async for event in events:
+                    yield event
+        except ModelSilent:
+            if not (self.may_end and self._said):
+                raise
+
     def take(self, results: tuple[ToolResult, ...]) -> None:
         """Note what the tools have brought for the last call."""
         if self.wait is not None:
             done = ModelRound(wait=self.wait, results=results)
             self._request = replace(self._request, rounds=(*self._request.rounds, done))
+
+
+def _may_end(
+    wait: ModelWait, results: Sequence[ToolResult], tools: Mapping[str, Tool[Any]]
+) -> bool:
+    """Whether the calls that were made leave nothing to be said."""
+    done = [
+        call.name in tools and tools[call.name].ends and not result.failed
+        for call, result in zip(wait.calls, results, strict=True)
+    ]
+    return bool(done) and all(done)
 
 
 def _notices(wait: ModelWait, tools: Tools) -> list[Notice]:
