@@ -501,6 +501,22 @@ async def test_what_an_answer_has_begun_is_followed_to_its_end(cli: Cli) -> None
         assert line in ended.err
 
 
+async def test_an_interrupt_while_the_end_is_waited_for_leaves_what_was_begun_alone(
+    cli: Cli,
+) -> None:
+    cli.stack.conversations.beside("c" * 48, pb.TurnOutcome())
+    cli.stack.conversations.frames["c" * 48] = []  # it runs, and has nothing to tell
+    hands_on(cli, pb.HandedOn(turn_id="c" * 48))
+    process = await cli.start("chat", "write it")
+    assert process.stderr is not None
+    while b"waiting for what was begun" not in (line := await process.stderr.readline()):
+        assert line, "the command has left"
+    process.send_signal(signal.SIGINT)
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 130
+    assert "CancelTurn" not in [name for name, _ in cli.stack.conversations.calls]
+
+
 async def test_what_could_not_begin_or_failed_beside_a_conversation_fails_the_command(
     cli: Cli,
 ) -> None:
