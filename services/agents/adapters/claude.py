@@ -99,7 +99,7 @@ class ClaudeModel:
     async def _events(
         self, request: ModelRequest, response: httpx2.Response, first_word_by: float
     ) -> AsyncGenerator[ModelEvent, None]:
-        reading = Reading()
+        reading = Reading(model=request.model or self._options.model)
         try:
             async with aclosing(self._reads(response, reading, first_word_by)) as reads:
                 async for _ in reads:

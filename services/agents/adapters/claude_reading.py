@@ -60,7 +60,8 @@ class _Block:
 class Reading:
     """What a stream has told so far."""
 
-    model: str = ""
+    model: str
+    """Which one answers: the one that was asked, until the stream names it."""
     fresh_tokens: int = 0
     written_tokens: int = 0
     cached_tokens: int = 0
@@ -80,8 +81,8 @@ class Reading:
     def take(self, events: Iterable[Mapping[str, Any]]) -> bool:
         """Note the events; returns whether there were any.
 
-        Raises KeyError, TypeError and AttributeError for an event without its fields; those before
-        it are noted.
+        Raises KeyError, TypeError, ValueError and AttributeError for an event without its fields;
+        those before it are noted, and so is what it says is consumed, whatever else it lacks.
         """
         event = None
         for event in events:
@@ -91,11 +92,11 @@ class Reading:
                 case "content_block_start":
                     self._open(event)
                 case "message_start":
-                    self.model = event["message"]["model"]
                     self._count(event["message"]["usage"])
+                    self.model = event["message"]["model"]
                 case "message_delta":
-                    self._stop(event["delta"])
                     self._count(event["usage"])
+                    self._stop(event["delta"])
                 case "message_stop":
                     self.complete = True
         return event is not None
@@ -187,8 +188,8 @@ class Reading:
 
     def _count(self, usage: Mapping[str, Any]) -> None:
         """Take the counts, which are totals; what an event leaves out stays."""
-        self.fresh_tokens = usage.get("input_tokens") or self.fresh_tokens
-        self.written_tokens = usage.get("cache_creation_input_tokens") or self.written_tokens
-        self.cached_tokens = usage.get("cache_read_input_tokens") or self.cached_tokens
-        self.output_tokens = usage.get("output_tokens") or self.output_tokens
         self._counted = True
+        self.fresh_tokens = int(usage.get("input_tokens") or self.fresh_tokens)
+        self.written_tokens = int(usage.get("cache_creation_input_tokens") or self.written_tokens)
+        self.cached_tokens = int(usage.get("cache_read_input_tokens") or self.cached_tokens)
+        self.output_tokens = int(usage.get("output_tokens") or self.output_tokens)
