@@ -5,6 +5,7 @@ ModelError
 │  ├─ ModelOverloaded  so should everybody
 │  ├─ ModelSilent      the answer has ended without a word
 │  └─ ModelMalformed  the answer has not the form that was asked for
+├─ ModelCut           the answer has no end, and is of no use without
 ├─ ModelRefused       the model will not answer this
 ├─ CallRefused        the turn's budgets do not allow another call
 ├─ ModelUnending      the model asks and asks, and does not answer
@@ -53,6 +54,16 @@ class ModelMalformed(ModelUnavailable):
     def __init__(self, places: Sequence[str]) -> None:
         wrong = ", ".join(places)
         super().__init__(f"The model's answer has not the form that was asked for: {wrong}.")
+
+
+class ModelCut(ModelError):
+    """The tokens of an answer ended before a form was filled in; so they would again."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model's answer ended with its tokens before it was whole: ask for less at once, "
+            "with a larger budget if there is one, or have the operator raise its MAX_TOKENS."
+        )
 
 
 class ModelRefused(ModelError):

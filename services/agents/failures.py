@@ -7,6 +7,7 @@ from services.agents.errors import (
     AnswerTooLarge,
     ContextTooLarge,
     ConversationUnreadable,
+    ModelCut,
     ModelError,
     ModelMalformed,
     ModelOverloaded,
@@ -129,6 +130,7 @@ def failure_of(error: BaseException) -> Failure:
 def _of_model(error: ModelError) -> Failure:
     retry_after = error.retry_after if isinstance(error, ModelUnavailable) else None
     reasons = {
+        ModelCut: "MODEL_CUT",
         ModelMalformed: "MODEL_MALFORMED",
         ModelRefused: "MODEL_REFUSED",
         ModelRejected: "MODEL_REJECTED",

@@ -13,6 +13,7 @@ import pytest
 from anthropic import APIStatusError, AsyncAnthropic
 from opentelemetry.sdk.trace import SpanProcessor
 
+from maieutic.v1.turn_service_pb2 import TURN_STATE_FAILED
 from services.agents.adapters.claude import ClaudeModel, claude
 from services.agents.adapters.claude_errors import model_error
 from services.agents.adapters.claude_options import ClaudeOptions
@@ -230,6 +231,17 @@ async def test_a_cut_answer_completes_its_turn_with_a_notice(emulator: Emulator)
         outcome = (await place.finished()).outcome
         assert outcome.text == "You asked, as"
         assert [frame.notice.code for frame in place.store.turns[turn_id].log][-1] == "ANSWER_CUT"
+
+
+async def test_a_form_that_is_cut_fails_its_turn_by_name_and_is_not_paid_for_again(
+    emulator: Emulator, model: ClaudeModel
+) -> None:
+    emulator.plan = [Rule(text='{"specifications": [{"category": ', stop_reason="max_tokens")]
+    async with office(model) as place:
+        await place.publish(place.job("It must be fast.", steps=["context"]), "analysis")
+        outcome = (await place.finished()).outcome
+        assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "MODEL_CUT")
+        assert len(emulator.requests) == len(outcome.usage) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from maieutic.v1.message_pb2 import AUTHOR_AGENT, Message
 from maieutic.v1.turn_service_pb2 import Usage
-from services.agents.agents.loop import ModelLoop
-from services.agents.errors import ModelMalformed
+from services.agents.agents.loop import CUT, ModelLoop
+from services.agents.errors import ModelCut, ModelMalformed
 from services.agents.ports import (
     AgentContext,
     Delta,
@@ -50,7 +51,7 @@ class Form(Generic[F]):
     ) -> tuple[F, tuple[Usage, ...]]:
         """Return the form as the model fills it in, and what each call has consumed.
 
-        Raises ModelMalformed if it does not fit.
+        Raises ModelMalformed if it does not fit, and ModelCut if it has no end.
         """
         request = ModelRequest(
             turn_id=context.turn_id,
@@ -62,27 +63,37 @@ class Form(Generic[F]):
             sections=sections,
             schema=self._schema,
         )
-        text, usage = await asked(self._model, request, prompt=self._prompt.label)
+        said = await asked(self._model, request, prompt=self._prompt.label)
         try:
-            return self._fields.model_validate_json(text), usage
+            return self._fields.model_validate_json(said.text), said.usage
         except ValidationError as error:
+            if said.cut:
+                raise ModelCut from error
             # Which field is wrong, and never what stands in it.
             places = {".".join(map(str, one["loc"])) or "the whole" for one in error.errors()}
             raise ModelMalformed(sorted(places)) from error
 
 
-async def asked(
-    model: Model, request: ModelRequest, *, prompt: str
-) -> tuple[str, tuple[Usage, ...]]:
-    """Return what the model says, and what each call has consumed."""
-    text, usage = "", list[Usage]()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a model has said."""
+
+    text: str
+    usage: tuple[Usage, ...]
+    """What each call has consumed."""
+    cut: bool
+    """Whether it ends with the tokens of a call, before its own end."""
+
+
+async def asked(model: Model, request: ModelRequest, *, prompt: str) -> Said:
+    """Return what the model says."""
     async with aclosing(ModelLoop(model).run(request, prompt=prompt)) as events:
-        async for event in events:
-            if isinstance(event, Delta):
-                text += event.text
-            elif isinstance(event, Usage):
-                usage.append(event)
-    return text, tuple(usage)
+        told = [event async for event in events]
+    return Said(
+        text="".join(event.text for event in told if isinstance(event, Delta)),
+        usage=tuple(event for event in told if isinstance(event, Usage)),
+        cut=CUT in told,
+    )
 
 
 def schema_of(form: type[BaseModel]) -> Mapping[str, Any]:

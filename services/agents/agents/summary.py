@@ -93,10 +93,10 @@ class SummaryAgent:
                 ModelSection(name="messages", text=as_data(part.said)),
             ),
         )
-        text, usage = await asked(self._model, request, prompt=self._prompt.label)
-        if not text.strip():
+        said = await asked(self._model, request, prompt=self._prompt.label)
+        if not (text := said.text.strip()):
             raise ModelMalformed(["the summary is empty"])
-        return text.strip()[:MOST_CHARACTERS], usage
+        return text[:MOST_CHARACTERS], said.usage
 
 
 def _extend(summary: Summary, text: str, ended: list[Message]) -> None:
