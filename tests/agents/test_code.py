@@ -20,6 +20,7 @@ from maieutic.v1.turn_service_pb2 import (
     TurnFrame,
 )
 from services.agents.code_files import MOST_FILE_BYTES, MOST_FILES, MOST_TURN_BYTES
+from services.agents.errors import ModelSilent
 from services.agents.ports import ModelEvent, ModelRequest, ModelUsage, TextDelta
 from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import Office, office
@@ -57,6 +58,8 @@ class Scribe:
 
     async def _events(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         text, path = self._answer(request)
+        if not text:
+            raise ModelSilent("as Claude does")
         for start in range(0, len(text), size := max(5, len(text) // 20)):
             yield TextDelta(text=text[start : start + size])
         if path and path == self.holding:
@@ -217,6 +220,8 @@ async def test_a_plan_that_is_mended_is_written() -> None:
         ("x" * (MOST_FILE_BYTES + 1), "FILE_TOO_LARGE"),
         ("ü" * (MOST_FILE_BYTES // 2 + 1), "FILE_TOO_LARGE"),
         ("a\x00b", "FILE_NOT_TEXT"),
+        ("", "FILE_EMPTY"),
+        ("```python\n```\n", "FILE_EMPTY"),
     ],
 )
 async def test_a_file_that_cannot_be_used_is_written_once_again_and_then_fails_the_turn(

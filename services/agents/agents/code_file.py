@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from maieutic.v1.turn_service_pb2 import ManifestFile, TurnFile, Usage
 from services.agents.agents import known
@@ -10,7 +10,7 @@ from services.agents.agents.asking import as_data
 from services.agents.agents.loop import CUT, ModelLoop
 from services.agents.agents.unfenced import Unfenced
 from services.agents.code_files import MOST_FILE_BYTES, MOST_TURN_BYTES
-from services.agents.errors import NotDoable
+from services.agents.errors import ModelSilent, NotDoable
 from services.agents.ports import (
     AgentContext,
     AgentEvent,
@@ -21,6 +21,7 @@ from services.agents.ports import (
     ModelMessage,
     ModelRequest,
     ModelSection,
+    Notice,
 )
 from services.agents.prompts import Prompt
 from services.agents.routing_slip import CODE_FILE, file_number
@@ -105,8 +106,7 @@ class CodeFileAgent:
         """Yield the file as it is written; the draft tells whether it can be used."""
         request, unfenced = self._request(context, draft), Unfenced(draft.file.path)
         draft.begin_again()
-        asking = self._loop.run(request, prompt=self._prompt.label)
-        async with aclosing(asking) as events:
+        async with aclosing(self._said(request)) as events:
             async for event in events:
                 if isinstance(event, Usage):
                     draft.usage.append(event)
@@ -120,6 +120,15 @@ class CodeFileAgent:
         if text := unfenced.end():
             draft.take(text)
             yield Delta(text=text)
+        if not draft.text.strip():
+            draft.spoil("FILE_EMPTY", "is empty: one that needs nothing has a line that says so")
+
+    async def _said(self, request: ModelRequest) -> AsyncGenerator[Delta | Notice | Usage, None]:
+        """Yield what the model says: nothing where it leaves the file empty."""
+        with suppress(ModelSilent):
+            async with aclosing(self._loop.run(request, prompt=self._prompt.label)) as events:
+                async for event in events:
+                    yield event
 
     def _request(self, context: AgentContext, draft: _Draft) -> ModelRequest:
         manifest, file = context.findings.manifest, draft.file
