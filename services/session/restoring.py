@@ -52,9 +52,6 @@ def restore(draft: Draft, snapshot: GetSessionSnapshotResponse, timing: Timing) 
     unfinished = {job.turn_id for job in snapshot.unfinished}
     draft.messages.clear()
     refill(draft, [m for m in snapshot.window if m.turn_id not in unfinished])
-    draft.touch()
-    # A new revision that nothing else tells of: without this the session could never settle.
-    draft.record.archived_revision = draft.record.session.revision
     running = [turn.job for turn in draft.turns.values() if turn.phase != WAITING]
     waiting = [turn.job for turn in draft.turns.values() if turn.phase == WAITING]
     _revive_all(draft, _in_line([*running, *snapshot.unfinished, *waiting]), timing)

@@ -149,7 +149,12 @@ async def test_an_update_reaches_the_archive_and_comes_back_from_there(stack: St
     await stack.redis.flushdb()
     found = await user.get(session_id)
     assert (found.title, dict(found.metadata)) == ("Moons", {"k": "v"})
-    assert found.revision > changed.revision
+    assert found.revision == changed.revision, "nobody has changed it since"
+    with stack.archiver.paused():  # so that the archive does not know of the next one
+        later = await user.update(session_id, title="Suns", expected=changed.revision)
+        await stack.redis.flushdb()
+        stale = await failure(user.update(session_id, title="Tea", expected=later.revision))
+    assert detail(stale, pb.RevisionMismatch).current_revision == changed.revision
 
 
 async def test_a_session_that_left_is_updated_where_it_is(stack: Stack) -> None:
