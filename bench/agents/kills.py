@@ -5,14 +5,14 @@ import json
 import random
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
 from bench.agents.site import Site, deployed
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC, SESSION_MODE_UNSPECIFIED
-from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TurnOutcome
+from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TurnOutcome, TurnState
 from maieutic_client import MaieuticError
 from services.agents.prompts import load_prompt
 from tests.stack import TIMING
@@ -38,6 +38,7 @@ CLOCKS = {"session": TIMING["session"], "agents": {"RECORDER_HEARTBEAT_INTERVAL"
 class Ended:
     """A turn, as its caller saw it."""
 
+    kind: str
     marker: str
     turn_id: str
     outcome: TurnOutcome | None
@@ -61,6 +62,7 @@ async def measure_kills(turns: int = TURNS) -> Mapping[str, float]:
         ended, killed = list[Ended](), list[int]()
         killing = asyncio.create_task(_kill(site, ended, killed))
         await _all(site, turns, ended)
+        _show(one for one in ended if not _completed(one))
         if killing.done():
             killing.result()  # why nobody was killed any more
         killing.cancel()
@@ -100,7 +102,7 @@ async def _turn(site: Site, marker: str, kind: str) -> Ended:
             outcome = await stream.result()
         except MaieuticError:
             outcome = None
-    return Ended(marker=marker, turn_id=stream.turn_id, outcome=outcome)
+    return Ended(kind=kind, marker=marker, turn_id=stream.turn_id, outcome=outcome)
 
 
 async def _kill(site: Site, ended: Sequence[Ended], killed: list[int]) -> None:
@@ -143,6 +145,14 @@ async def _without_one_end(site: Site, ended: Sequence[Ended]) -> int:
 
 def _completed(ended: Ended) -> bool:
     return ended.outcome is not None and ended.outcome.state == TURN_STATE_COMPLETED
+
+
+def _show(failures: Iterable[Ended]) -> None:
+    """Print what became of the turns that did not complete."""
+    for one in failures:
+        end = one.outcome or TurnOutcome()
+        state = TurnState.Name(end.state)
+        print(f"{one.turn_id}: {one.kind}, {state} {end.reason}, attempts: {end.attempts}")
 
 
 def called_twice(calls: Sequence[Called]) -> int:
