@@ -87,7 +87,8 @@ class EmbeddedSettings:
     """Seconds without use after which a session leaves the live store for the archive alone."""
 
     max_attempts: int = 5
-    """Attempts that a turn is given before it fails."""
+    """Attempts that a turn is given before it fails. One lost with a worker that ran other turns,
+    too, does not count."""
 
     time_budget: TimeBudgets = field(default=TimeBudgets())
     """How long a turn of each lane may run if its request does not say."""

@@ -18,7 +18,6 @@ from services.agents.prompts import load_prompt
 from tests.stack import TIMING
 
 TURNS = 300
-AT_ONCE = 24
 KINDS = ("answer", "chain", "answer", "chain", "code")
 """Over and over; a chain is a Socratic question with its analysis beside it."""
 FILES = ("README.md", "settings.toml", "app.py")
@@ -27,8 +26,7 @@ STEPS = ("context", "conflict", "code_plan", "code_file")
 WATCH_SECONDS = 240.0
 SETTLE_SECONDS = 120.0
 BETWEEN_KILLS = 10
-"""Turns that end from one kill to the next."""
-LOOK_SECONDS = 0.05
+"""Turns that begin from one kill to the next, right before it."""
 SLOWLY = {"first_delay": 0.3, "delay": 0.02}
 CLOCKS = {"session": TIMING["session"], "agents": {"RECORDER_HEARTBEAT_INTERVAL": "0.3"}}
 """Those that find a dead worker within seconds."""
@@ -59,19 +57,15 @@ async def measure_kills(turns: int = TURNS) -> Mapping[str, float]:
     async with deployed(CLOCKS) as site:
         await site.claude.follow(_rules(turns))
         await site.stack.start("agents", replica=2)
-        ended, killed = list[Ended](), list[int]()
-        killing = asyncio.create_task(_kill(site, ended, killed))
-        await _all(site, turns, ended)
+        places = asyncio.Semaphore(0)
+        kills = turns // BETWEEN_KILLS
+        ended, _ = await asyncio.gather(_all(site, turns, places), _kill(site, kills, places))
         _show(one for one in ended if not _completed(one))
-        if killing.done():
-            killing.result()  # why nobody was killed any more
-        killing.cancel()
-        await asyncio.wait({killing})
         await site.stack.make_whole()
         unfinished = await _unfinished(site)
         calls = [called for one in await site.claude.requests() if (called := _called(one["body"]))]
         return {
-            "kills": len(killed),
+            "kills": kills,
             "kills_turns": len(ended),
             "kills_failures": sum(not _completed(one) for one in ended),
             "kills_without_one_end": unfinished + await _without_one_end(site, ended),
@@ -81,14 +75,12 @@ async def measure_kills(turns: int = TURNS) -> Mapping[str, float]:
         }
 
 
-async def _all(site: Site, turns: int, ended: list[Ended]) -> None:
-    places = asyncio.Semaphore(AT_ONCE)
+async def _all(site: Site, turns: int, places: asyncio.Semaphore) -> Sequence[Ended]:
+    async def one(number: int, kind: str) -> Ended:
+        await places.acquire()
+        return await _turn(site, _marker(number), kind)
 
-    async def one(number: int, kind: str) -> None:
-        async with places:
-            ended.append(await _turn(site, _marker(number), kind))
-
-    await asyncio.gather(*(one(*each) for each in enumerate(islice(cycle(KINDS), turns))))
+    return await asyncio.gather(*(one(*each) for each in enumerate(islice(cycle(KINDS), turns))))
 
 
 async def _turn(site: Site, marker: str, kind: str) -> Ended:
@@ -105,16 +97,15 @@ async def _turn(site: Site, marker: str, kind: str) -> Ended:
     return Ended(kind=kind, marker=marker, turn_id=stream.turn_id, outcome=outcome)
 
 
-async def _kill(site: Site, ended: Sequence[Ended], killed: list[int]) -> None:
-    """Kill one of two workers, whichever chance says, each time some more turns have ended."""
+async def _kill(site: Site, kills: int, places: asyncio.Semaphore) -> None:
+    """Kill one of two workers, whichever chance says, each time some more turns have begun."""
     chance = random.Random(7)
-    while True:
-        while len(ended) < BETWEEN_KILLS * len(killed):  # noqa: ASYNC110 - nobody tells of each
-            await asyncio.sleep(LOOK_SECONDS)
+    for _ in range(kills):
+        for _ in range(BETWEEN_KILLS):
+            places.release()
         await asyncio.sleep(chance.random())  # at any moment of the turns under way
         replica = chance.choice((1, 2))
         await site.stack.kill9("agents", replica=replica)
-        killed.append(replica)
         await site.stack.start("agents", replica=replica)
 
 

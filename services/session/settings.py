@@ -90,7 +90,8 @@ class SessionSettings:
     """Seconds between two counts of what the store holds, for metrics."""
 
     max_attempts: int = 5
-    """Attempts that a turn is given before it fails."""
+    """Attempts that a turn is given before it fails. One lost with a worker that ran other turns,
+    too, does not count."""
 
     time_budget: TimeBudgets = field(default=TimeBudgets())
     """How long a turn of each lane may run if its request does not say."""

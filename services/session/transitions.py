@@ -102,6 +102,8 @@ def _take(draft: Draft, turn: record.TurnRecord, claimant: Claimant) -> None:
     turn.phase = LEASED
     turn.claim_id, turn.worker_id = claimant.claim_id, claimant.worker_id
     turn.attempt += 1
+    turn.excused += turn.beside  # whoever had it beside others until now is gone
+    turn.beside = claimant.from_lane
     turn.start_ms = turn.start_ms or draft.now_ms
     turn.not_before_ms = 0
     if claimant.traceparent:
@@ -209,6 +211,7 @@ def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.C
         step.findings.CopyFrom(named(step.findings, turn, draft.now_ms))
         step.attempt = turn.attempt
         turn.finished_steps.append(step)
+        turn.excused = 0
         settle(draft, turn, step.usage)
         keep(draft, step.findings)
         draft.log(step_finished(turn, step))
@@ -294,6 +297,7 @@ def fail_attempt(
     if (turn := _held_turn(draft, hold)) is None:
         return work.FailTurnResponse(status=_refusal(draft, hold))
     _settle_run(draft, turn, hold, failure.ending.usage)
+    turn.beside = False  # it was not lost: whatever ran beside it, it counts
     # A next attempt that the time budget forbids would only keep the caller waiting.
     in_time = draft.now_ms + failure.retry_after_ms < _deadline_ms(turn)
     if failure.retryable and in_time and not attempts_spent(turn):
@@ -318,6 +322,7 @@ def release(
 def _queue_again(draft: Draft, turn: record.TurnRecord, retry_after_ms: int) -> None:
     turn.phase = QUEUED
     turn.claim_id = turn.worker_id = ""
+    turn.beside = False
     turn.lease_end_ms = 0
     turn.job_confirmed = False
     turn.not_before_ms = draft.now_ms + retry_after_ms if retry_after_ms else 0

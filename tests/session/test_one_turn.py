@@ -71,13 +71,13 @@ class OneTurn(RuleBasedStateMachine):
             self.offered.append(copied)
         self.memory.published.clear()
 
-    @rule(worker=workers, again=booleans())
-    def claim(self, worker: str, again: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
+    @rule(worker=workers, again=booleans(), from_lane=booleans())
+    def claim(self, worker: str, again: bool, from_lane: bool) -> None:  # noqa: FBT001 - drawn
         known = self.holds.get(worker)
         if known is None or not again:
             self.claims += 1
         claim_id = known[0].claim_id if known and again else f"c{self.claims}"
-        who = t.Claimant(worker_id=worker, claim_id=claim_id)
+        who = t.Claimant(worker_id=worker, claim_id=claim_id, from_lane=from_lane)
         response = self.memory.apply(lambda d: t.claim(d, A, who, TIMING))
         if response.HasField("claim"):
             hold = t.Hold(turn_id=A, fence=response.claim.fence, claim_id=claim_id)
@@ -197,7 +197,7 @@ class OneTurn(RuleBasedStateMachine):
             turn = self.memory.turns[A]
             assert turn.fence >= self.fence
             self.fence = turn.fence
-            assert 0 <= turn.attempt <= MAX_ATTEMPTS
+            assert 0 <= turn.attempt - turn.excused - turn.beside <= MAX_ATTEMPTS
 
     def teardown(self) -> None:
         """Leave it to the clock, a worker and the archive: the turn gets to its end."""
@@ -205,7 +205,7 @@ class OneTurn(RuleBasedStateMachine):
             if A not in self.memory.turns or self.phase == STUB:
                 return
             if self.phase not in (TERMINAL, PROVISIONAL):
-                self.claim("w1", again=False)
+                self.claim("w1", again=False, from_lane=False)
                 self.complete("w1")
             self.memory.now = max(self.memory.now, self.memory.due[A])
             self._sweep(judge=True)

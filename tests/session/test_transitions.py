@@ -102,18 +102,79 @@ def phase(memory: Memory, turn: str = A) -> int:
     return memory.turns[turn].phase
 
 
+def beside(claim_id: str) -> t.Claimant:
+    """Return a worker that has other turns, too."""
+    return t.Claimant(worker_id=claim_id, claim_id=claim_id, from_lane=True)
+
+
+def lose_in_its_lane(memory: Memory) -> None:
+    """Have the turn claimed from its lane by one that is heard of no more."""
+    assert claim(memory, beside(f"since {memory.now}")).HasField("claim")
+    tick(memory)
+
+
 def test_a_suspect_is_given_to_no_lane_and_what_got_on_in_its_last_attempt_is_none() -> None:
     memory, hold = claimed()
-    beside = t.Claimant(worker_id="w2", claim_id="c2", from_lane=True)
     memory.now = memory.due[A]
-    assert claim(memory, beside).HasField("held")
-    assert claim(memory, t.Claimant(worker_id="w1", claim_id="c1", from_lane=True)).HasField(
-        "claim"
-    ), "its own worker goes on, wherever it has it from"
+    assert claim(memory, beside("c2")).HasField("held")
+    assert claim(memory, beside("c1")).HasField("claim"), (
+        "its own worker goes on, wherever it has it from"
+    )
     step = FinishedStep(step="context")
     memory.apply(lambda d: t.complete_step(d, hold, step))
     memory.now = memory.due[A]
-    assert claim(memory, beside).claim.attempt == 2
+    assert claim(memory, beside("c2")).claim.attempt == 2
+
+
+def test_a_turn_goes_back_to_its_lane_once_after_its_worker_was_lost_there() -> None:
+    memory = begun()
+    lose_in_its_lane(memory)
+    assert memory.published[-1] == RunJob(job=memory.turns[A].job, suspect=False)
+    lose_in_its_lane(memory)
+    assert memory.published[-1] == RunJob(job=memory.turns[A].job, suspect=True)
+    assert claim(memory, beside("c3")).HasField("held")
+    assert claim(memory).claim.attempt == 3
+
+
+def test_workers_that_were_lost_beside_others_spend_no_attempts_and_those_alone_do() -> None:
+    memory = begun(attempts=1)
+    lose_in_its_lane(memory)
+    lose_in_its_lane(memory)
+    assert claim(memory).claim.attempt == 3
+    tick(memory)
+    spent = memory.turns[A].finished.outcome
+    assert (spent.reason, spent.attempts) == ("ATTEMPTS_SPENT", 3)
+
+
+def test_what_fails_by_itself_spends_attempts_also_beside_others() -> None:
+    memory = begun(attempts=2)
+    lose_in_its_lane(memory)
+    away = t.Failure(
+        ending=Ending(state=TURN_STATE_FAILED, reason="MODEL_AWAY"),
+        retryable=True,
+        retry_after_ms=0,
+    )
+
+    def fail(claim_id: str) -> work.FailTurnResponse:
+        hold = hold_of(claim(memory, beside(claim_id)), beside(claim_id))
+        return memory.apply(lambda d: t.fail_attempt(d, hold, away, TIMING))
+
+    assert not fail("c2").HasField("finished"), "one counts, and two were made"
+    assert fail("c3").finished.outcome.attempts == 3
+
+
+def test_a_finished_step_ends_the_row_of_workers_that_were_lost_beside_others() -> None:
+    memory = begun(attempts=1)
+    lose_in_its_lane(memory)
+    hold = hold_of(claim(memory, beside("c2")), beside("c2"))
+    memory.apply(lambda d: t.complete_step(d, hold, FinishedStep(step="context")))
+    tick(memory)
+    assert memory.published[-1] == RunJob(job=memory.turns[A].job, suspect=False)
+    lose_in_its_lane(memory)
+    assert memory.published[-1] == RunJob(job=memory.turns[A].job, suspect=True)
+    assert claim(memory).claim.attempt == 4
+    tick(memory)
+    assert memory.turns[A].finished.outcome.reason == "ATTEMPTS_SPENT"
 
 
 def test_begin_writes_the_turn_its_message_and_its_check_and_tells_bus_and_archive() -> None:

@@ -226,6 +226,8 @@ class TurnRecord(_message.Message):
     ATTEMPT_TRACEPARENTS_FIELD_NUMBER: _builtins.int
     FINISHED_STEPS_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
+    BESIDE_FIELD_NUMBER: _builtins.int
+    EXCUSED_FIELD_NUMBER: _builtins.int
     phase: Global___TurnPhase.ValueType
     fence: _builtins.int
     claim_id: _builtins.str
@@ -239,6 +241,12 @@ class TurnRecord(_message.Message):
     job_confirmed: _builtins.bool
     acceptance_confirmed: _builtins.bool
     provisional: _builtins.bool
+    beside: _builtins.bool
+    """The attempt under way got the job from a lane: other turns run beside it."""
+    excused: _builtins.int
+    """Attempts since a step was finished last that were lost with workers which ran other turns, too.
+    They do not count.
+    """
     @_builtins.property
     def job(self) -> _bus_pb2.RunTurn:
         """Emptied to ids and hash in a stub."""
@@ -282,10 +290,12 @@ class TurnRecord(_message.Message):
         attempt_traceparents: _abc.Iterable[_builtins.str] | None = ...,
         finished_steps: _abc.Iterable[Global___FinishedStep] | None = ...,
         calls: _abc.Iterable[Global___MeteredCall] | None = ...,
+        beside: _builtins.bool = ...,
+        excused: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "intent", b"intent", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_confirmed", b"acceptance_confirmed", "archive_ms", b"archive_ms", "attempt", b"attempt", "attempt_traceparents", b"attempt_traceparents", "calls", b"calls", "claim_id", b"claim_id", "fence", b"fence", "finished", b"finished", "finished_steps", b"finished_steps", "intent", b"intent", "job", b"job", "job_confirmed", b"job_confirmed", "lease_end_ms", b"lease_end_ms", "not_before_ms", b"not_before_ms", "phase", b"phase", "provisional", b"provisional", "start_ms", b"start_ms", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_confirmed", b"acceptance_confirmed", "archive_ms", b"archive_ms", "attempt", b"attempt", "attempt_traceparents", b"attempt_traceparents", "beside", b"beside", "calls", b"calls", "claim_id", b"claim_id", "excused", b"excused", "fence", b"fence", "finished", b"finished", "finished_steps", b"finished_steps", "intent", b"intent", "job", b"job", "job_confirmed", b"job_confirmed", "lease_end_ms", b"lease_end_ms", "not_before_ms", b"not_before_ms", "phase", b"phase", "provisional", b"provisional", "start_ms", b"start_ms", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
