@@ -32,7 +32,8 @@ class History:
         direction = FORTH if request.order == MESSAGE_ORDER_OLDEST_FIRST else BACK
         beyond, limit = direction.parse(request.page_token), request.page_size or DEFAULT_PAGE
         session_id = request.session_id
-        await self._conversations.get(caller, session_id)
+        if not (await self._conversations.get(caller, session_id)).message_count:
+            return [], ""
         # The window is read first: what leaves it later is in the archive already.
         window: Mapping[str, Message] = _by_id(await self._store.window(session_id))
         archived: Sequence[Message] = ()

@@ -117,6 +117,17 @@ async def test_while_the_archive_is_away_the_window_is_listed(stack: Stack) -> N
     assert (texts([*page, *rest])[::-1], end) == (said(TURNS), "")
 
 
+async def test_that_nothing_was_said_is_known_without_the_archive(stack: Stack) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    stack.archive.away = True
+    for order in (NEWEST, OLDEST):
+        assert await user.messages(session_id, order=order) == ([], "")
+    turn = await user.begin(session_id, "q0")
+    assert [m.text for m in await user.all_messages(session_id)] == ["q0"]
+    await user.cancel(turn.turn_id)
+
+
 async def test_an_archive_that_knows_one_direction_only_is_not_misread(stack: Stack) -> None:
     user = stack.user()
     session_id = (await user.create()).session_id
