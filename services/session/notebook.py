@@ -5,7 +5,6 @@ from maieutic.v1.message_pb2 import Message
 from services.session import notes
 from services.session.annotations import Annotations
 from services.session.archive import Archive
-from services.session.errors import message_not_found
 from services.session.ids import Ids, checked, checked_message
 from services.session.limits import Most
 from services.session.listing import DEFAULT_PAGE
@@ -85,8 +84,6 @@ class Notebook:
                 known = await self._older(draft, request.message_id)
 
         def decide(draft: Draft) -> tuple[pb.Bookmark, pb.Session]:
-            if known is None:
-                raise message_not_found(request.message_id)
             bookmark = notes.add_bookmark(draft, request, bookmark_id, known, self._most)
             return bookmark, draft.record.session
 

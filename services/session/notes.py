@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from maieutic.v1 import session_service_pb2 as pb
 from maieutic.v1.message_pb2 import Message
-from services.session.errors import LimitReached, RequestIdTaken
+from services.session.errors import LimitReached, RequestIdTaken, message_not_found
 from services.session.limits import Most
 from services.session.model import Draft, milliseconds, timestamp
 from services.session.operations import done_before, done_now, request_hash
@@ -50,13 +50,24 @@ def delete_note(draft: Draft, note_id: str) -> None:
 
 
 def add_bookmark(
-    draft: Draft, request: pb.AddBookmarkRequest, bookmark_id: str, message: Message, most: Most
+    draft: Draft,
+    request: pb.AddBookmarkRequest,
+    bookmark_id: str,
+    message: Message | None,
+    most: Most,
 ) -> pb.Bookmark:
     """Keep the place of the message; a request that was carried out adds no second bookmark.
 
-    Raises LimitReached and RequestIdTaken.
+    Its message may be undone since, and None then. Raises NotFound, LimitReached, RequestIdTaken.
     """
     kept, digest = draft.kept_annotations.bookmarks, request_hash(request)
+    known = next((other for other in kept if other.bookmark_id == bookmark_id), None)
+    if known is not None:
+        if (known.message_id, known.label) != (request.message_id, request.label):
+            raise RequestIdTaken
+        return known
+    if message is None:
+        raise message_not_found(request.message_id)
     bookmark = pb.Bookmark(
         bookmark_id=bookmark_id,
         message_id=message.message_id,
@@ -68,11 +79,6 @@ def add_bookmark(
     )
     if done_before(draft, digest):
         return bookmark
-    known = next((other for other in kept if other.bookmark_id == bookmark_id), None)
-    if known is not None:
-        if (known.message_id, known.label) != (request.message_id, request.label):
-            raise RequestIdTaken
-        return known
     if len(kept) >= most.bookmarks_per_session:
         limit = most.bookmarks_per_session
         raise LimitReached("bookmarks_per_session", limit, "bookmarks in one session")

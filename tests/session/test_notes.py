@@ -6,6 +6,7 @@ import grpc
 from google.rpc.error_details_pb2 import QuotaFailure
 
 from maieutic.session.v1 import turn_work_service_pb2 as work
+from maieutic.v1.turn_service_pb2 import BUSY_POLICY_ROLLBACK
 from services.session.adapters import keys
 from tests.backends.redis import RedisServer
 from tests.proxy import proxy
@@ -69,6 +70,24 @@ async def test_the_same_request_adds_one_note_and_another_is_refused(any_stack: 
     await user.delete_note(session_id, note.note_id)
     assert await user.add_note(session_id, "one", "r") == note
     assert await _texts(user, session_id) == []
+
+
+async def test_a_bookmark_is_found_by_its_retry_also_when_its_message_is_undone(
+    stack: Stack,
+) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    await user.begin(session_id, "wrong")
+    (said,) = await user.all_messages(session_id)
+    bookmark = await user.add_bookmark(session_id, said.message_id, "here", "r")
+    right = await user.begin(session_id, "right", policy=BUSY_POLICY_ROLLBACK)
+    assert [m.text for m in await user.all_messages(session_id)] == ["right"]
+    assert await user.add_bookmark(session_id, said.message_id, "here", "r") == bookmark
+    other = await failure(user.add_bookmark(session_id, said.message_id, "there", "r"))
+    assert reason(other) == "REQUEST_ID_TAKEN"
+    anew = await failure(user.add_bookmark(session_id, said.message_id, "here"))
+    assert reason(anew) == "MESSAGE_NOT_FOUND"
+    await user.cancel(right.turn_id)
 
 
 async def test_a_note_whose_commit_was_not_heard_of_is_added_once(
