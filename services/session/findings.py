@@ -10,7 +10,7 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.v1 import specification_pb2 as pb
 from maieutic.v1.turn_service_pb2 import Findings
-from services.runtime.standing import standing_specifications
+from services.runtime.standing import open_conflicts, standing_specifications
 from services.session import summaries
 from services.session.errors import ConflictResolved, conflict_not_found
 from services.session.ids import derived
@@ -94,6 +94,17 @@ def keep(draft: Draft, found: Findings) -> None:
     replaced = found.HasField("summary") and summaries.keep(draft, found.summary)
     if replaced or kept.ByteSize() != before:
         _changed(draft)
+
+
+def show_as_kept(found: Findings, kept: Findings) -> None:
+    """Leave of the conflicts that an agent has found those that are to be decided, each whole.
+
+    It may name what is none: with sides that nobody knows, or decided before.
+    """
+    told = {one.conflict_id for one in found.conflicts}
+    open_ones = [one for one in open_conflicts(kept) if one.conflict_id in told]
+    found.ClearField("conflicts")
+    found.conflicts.extend(open_ones)
 
 
 def _fits(kept: Findings, new: pb.Specification | pb.Conflict) -> bool:

@@ -20,7 +20,7 @@ from services.session.attempts import attempts_spent, is_suspect
 from services.session.budgets import is_bounded, reserve, settle, void_rest
 from services.session.ending import Ending, end, end_waiting, stop
 from services.session.errors import EventsOutOfStep
-from services.session.findings import hand_on, keep, named
+from services.session.findings import hand_on, keep, named, show_as_kept
 from services.session.handing_on import begin_handed_on
 from services.session.happenings import step_finished, turn_started
 from services.session.model import (
@@ -209,11 +209,12 @@ def complete_step(draft: Draft, hold: Hold, step: record.FinishedStep) -> work.C
         return work.CompleteStepResponse(status=_refusal(draft, hold))
     if step.step not in (done.step for done in turn.finished_steps):
         step.findings.CopyFrom(named(step.findings, turn, draft.now_ms))
+        keep(draft, step.findings)
+        show_as_kept(step.findings, draft.kept_annotations.findings)
         step.attempt = turn.attempt
         turn.finished_steps.append(step)
         turn.excused = 0
         settle(draft, turn, step.usage)
-        keep(draft, step.findings)
         draft.log(step_finished(turn, step))
         draft.put_turn(turn)
     response = work.CompleteStepResponse(

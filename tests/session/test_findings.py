@@ -175,6 +175,8 @@ async def test_a_resolved_conflict_is_not_found_again(stack: Stack) -> None:
     same = Conflict(first=conflict.second, second=conflict.first)
     await held.complete_step("conflict", Findings(conflicts=[same]))
     assert await user.conflicts(session_id) == []
+    await held.complete("")
+    assert not (await user.ended(held.turn_id)).outcome.findings.conflicts
 
 
 async def test_specifications_are_listed_over_pages(stack: Stack) -> None:

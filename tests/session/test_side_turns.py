@@ -272,3 +272,6 @@ async def test_conflicts_are_found_between_what_holds_and_once(stack: Stack) -> 
     (conflict,) = await user.conflicts(session_id)
     assert conflict.explanation == "One database is enough."
     assert {conflict.first.value, conflict.second.value} == {"SQLite", "Postgres"}
+    await held.complete("")
+    outcome = (await user.ended(held.turn_id)).outcome
+    assert list(outcome.findings.conflicts) == [conflict], "nothing else is told"
