@@ -37,6 +37,8 @@ def fitted(request: ModelRequest, room: int, factor: float) -> ModelRequest:
     *factor* is how many tokens the model makes of what is estimated as one. The last message, the
     summary and all that is known stay. Raises ContextTooLarge if they are too much by themselves.
     """
+    if factor * estimated_tokens(request) <= room:
+        return request
     left = shortened(request, room, factor)
     if factor * estimated_tokens(left) > room:
         raise too_large(left, factor, f"The model can read {max(0, room)} tokens at once")

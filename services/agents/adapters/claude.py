@@ -22,6 +22,8 @@ from services.agents.ports import ModelEvent, ModelRequest
 
 _LOG = logging.getLogger(__name__)
 
+IDLE_SECONDS = 30.0
+"""That a connection is kept for the next call: to open one takes longer than to ask."""
 END_SECONDS = 1.0
 """From an answer's last event to the end of the response."""
 
@@ -38,7 +40,11 @@ async def claude(options: ClaudeOptions, *, connections: int) -> AsyncIterator["
     # Of the SDK's two this one parses in C, and its pool does not look at every connection for
     # every request: a call of fifty pieces takes half the processor time.
     http = DefaultAioHttpClient(
-        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+        limits=httpx2.Limits(
+            max_connections=connections,
+            max_keepalive_connections=connections,
+            keepalive_expiry=IDLE_SECONDS,
+        ),
         # The waits for an answer are measured where pings can be told from words.
         timeout=httpx2.Timeout(None, connect=options.connect_timeout),
     )
