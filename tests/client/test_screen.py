@@ -1,5 +1,6 @@
 """What a terminal shows."""
 
+from collections.abc import Callable
 from io import StringIO
 
 import pytest
@@ -33,3 +34,36 @@ def test_wide_terminals_show_a_table_and_narrow_ones_a_paragraph_a_row() -> None
     assert first == ID
     assert others[0].startswith("  first It must run on SQLite, says one.   second")
     assert not any("decided" in line for line in others), "empty cells are not named"
+
+
+HOSTILE = "tea\x1b]52;c;b3duZWQ=\x07 and\x9b2J [red]more\r\n"
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        lambda screen: screen.line(HOSTILE),
+        lambda screen: screen.part(HOSTILE),
+        lambda screen: screen.table(("A",), [(HOSTILE,)]),
+        lambda screen: screen.table(("ID", "A"), [("x" * 99, HOSTILE)]),
+        lambda screen: screen.aside(HOSTILE),
+        lambda screen: screen.problem(HOSTILE),
+    ],
+)
+def test_what_others_wrote_gives_a_terminal_no_orders(
+    show: Callable[[Screen], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen, written = Screen(), StringIO()
+    screen.out = screen.err = Console(
+        file=written, force_terminal=True, width=80, color_system=None, highlight=False
+    )
+    show(screen)
+    told = written.getvalue() + capsys.readouterr().out
+    assert "tea]52;c;b3duZWQ= and2J [red]more" in " ".join(told.split())
+    assert not {"\x1b", "\x07", "\x9b", "\r"} & set(told)
+
+
+def test_what_programs_read_is_as_it_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().line(HOSTILE)
+    Screen().part(HOSTILE)
+    assert capsys.readouterr().out == f"{HOSTILE}\n{HOSTILE}"

@@ -1,5 +1,6 @@
 """What commands show: tables and colour at a terminal, plain lines anywhere else."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -22,6 +23,8 @@ BYTES_IN_LINE = 16
 GAP = 2
 """Between the columns of a table."""
 PRINTABLE = range(0x20, 0x7F)
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal obeys instead of showing it, but for tabs and ends of lines."""
 
 
 class Screen:
@@ -39,22 +42,22 @@ class Screen:
     def line(self, text: str = "", *, style: str = "") -> None:
         """Show one line; *style* counts at a terminal only."""
         if self.rich:
-            self.out.print(escape(text), style=style or None)
+            self.out.print(_harmless(text), style=style or None)
         else:
             # Neither wrapped nor its tabs spread: a line is one record for whoever reads it.
             click.echo(text)
 
     def part(self, text: str) -> None:
         """Show a piece of running text."""
-        click.echo(text, nl=False)
+        click.echo(CONTROLS.sub("", text) if self.rich else text, nl=False)
 
     def aside(self, text: str) -> None:
         """Tell a person something that is not the result."""
-        self.err.print(escape(text), style="dim", soft_wrap=True)
+        self.err.print(_harmless(text), style="dim", soft_wrap=True)
 
     def problem(self, text: str) -> None:
         """Tell what went wrong, on standard error."""
-        self.err.print(escape(text), style="red", soft_wrap=True)
+        self.err.print(_harmless(text), style="red", soft_wrap=True)
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show rows: as a table at a terminal, else one line each, tabs between the cells.
@@ -73,7 +76,7 @@ class Screen:
         for heading, width in zip(headings, widths, strict=True):
             table.add_column(heading, width=width)
         for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*(_harmless(cell) for cell in row))
         self.out.print(table)
 
     def records(
@@ -99,7 +102,7 @@ class Screen:
             self.line(first, style="bold")
             named = zip(headings[1:], others, strict=True)
             said = (
-                f"[dim]{heading.lower()}[/dim] {escape(cell)}" for heading, cell in named if cell
+                f"[dim]{heading.lower()}[/dim] {_harmless(cell)}" for heading, cell in named if cell
             )
             self.out.print(Padding("   ".join(said), (0, 0, 0, GAP)))
 
@@ -114,6 +117,11 @@ class Screen:
         )
         with Progress(*columns, console=self.out, transient=True, disable=not self.rich) as bar:
             yield Steps(bar, doing, total)
+
+
+def _harmless(text: str) -> str:
+    """Return what others wrote as text that neither a terminal nor markup takes for orders."""
+    return escape(CONTROLS.sub("", text))
 
 
 def _widths(columns: Sequence[Sequence[str]], whole: int) -> list[int] | None:
@@ -148,7 +156,7 @@ class Steps:
 
     def at(self, name: str) -> None:
         """Say what is being worked on."""
-        self._bar.update(self._task, description=escape(name))
+        self._bar.update(self._task, description=_harmless(name))
 
     def done(self) -> None:
         """Count one step."""
