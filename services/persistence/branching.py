@@ -9,6 +9,7 @@ from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2 import Findings
 from services.persistence.facts import SESSION_CHANGED, read_fact
 from services.persistence.model import Fact
+from services.runtime.standing import part_of
 
 
 def carried(
@@ -47,18 +48,11 @@ def found_in(messages: Sequence[Message], findings: Findings) -> Findings:
     What was found later in the parent is not true of the branch.
     """
     said = {message.origin_message_id for message in messages}
-    specifications = [one for one in findings.specifications if one.message_id in said]
-    ids = {one.specification_id for one in specifications}
-    return Findings(
-        summary=_covering(messages, findings.summary),
-        specifications=specifications,
-        conflicts=[
-            one
-            for one in findings.conflicts
-            if {one.first.specification_id, one.second.specification_id} <= ids
-        ],
-        questions=[one for one in findings.questions if one.message_id in said],
-    )
+    found = part_of(findings, lambda one: one.message_id in said)
+    found.questions.extend(one for one in findings.questions if one.message_id in said)
+    if (summary := _covering(messages, findings.summary)) is not None:
+        found.summary.CopyFrom(summary)
+    return found
 
 
 def _covering(messages: Sequence[Message], summary: Summary) -> Summary | None:

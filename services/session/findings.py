@@ -10,7 +10,13 @@ from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import TurnRecord
 from maieutic.v1 import specification_pb2 as pb
 from maieutic.v1.turn_service_pb2 import Findings
-from services.runtime.standing import open_conflicts, standing_specifications
+from services.runtime.standing import (
+    decision_id,
+    open_conflicts,
+    part_of,
+    standing_specifications,
+    withdraw_losers,
+)
 from services.session import summaries
 from services.session.errors import ConflictResolved, conflict_not_found
 from services.session.ids import derived
@@ -155,10 +161,10 @@ def resolve(draft: Draft, wanted: str, resolution: pb.Resolution) -> pb.Conflict
         raise ConflictResolved(wanted)
     conflict.resolution.CopyFrom(resolution)
     conflict.resolution.resolve_time.CopyFrom(timestamp(draft.now_ms))
-    _withdraw(kept, _losers(conflict))
+    withdraw_losers(kept)
     if resolution.kind == pb.RESOLUTION_KIND_REPLACE:
         kept.specifications.add(
-            specification_id=f"{conflict.conflict_id}.r",
+            specification_id=decision_id(conflict),
             category=conflict.first.category,
             key=conflict.first.key,
             value=resolution.value,
@@ -171,38 +177,17 @@ def resolve(draft: Draft, wanted: str, resolution: pb.Resolution) -> pb.Conflict
     return conflict
 
 
-def _losers(conflict: pb.Conflict) -> frozenset[str]:
-    first, second = conflict.first.specification_id, conflict.second.specification_id
-    return {
-        pb.RESOLUTION_KIND_KEEP_FIRST: frozenset({second}),
-        pb.RESOLUTION_KIND_KEEP_SECOND: frozenset({first}),
-        pb.RESOLUTION_KIND_REPLACE: frozenset({first, second}),
-    }.get(conflict.resolution.kind, frozenset())
-
-
-def _withdraw(kept: Findings, specification_ids: frozenset[str]) -> None:
-    for specification in kept.specifications:
-        specification.withdrawn |= specification.specification_id in specification_ids
-
-
 def forget(draft: Draft, job: RunTurn) -> None:
     """Take out what was found in a turn, as if it had never been asked."""
     kept, turn_id = draft.kept_annotations.findings, job.turn_id
     withdrawn = summaries.forget(draft, job.message.position)
-    gone = {one.specification_id for one in kept.specifications if one.turn_id == turn_id}
-    left = Findings(
-        specifications=(one for one in kept.specifications if one.turn_id != turn_id),
-        conflicts=(one for one in kept.conflicts if not gone & _sides(one)),
-        questions=(one for one in kept.questions if one.question_id != turn_id),
-        summary=kept.summary if kept.HasField("summary") else None,
-    )
+    left = part_of(kept, lambda one: one.turn_id != turn_id)
+    left.questions.extend(one for one in kept.questions if one.question_id != turn_id)
+    if kept.HasField("summary"):
+        left.summary.CopyFrom(kept.summary)
     if withdrawn or left != kept:
         kept.CopyFrom(left)
         _changed(draft)
-
-
-def _sides(conflict: pb.Conflict) -> set[str]:
-    return {conflict.first.specification_id, conflict.second.specification_id}
 
 
 def _changed(draft: Draft) -> None:

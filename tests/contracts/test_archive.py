@@ -15,7 +15,7 @@ from maieutic.v1.session_service_pb2 import (
     Session,
     SessionOrder,
 )
-from maieutic.v1.specification_pb2 import Conflict, Specification
+from maieutic.v1.specification_pb2 import RESOLUTION_KIND_REPLACE, Conflict, Specification
 from maieutic.v1.turn_service_pb2 import Findings
 from services.persistence.adapters.sql import moment
 from services.persistence.errors import (
@@ -381,9 +381,12 @@ async def test_a_branch_has_what_was_found_in_its_messages(harness: ArchiveHarne
         Specification(specification_id=str(number), message_id=story.job(number).message.message_id)
         for number in (1, 2)
     )
-    findings = Findings(
-        specifications=[early, late], conflicts=[Conflict(first=early, second=late)]
-    )
+    conflict = Conflict(conflict_id="c", first=early, second=late)
+    conflict.resolution.kind = RESOLUTION_KIND_REPLACE
+    instead = Specification(specification_id="c.r", message_id=early.message_id)
+    findings = Findings(specifications=[early, late, instead], conflicts=[conflict])
+    for one in findings.specifications[:2]:
+        one.withdrawn = True
     branch = _branch_of(story, story.finished(1).answer.message_id)
     assert await harness.archive.create_branch(TENANT, branch, [], 99, findings)
     snapshot = await harness.archive.snapshot(branch.session_id, window=20)

@@ -13,6 +13,7 @@ from maieutic.v1.specification_pb2 import (
     RESOLUTION_KIND_REPLACE,
     Conflict,
     Question,
+    Resolution,
     ResolutionKind,
     Specification,
 )
@@ -29,6 +30,7 @@ from services.session.findings import (
     forget,
     keep,
     named,
+    resolve,
 )
 from services.session.model import Draft
 from services.session.transitions import Claimant, claim
@@ -123,6 +125,39 @@ def test_what_is_forgotten_takes_its_conflicts_along() -> None:
     kept = memory.annotations.findings
     assert [one.value for one in kept.specifications] == ["Postgres"]
     assert not kept.conflicts
+
+
+def decided(kind: ResolutionKind.ValueType) -> Memory:
+    """Return a session in which turn c showed that a and b conflict, and the user has decided."""
+    memory = Memory.with_session()
+    one, other = found_by("a", "SQLite"), found_by("b", "Postgres")
+    both = Findings(specifications=[*one.specifications, *other.specifications])
+    conflicting = between(both)
+    memory.apply(lambda d: keep(d, both))
+    memory.apply(lambda d: keep(d, conflicting))
+    resolution = Resolution(kind=kind, value="DuckDB" * (kind == RESOLUTION_KIND_REPLACE))
+    memory.apply(lambda d: resolve(d, conflicting.conflicts[0].conflict_id, resolution))
+    return memory
+
+
+@pytest.mark.parametrize("kind", [RESOLUTION_KIND_KEEP_SECOND, RESOLUTION_KIND_REPLACE])
+def test_what_was_withdrawn_for_what_is_forgotten_holds_again(
+    kind: ResolutionKind.ValueType,
+) -> None:
+    memory = decided(kind)
+    memory.apply(lambda d: forget(d, job("b")))
+    kept = memory.annotations.findings
+    assert [one.value for one in standing_specifications(kept)] == ["SQLite"]
+    assert len(kept.specifications) == 1
+    assert not kept.conflicts
+
+
+def test_a_decision_outlives_the_turn_in_which_its_conflict_showed() -> None:
+    memory = decided(RESOLUTION_KIND_REPLACE)
+    before = memory.state()
+    memory.apply(lambda d: forget(d, job("c")))
+    assert memory.state() == before
+    assert [one.value for one in standing_specifications(memory.annotations.findings)] == ["DuckDB"]
 
 
 async def in_conflict(stack: Stack, user: User) -> tuple[str, Conflict]:
