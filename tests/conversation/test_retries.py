@@ -25,6 +25,7 @@ async def test_a_session_made_or_changed_before_its_documents_went_is_answered_a
     assert list(changed.document_ids) == tea
     with pytest.raises(AlreadyExists):
         await client.sessions.create(title="Tea", document_ids=tea, request_id="make")
+    before = [session.session_id async for session in client.sessions.list()]
     for call in (
         client.sessions.create(document_ids=tea),
         client.sessions.update(other, document_ids=tea),
@@ -32,7 +33,7 @@ async def test_a_session_made_or_changed_before_its_documents_went_is_answered_a
         with pytest.raises(NotFound) as refused:
             await call
         assert refused.value.reason == "DOCUMENT_NOT_FOUND"
-    assert len([session async for session in client.sessions.list()]) == 2
+    assert [session.session_id async for session in client.sessions.list()] == before
 
 
 async def test_an_analysis_over_a_collection_that_was_emptied_since_is_found_again(
