@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PydanticUserError
 
 from services.agents.adapters.tool_servers import ToolServerOptions
 from services.agents.agents.team_tools import NAME, NAME_CHARACTERS, TeamTool
@@ -130,7 +130,7 @@ def _tool(name: str) -> TeamTool[Any]:
     if not isinstance(tool, TeamTool) or not _is_form(tool.form):
         raise BadSettings(
             f"{VARIABLE}TOOLS: {name!r} is {_kind(tool)}: its entry point has to name a TeamTool, "
-            "whose form is a class of pydantic.BaseModel"
+            "whose form is a class of pydantic.BaseModel with fields that JSON can hold"
         )
     if NAME.fullmatch(tool.name) is None or len(tool.name) > NAME_CHARACTERS:
         raise BadSettings(
@@ -199,7 +199,13 @@ def _where(entry: EntryPoint) -> str:
 
 
 def _is_form(form: object) -> bool:
-    return isinstance(form, type) and issubclass(form, BaseModel)
+    """Whether a model can be told of it: an API refuses all that is asked with any other schema."""
+    if not (isinstance(form, type) and issubclass(form, BaseModel)):
+        return False
+    try:
+        return form.model_json_schema().get("type") == "object"
+    except PydanticUserError:
+        return False
 
 
 def _kind(value: object) -> str:

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 from maieutic.session.v1.turn_work_service_pb2 import HandOn
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC
@@ -16,6 +17,7 @@ from maieutic.v1.turn_service_pb2 import (
     TurnOutcome,
 )
 from services.agents.adapters.offline import OfflineModel
+from services.agents.agents.asking import schema_of
 from services.agents.entry_points import ExtensionOptions, load_extensions
 from services.runtime.settings import BadSettings
 from tests.agents.listening import Listening
@@ -26,7 +28,8 @@ from tests.packages import EXAMPLE, importable, install_example, write_package
 AGENTS, TOOLS, PROMPTS = "maieutic.agents", "maieutic.tools", "maieutic.prompts"
 SOURCE = """
 import asyncio
-from pydantic import BaseModel
+from collections.abc import Callable
+from pydantic import BaseModel, RootModel, create_model
 from services.agents.extension import (
     TURN_KIND_CODE, Answer, Delta, Findings, HandOn, NotDoable, TeamTool
 )
@@ -97,6 +100,8 @@ OURS = tool("search_documents")
 SHOUTED = tool("Shout")
 REMOTE = tool("far__away")
 FORMLESS = tool("formless", form=dict)
+LISTING = tool("listing", form=RootModel[list[str]])
+CALLING = tool("calling", form=create_model("Calling", back=(Callable[[], int], ...)))
 NUMBER = 7
 """
 
@@ -126,6 +131,7 @@ def other(tmp_path: Path) -> Iterator[Path]:
         name.lower(): f"other:{name}" for name in ("BROKEN", "QUIT", "SAME", "OURS", "SHOUTED")
     }
     tools |= {"remote": "other:REMOTE", "formless": "other:FORMLESS", "seven": "other:NUMBER"}
+    tools |= {"listing": "other:LISTING", "calling": "other:CALLING"}
     prompts = {"seven": "other:NUMBER", "bare": "other"}
     entries = {AGENTS: agents, TOOLS: tools, PROMPTS: prompts}
     write_package(tmp_path, "other", SOURCE, entries)
@@ -322,6 +328,8 @@ async def test_a_tool_with_a_bug_fails_its_call_and_no_turn(
         ({"agents": ("Loud",)}, "AGENTS: 'Loud': an agent is named by a lower-case letter"),
         ({"tools": ("seven",)}, "TOOLS: 'seven' is of the type int: its entry point has to n"),
         ({"tools": ("formless",)}, "whose form is a class of pydantic.BaseModel"),
+        ({"tools": ("listing",)}, "with fields that JSON can hold"),
+        ({"tools": ("calling",)}, "with fields that JSON can hold"),
         ({"tools": ("broken", "same")}, "TOOLS: 2 tools are called 'break_it'"),
         ({"tools": ("ours",)}, "TOOLS: 2 tools are called 'search_documents', those of Maieutic"),
         ({"tools": ("shouted",)}, "'shouted': the tool is called 'Shout': call it by lower-case"),
@@ -354,6 +362,16 @@ async def test_an_agent_that_cannot_be_made_is_named_at_the_start(name: str, tol
 
 
 @pytest.mark.usefixtures("acme")
+def test_a_field_may_be_called_as_a_bound_is() -> None:
+    class Form(BaseModel):
+        pattern: Annotated[str, Field(max_length=10)]
+        maximum: int
+
+    told = schema_of(Form)
+    assert set(told["properties"]) == set(told["required"]) == {"pattern", "maximum"}
+    assert told["properties"]["pattern"] == {"title": "Pattern", "type": "string"}
+
+
 def test_of_two_packages_with_one_name_neither_is_guessed(tmp_path: Path) -> None:
     write_package(tmp_path, "rival", "", {AGENTS: {"reviewer": "rival:Reviewer"}})
     with importable(tmp_path), pytest.raises(BadSettings, match="acme-maieutic, rival:Reviewer of"):

@@ -29,6 +29,9 @@ _BOUNDS = frozenset(
     {"pattern", "minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum"}
 )
 
+_NAMING = ("properties", "$defs")
+"""What stands in these is called as somebody likes, also as a bound."""
+
 
 class Form(Generic[F]):
     """A form that a model fills in, by the instructions of a step."""
@@ -101,7 +104,8 @@ def schema_of(form: type[BaseModel]) -> Mapping[str, Any]:
 
     Bounds are left out: not every API takes them, and what comes back is validated all the same.
     """
-    return {name: _bare(part) for name, part in form.model_json_schema().items() if name != "title"}
+    schema: Mapping[str, Any] = _bare(form.model_json_schema())
+    return {name: part for name, part in schema.items() if name != "title"}
 
 
 def _bare(part: Any) -> Any:
@@ -109,7 +113,13 @@ def _bare(part: Any) -> Any:
         return [_bare(one) for one in part]
     if not isinstance(part, dict):
         return part
-    return {name: _bare(one) for name, one in part.items() if name not in _BOUNDS}
+    return {
+        name: {field: _bare(one) for field, one in value.items()}
+        if name in _NAMING
+        else _bare(value)
+        for name, value in part.items()
+        if name not in _BOUNDS
+    }
 
 
 def said_by(message: Message) -> str:
