@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 PATIENCE = 60.0
-BRAND_X = "brand-x"
+BRAND_X = "brand-x-walkers"
 MANUAL = "The battery of the Walker lasts 12 hours.\n\nThe Walker weighs 400 grams.\n"
 REVIEW = "The battery of the Walker lasts 7 hours.\n\nThe strap of the Walker is not leather.\n"
 CATALOGUE = "Umbrellas come in blue and in green.\n"
