@@ -172,6 +172,13 @@ async def test_only_our_spans_tell_of_a_call_and_no_trace_ids_leave(
     assert not model._client.open_telemetry["traces"]["enabled"]
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+async def test_the_api_may_be_behind_a_path(end: str) -> None:
+    options = ClaudeOptions(api_key="key", base_url=f"https://gateway.test/claude{end}")
+    async with claude(options, connections=1) as model:
+        assert model._url == "https://gateway.test/claude/v1/messages"
+
+
 # --- usage -----------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ id: 7
 event: ping
 
 """
-EVENTS = [("word", '{"text": "é"}'), ("", "one\ntwo")]
+EVENTS = ['{"text": "é"}', "one\ntwo"]
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
@@ -30,11 +30,11 @@ def test_events_are_the_same_whatever_the_reads_and_the_line_ends(line_end: str,
 def test_an_event_that_has_not_ended_is_not_told() -> None:
     reader = EventReader()
     assert list(reader.take(b"data: one\n")) == []
-    assert list(reader.take(b"\ndata: two\n")) == [("", "one")]
+    assert list(reader.take(b"\ndata: two\n")) == ["one"]
 
 
 def test_what_is_not_utf_8_is_refused_after_the_events_before_it() -> None:
     events = EventReader().take(b"data: one\n\ndata: \xff\n\n")
-    assert next(events) == ("", "one")
+    assert next(events) == "one"
     with pytest.raises(ValueError, match="utf-8"):
         next(events)

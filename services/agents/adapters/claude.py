@@ -8,11 +8,11 @@ from contextlib import aclosing, asynccontextmanager, closing
 from typing import Any
 
 import httpx2
-from anthropic import APIStatusError, AsyncAnthropic, DefaultAioHttpClient, omit
-from anthropic.types import OutputConfigParam
+from anthropic import APIStatusError, AsyncAnthropic, AsyncStream, DefaultAioHttpClient
+from anthropic.types import Message, RawMessageStreamEvent
 
 from services.agents.adapters.claude_errors import FOREIGN, model_error, status_of
-from services.agents.adapters.claude_messages import conversation, system_prompt, tools
+from services.agents.adapters.claude_messages import call_of
 from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.adapters.claude_reading import Reading
 from services.agents.adapters.gathering import Gathering
@@ -21,6 +21,7 @@ from services.agents.adapters.server_sent_events import EventReader
 from services.agents.ports import ModelEvent, ModelRequest
 
 _LOG = logging.getLogger(__name__)
+_Stream = AsyncStream[RawMessageStreamEvent]
 
 IDLE_SECONDS = 30.0
 """That a connection is kept for the next call: to open one takes longer than to ask."""
@@ -67,6 +68,7 @@ class ClaudeModel:
     def __init__(self, client: AsyncAnthropic, options: ClaudeOptions) -> None:
         self._client = client
         self._options = options
+        self._url = str(client.base_url.join("v1/messages"))
         self.gathering = Gathering()
 
     @asynccontextmanager
@@ -82,20 +84,13 @@ class ClaudeModel:
             await response.aclose()  # if it was not read to its end: the connection
 
     async def _open(self, request: ModelRequest, first_word_by: float) -> httpx2.Response:
-        options, messages = self._options, conversation(request)
-        output = _output(request, options)
+        call = call_of(request, self._options)
         try:
+            # As it is sent: the SDK would copy the call twice before it writes it as JSON.
+            body = json.dumps(call, ensure_ascii=False).encode()
             async with asyncio.timeout_at(first_word_by):
-                stream = await self._client.messages.create(
-                    model=request.model or options.model,
-                    max_tokens=min(request.max_tokens or options.max_tokens, options.max_tokens),
-                    system=system_prompt(request) or omit,
-                    messages=messages,
-                    tools=tools(request) or omit,
-                    # Tools that were called have to be named even where none may be called.
-                    tool_choice=omit if request.may_call or not request.tools else {"type": "none"},
-                    output_config=output or omit,
-                    stream=True,
+                stream = await self._client.post(
+                    self._url, content=body, cast_to=Message, stream=True, stream_cls=_Stream
                 )
                 return stream.response
         except FOREIGN as error:
@@ -142,34 +137,24 @@ class ClaudeModel:
                     await self.gathering.pause()
 
 
-def _told(
-    events: Iterable[tuple[str, str]], response: httpx2.Response
-) -> Iterator[Mapping[str, Any]]:
+def _told(events: Iterable[str], response: httpx2.Response) -> Iterator[Mapping[str, Any]]:
     """Read the events of a stream; raises APIStatusError for an error that it tells.
 
     Not as the SDK's models, which take most of the time of a stream. Pings are left out: they
     keep the connection, and say nothing of the model.
     """
-    for name, data in events:
-        if name == "error":
-            raise APIStatusError("error in the stream", response=response, body=_read(data))
-        if name != "ping":
-            yield _read(data)
+    for data in events:
+        event = _read(data)
+        if (kind := event["type"]) == "error":
+            raise APIStatusError("error in the stream", response=response, body=event)
+        if kind != "ping":
+            yield event
 
 
 def _read(data: str) -> dict[str, Any]:
     if not isinstance(event := json.loads(data), dict):
         raise ValueError("an event is no object")  # noqa: TRY004 - as other data that is none
     return event
-
-
-def _output(request: ModelRequest, options: ClaudeOptions) -> OutputConfigParam:
-    output: OutputConfigParam = {}
-    if effort := request.effort or options.effort:
-        output["effort"] = effort
-    if request.schema is not None:
-        output["format"] = {"type": "json_schema", "schema": dict(request.schema)}
-    return output
 
 
 def _note(request: ModelRequest, error: Exception) -> None:

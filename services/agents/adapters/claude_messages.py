@@ -4,12 +4,40 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from anthropic.types import MessageParam, TextBlockParam, ToolParam, ToolResultBlockParam
+from anthropic.types import (
+    MessageParam,
+    OutputConfigParam,
+    TextBlockParam,
+    ToolParam,
+    ToolResultBlockParam,
+)
+from anthropic.types.message_create_params import MessageCreateParamsStreaming
 
+from services.agents.adapters.claude_options import ClaudeOptions
 from services.agents.errors import ModelRejected
 from services.agents.ports import Author, ModelMessage, ModelRequest, ModelRound, ToolResult
 
 NOTHING_BEFORE = "[The user has said nothing before this.]"
+
+
+def call_of(request: ModelRequest, options: ClaudeOptions) -> MessageCreateParamsStreaming:
+    """Return the call of the API; raises ModelRejected if there is no question to answer."""
+    call: MessageCreateParamsStreaming = {
+        "model": request.model or options.model,
+        "max_tokens": min(request.max_tokens or options.max_tokens, options.max_tokens),
+        "messages": conversation(request),
+        "stream": True,
+    }
+    if instructions := system_prompt(request):
+        call["system"] = instructions
+    if told := tools(request):
+        # Tools that were called have to be named even where none may be called.
+        call["tools"] = told
+        if not request.may_call:
+            call["tool_choice"] = {"type": "none"}
+    if output := _output(request, options):
+        call["output_config"] = output
+    return call
 
 
 def system_prompt(request: ModelRequest) -> list[TextBlockParam]:
@@ -64,6 +92,15 @@ def conversation(request: ModelRequest) -> list[MessageParam]:
         for author, blocks in turns
     ]
     return [*messages, *_rounds(request.rounds)]
+
+
+def _output(request: ModelRequest, options: ClaudeOptions) -> OutputConfigParam:
+    output: OutputConfigParam = {}
+    if effort := request.effort or options.effort:
+        output["effort"] = effort
+    if request.schema is not None:
+        output["format"] = {"type": "json_schema", "schema": dict(request.schema)}
+    return output
 
 
 def _besides(request: ModelRequest) -> list[TextBlockParam]:

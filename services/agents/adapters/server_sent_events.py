@@ -16,24 +16,15 @@ class EventReader:
     def __init__(self) -> None:
         self._rest = b""
 
-    def take(self, read: bytes) -> Iterator[tuple[str, str]]:
-        """Return the name and the data of each event that is whole with this read.
+    def take(self, read: bytes) -> Iterator[str]:
+        """Return the data of each event that is whole with this read.
 
         Raises ValueError for what is not UTF-8. Events without data are left out.
         """
         *events, self._rest = _END.split(self._rest + read)
-        for event in events:
-            name, data = _read(event)
-            if data:
-                yield name, data
+        return filter(None, map(_data, events))
 
 
-def _read(event: bytes) -> tuple[str, str]:
-    name, data = "", list[str]()
-    for line in event.splitlines():
-        field, _, value = line.decode().partition(":")
-        if field == "data":
-            data.append(value.removeprefix(" "))
-        elif field == "event":
-            name = value.removeprefix(" ")
-    return name, "\n".join(data)
+def _data(event: bytes) -> str:
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line[:5] == b"data:"]
+    return b"\n".join(lines).decode()
