@@ -158,6 +158,23 @@ async def test_a_result_is_bounded_and_an_empty_one_says_so() -> None:
     assert nothing == "Nothing was found."
 
 
+@pytest.mark.parametrize("failed", [False, True])
+async def test_half_a_character_in_a_result_keeps_nobody_from_reading_the_rest(
+    failed: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """As of a file's name that is no UTF-8."""
+    name = b"caf\xe9.txt".decode(errors="surrogateescape")
+
+    async def named(_: _Form) -> str:
+        if failed:
+            raise ToolProblem(name)
+        return name
+
+    model = Listening(calls=[calling({"word": "a"})])
+    await answered(model, tool(named))
+    assert [one.text for one in model.told[0]] == ["caf?.txt"]
+
+
 async def test_after_the_last_round_the_model_has_to_answer() -> None:
     model = Listening(text="Enough.", calls=[calling({"word": "a"})] * 9)
     assert text_of(await answered(model, tool(), rounds=2)) == "Enough."

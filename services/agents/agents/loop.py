@@ -146,7 +146,9 @@ class ModelLoop:
         most = self._options.result_characters
         if not text.strip():
             return "Nothing was found."
-        return text if len(text) <= most else text[:most] + SHORTENED
+        bounded = text if len(text) <= most else text[:most] + SHORTENED
+        # Half a character, as of a file's name that is no UTF-8, could not be sent to the model.
+        return bounded.encode(errors="replace").decode()
 
 
 class _Answer:
