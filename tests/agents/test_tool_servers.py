@@ -136,9 +136,11 @@ async def test_a_call_says_for_whom_it_is_and_its_token_opens_no_other_door() ->
 
 
 async def test_a_slow_tool_is_given_up_and_the_turn_goes_on() -> None:
-    bench = ToolBench(answer=forever)
-    result = await told_to(bench, timeout=0.05)
-    assert (result.text, result.failed) == ("The tool did not answer in time.", True)
+    bench, timeout = ToolBench(answer=forever), 0.025
+    while not bench.requests:  # a machine that is busy may need longer to bring the call at all
+        timeout *= 2
+        result = await told_to(bench, timeout=timeout)
+        assert (result.text, result.failed) == ("The tool did not answer in time.", True)
     await bench.cancelled.wait()
 
 

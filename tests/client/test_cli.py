@@ -587,6 +587,19 @@ async def test_an_interrupt_while_an_answer_is_written_cancels_the_turn(
     assert command == "analyze" or out.startswith(b"one two \n")
 
 
+async def test_an_interrupt_before_the_turn_is_accepted_cancels_it_once_it_is(cli: Cli) -> None:
+    state = cli.stack.conversations
+    state.hold, state.hold_all = asyncio.Event(), asyncio.Event()
+    process = await cli.start("chat", "one two")
+    await wait_until(lambda: state.open_streams == 1, 30)
+    process.send_signal(signal.SIGINT)
+    state.hold_all.set()
+    await wait_until(lambda: "CancelTurn" in [name for name, _ in state.calls], 30)
+    state.hold.set()
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ", "status", "told"),
     [

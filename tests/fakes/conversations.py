@@ -74,6 +74,8 @@ class Conversations:
     breaks_with: ServiceError = field(default_factory=lambda: Unavailable("cut by the test"))
     hold: asyncio.Event | None = None
     """If set, streams stop before their outcome until it is."""
+    hold_all: asyncio.Event | None = None
+    """If set, streams of turns stop before their first frame until it is."""
     open_streams: int = 0
     sent: int = 0
     """Frames handed to gRPC so far, in all streams."""
@@ -453,6 +455,8 @@ class FakeTurns(TurnServiceServicer):
         cut = state.cuts.pop(0) if state.cuts else None
         state.open_streams += 1
         try:
+            if state.hold_all is not None:
+                await state.hold_all.wait()
             for sent, frame in enumerate(frames):
                 if sent == cut:
                     raise state.breaks_with

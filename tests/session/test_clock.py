@@ -244,7 +244,7 @@ async def broken_link(server: RedisServer, **settings: Any) -> AsyncIterator[tup
     """Run the service on a link that can break; the test's own Redis client is behind it, too."""
     async with proxy(server.port) as link:
         url = f"redis://127.0.0.1:{link.port}/0"
-        async with session_stack(url, redis_timeout=0.3, **settings) as stack:
+        async with session_stack(url, **settings) as stack:
             yield stack, link
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from maieutic_client.client import Maieutic
 from maieutic_client.stream import TurnStream
 
+LOOK_SECONDS = 0.05
+
 
 @contextmanager
 def interrupt_cancels(client: Maieutic, stream: TurnStream) -> Iterator[None]:
@@ -18,8 +20,7 @@ def interrupt_cancels(client: Maieutic, stream: TurnStream) -> Iterator[None]:
     def cancel_turn() -> None:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, previous)
-        if stream.turn_id:
-            tasks.append(loop.create_task(client.turns.cancel(stream.turn_id)))
+        tasks.append(loop.create_task(_cancelled(client, stream)))
 
     try:
         loop.add_signal_handler(signal.SIGINT, cancel_turn)
@@ -31,3 +32,13 @@ def interrupt_cancels(client: Maieutic, stream: TurnStream) -> Iterator[None]:
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, previous)
+        if not stream.turn_id:  # it was never accepted
+            for task in tasks:
+                task.cancel()
+
+
+async def _cancelled(client: Maieutic, stream: TurnStream) -> None:
+    """Cancel the turn, as soon as its id is known."""
+    while not stream.turn_id:  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(LOOK_SECONDS)
+    await client.turns.cancel(stream.turn_id)
