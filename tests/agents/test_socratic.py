@@ -10,7 +10,7 @@ import pytest
 
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.v1.artifact_pb2 import Artifact
-from maieutic.v1.message_pb2 import Message
+from maieutic.v1.message_pb2 import AUTHOR_USER, Message
 from maieutic.v1.session_service_pb2 import SESSION_MODE_SOCRATIC, Session
 from maieutic.v1.specification_pb2 import (
     CONFLICT_SEVERITY_HIGH,
@@ -38,6 +38,7 @@ from services.agents.ports import (
     ModelUsage,
     TextDelta,
 )
+from tests.fakes.turn_work import LiveStore
 from tests.fakes.workers import Office, office
 from tests.waiting import wait_until
 
@@ -125,6 +126,15 @@ async def test_a_question_is_asked_where_nothing_was_said() -> None:
     (request,) = oracle.asked
     assert request.messages[-1].author is Author.USER
     assert request.messages[-1].text
+
+
+async def test_an_analysis_reads_little_of_what_was_said_before_its_message() -> None:
+    oracle = Oracle()
+    window = [Message(author=AUTHOR_USER, text=text) for text in "abcdefgh"]
+    async with office(oracle, store=LiveStore(window=window)) as place:
+        await place.publish(analysis(place, "SQLite."), "analysis")
+        await place.finished()
+    assert [one.text for one in oracle.of("context")[0].messages] == [*"cdefgh", "SQLite."]
 
 
 async def test_an_analysis_finds_specifications_and_then_compares_them() -> None:

@@ -328,6 +328,16 @@ async def test_over_its_budget_in_a_late_round_a_turn_keeps_what_it_has_said(
     assert (message.text, message.partial) == ("Let me look. ", True)
 
 
+async def test_what_a_round_has_not_consumed_is_there_for_the_next_one(
+    conversation: Conversation, model: HeldModel
+) -> None:
+    model.default = Script(calls=[[{"name": "list_specifications", "input": {}}]] * 4, text="So.")
+    turn_id = await conversation.ask(Budget(tokens=2 * UNLIMITED_ANSWER))
+    outcome = (await conversation.user.frames(turn_id))[-1].outcome
+    assert (outcome.state, outcome.text) == (TURN_STATE_COMPLETED, "So.")
+    assert model.calls[turn_id] == 5, "of which two could be reserved at a time"
+
+
 async def test_a_late_round_is_reserved_though_the_store_has_lost_the_turn(
     conversation: Conversation, model: HeldModel
 ) -> None:
