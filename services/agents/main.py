@@ -83,9 +83,11 @@ async def agents_service(
 ) -> AsyncIterator[RunningAgents]:
     """Work during the block; leaving it drains. `embedded` calls this, too.
 
-    Raises BadSettings for prices that make no sense, and for extensions that cannot be used.
+    Raises BadSettings for prices and limits that make no sense, and for extensions that cannot be
+    used.
     """
     bounds = _bounds(settings.model)
+    _check_limits(settings.model, bounds)
     extensions = load_extensions(settings.extensions)
     peer = partial(open_channel, signer=signer, options=settings.channel)
     async with (
@@ -171,6 +173,17 @@ def _bounds(model: ModelSettings) -> CallBounds:
         return CallBounds(prices=prices, model=claude.model, max_tokens=claude.max_tokens)
     here = {"offline": offline.MODEL_NAME, "scripted": scripted.MODEL_NAME}
     return CallBounds(prices=prices, model=here[model.kind])
+
+
+def _check_limits(model: ModelSettings, bounds: CallBounds) -> None:
+    """Raise BadSettings for limits under which no turn would ever be answered."""
+    if (rounds := model.loop.rounds) < 0:
+        raise BadSettings(f"MAIEUTIC_MODEL_LOOP_ROUNDS: must be at least 0, is {rounds}")
+    if (room := model.context.room(bounds.model, bounds.max_tokens)) <= 0:
+        raise BadSettings(
+            f"MAIEUTIC_MODEL_CONTEXT_TOKENS: leaves {room} tokens to read, besides an answer of "
+            f"{bounds.max_tokens} and the margin: raise it, or lower one of them"
+        )
 
 
 def _prices(options: PriceOptions) -> PriceTable:

@@ -10,6 +10,7 @@ from maieutic.v1.message_pb2 import AUTHOR_AGENT, AUTHOR_USER, Message
 from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TURN_STATE_FAILED
 from services.agents.adapters.claude import claude
 from services.agents.adapters.claude_options import ClaudeOptions
+from services.agents.agents.loop import LoopOptions
 from services.agents.context_limit import ContextOptions, fitted
 from services.agents.errors import ContextTooLarge
 from services.agents.fitted_model import FittedModel
@@ -28,7 +29,7 @@ from services.agents.ports import (
 )
 from services.agents.settings import AgentsSettings
 from services.agents.tokens import estimated_tokens
-from services.runtime.settings import load
+from services.runtime.settings import BadSettings, load
 from tests.emulators.anthropic import anthropic_emulator
 from tests.emulators.anthropic_answers import texts_of
 from tests.emulators.anthropic_plan import Rule
@@ -170,6 +171,21 @@ async def test_each_model_has_a_limit_of_its_own() -> None:
     assert estimated_tokens(reader.asked[0]) <= 5000
     settings = load(AgentsSettings, environ={"MAIEUTIC_MODEL_CONTEXT_MODELS": '{"a*": 9}'})
     assert settings.model.context.room("abc", 1) == 9 - 1 - settings.model.context.margin
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"context": ContextOptions(tokens=8192 + 2000)}, "CONTEXT_TOKENS: leaves 0 tokens to"),
+        ({"loop": LoopOptions(rounds=-1)}, "LOOP_ROUNDS: must be at least 0, is -1"),
+    ],
+)
+async def test_limits_under_which_nothing_can_be_answered_end_the_start(
+    options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(BadSettings, match=told):
+        async with office(**options):
+            pass
 
 
 # --- by whole turns -------------------------------------------------------------------------------

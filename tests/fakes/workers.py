@@ -16,6 +16,7 @@ from maieutic.v1.document_service_pb2 import Document
 from maieutic.v1.message_pb2 import AUTHOR_USER
 from maieutic.v1.session_service_pb2 import SESSION_MODE_DIRECT
 from services.agents.adapters.scripted import ScriptedModel
+from services.agents.agents.loop import LoopOptions
 from services.agents.context_limit import ContextOptions
 from services.agents.main import RunningAgents, agents_service
 from services.agents.ports import Model
@@ -137,6 +138,7 @@ async def office(
     prices: PriceOptions = PriceOptions(),  # noqa: B008 - frozen
     tuning: Tuning = Tuning(),  # noqa: B008 - frozen
     context: ContextOptions = ContextOptions(),  # noqa: B008 - frozen
+    loop: LoopOptions = LoopOptions(),  # noqa: B008 - frozen
     key: Ed25519PrivateKey | None = None,
     **settings: Any,
 ) -> AsyncIterator[Office]:
@@ -158,7 +160,7 @@ async def office(
             session_address=session.address,
             retrieval_address=retrieval.address,
             recorder=recorder,
-            model=ModelSettings(prices=prices, agents=tuning, context=context),
+            model=ModelSettings(prices=prices, agents=tuning, context=context, loop=loop),
             **settings,
         )
         signer = Signer("agents", private)
