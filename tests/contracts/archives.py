@@ -80,6 +80,15 @@ async def postgres_harness(
         yield ArchiveHarness(archive=SqlArchive(database), database=database)
 
 
+async def in_english(harness: ArchiveHarness) -> None:
+    """Have PostgreSQL sort ids as English does, as a database may by default."""
+    async with harness.database.writing() as connection:
+        for table, column in (("sessions", "session_id"), ("artifacts", "artifact_id")):
+            await connection.fetch(
+                f'ALTER TABLE {table} ALTER COLUMN {column} TYPE text COLLATE "en-x-icu"'
+            )
+
+
 @asynccontextmanager
 async def sqlite_harness(folder: Path) -> AsyncIterator[ArchiveHarness]:
     url = f"sqlite://{folder}/archive.db"

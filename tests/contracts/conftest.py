@@ -9,6 +9,8 @@ from tests.backends.postgres import PostgresServer
 from tests.contracts.archives import (
     ArchiveHarness,
     emptied_postgres_url,
+    fresh_postgres_url,
+    in_english,
     postgres_harness,
     sqlite_harness,
 )
@@ -30,4 +32,16 @@ async def harness(server: PostgresServer | None, tmp_path: Path) -> AsyncIterato
             yield opened
         return
     async with postgres_harness(await emptied_postgres_url(server)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def languages(server: PostgresServer | None, tmp_path: Path) -> AsyncIterator[ArchiveHarness]:
+    """The same, where the database sorts texts as people do: a, B, c."""
+    if server is None:
+        async with sqlite_harness(tmp_path) as opened:
+            yield opened
+        return
+    async with postgres_harness(await fresh_postgres_url(server)) as opened:
+        await in_english(opened)
         yield opened

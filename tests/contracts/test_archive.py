@@ -727,6 +727,28 @@ async def test_a_page_never_ends_between_messages_of_one_position(
         assert [message.position for message in page] == [position] * 2
 
 
+@pytest.mark.parametrize(
+    ("order", "way"),
+    [
+        (SESSION_ORDER_NEWEST_FIRST, -1),
+        (SESSION_ORDER_OLDEST_FIRST, 1),
+        (SESSION_ORDER_LAST_USED_FIRST, -1),
+    ],
+)
+async def test_sessions_of_one_moment_are_sorted_by_code_points_in_any_language(
+    languages: ArchiveHarness, order: SessionOrder.ValueType, way: int
+) -> None:
+    """So the session service sorts them, whose page may end between them."""
+    stories = [Story(name) for name in ("a", "B", "c", "D", "_", "-")]
+    await languages.archive.apply([fact(story.changed()) for story in stories])
+    pages: list[str] = []
+    after: Place | None = None
+    while found := await _sessions(languages, after=after, limit=1, order=order):
+        pages += [session.session_id for session in found]
+        after = _place(found[-1])
+    assert pages == sorted(story.session_id for story in stories)[::way]
+
+
 async def test_a_page_of_sessions_is_bounded_in_bytes_and_says_so(harness: ArchiveHarness) -> None:
     stories = [Story(f"s{age}", age=age) for age in range(5)]
     await harness.archive.apply([fact(story.changed(title="t" * 500)) for story in stories])

@@ -148,6 +148,23 @@ async def test_what_the_outcome_names_is_listed_oldest_first_and_in_pages(
     assert pages == [[one.path for one in order[:3]], [order[3].path]]
 
 
+async def test_files_of_one_moment_are_sorted_by_code_points_in_any_language(
+    languages: ArchiveHarness,
+) -> None:
+    """So the session service sorts them, whose page may end between them."""
+    story = await begun(languages)
+    files = [await put(languages, made(story, f"{number}.py")) for number in range(8)]
+    await languages.archive.apply([fact(ended(story, *files))])
+    await aged(languages, 60)
+    pages, after = [], START
+    while found := await languages.archive.artifacts_of_session(
+        story.session_id, after=after, limit=1
+    ):
+        pages += [one.artifact_id for one in found]
+        after = Place(time=found[-1].create_time.ToDatetime(UTC), id=found[-1].artifact_id)
+    assert pages == sorted(one.artifact_id for one in files)
+
+
 async def test_an_outcome_that_came_too_late_names_nothing(harness: ArchiveHarness) -> None:
     story = await begun(harness)
     first, late = await put(harness, made(story, "a")), await put(harness, made(story, "b"))

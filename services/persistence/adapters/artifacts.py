@@ -33,10 +33,12 @@ ON CONFLICT (artifact_id) DO UPDATE SET fence = excluded.fence
 RETURNING {COLUMNS}
 """  # noqa: S608 - constants
 
+# Sorted as the session service sorts, which lists these and those not yet archived together.
 OF_SESSION = f"""
 SELECT {COLUMNS} FROM artifacts
-WHERE session_id = $1 AND named AND (create_time, artifact_id) > ($2, $3)
-ORDER BY create_time, artifact_id
+WHERE session_id = $1 AND named AND create_time >= $2
+    AND (create_time > $2 OR artifact_id COLLATE "C" > $3)
+ORDER BY create_time, artifact_id COLLATE "C"
 LIMIT $4
 """  # noqa: S608 - constants
 

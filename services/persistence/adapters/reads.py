@@ -51,13 +51,14 @@ ORDER BY create_time DESC, accept_order DESC
 LIMIT 1
 """
 
-# The sizes are summed in the database, so that what does not fit is never read.
+# Ids are sorted by code points, in every database and as the session service sorts: it lists these
+# and its own together. The sizes are summed here, so that what does not fit is never read.
 SESSIONS = """
 WITH page AS (
-    SELECT record, {at} AS sorted_time, session_id FROM sessions
+    SELECT record, {at} AS sorted_time, session_id COLLATE "C" AS session_id FROM sessions
     WHERE tenant = $1 AND user_id = $2 AND delete_time IS NULL
-        AND ({at}, session_id) {beyond} ($3, $4)
-    ORDER BY {at} {way}, session_id {way}
+        AND {at} {within} $3 AND ({at} {beyond} $3 OR session_id COLLATE "C" {beyond} $4)
+    ORDER BY {at} {way}, session_id COLLATE "C" {way}
     LIMIT $5
 ), sized AS (
     SELECT
@@ -70,8 +71,8 @@ WITH page AS (
 )
 SELECT record, total FROM sized WHERE place = 1 OR bytes <= $6 ORDER BY place
 """
-DOWN = SESSIONS.replace("{way}", "DESC").replace("{beyond}", "<")
-UP = SESSIONS.replace("{way}", "ASC").replace("{beyond}", ">")
+DOWN = SESSIONS.replace("{way}", "DESC").replace("{beyond}", "<").replace("{within}", "<=")
+UP = SESSIONS.replace("{way}", "ASC").replace("{beyond}", ">").replace("{within}", ">=")
 PAST_ALL_SESSIONS = Place(time=datetime.max.replace(tzinfo=UTC), id="")
 BEFORE_ALL_SESSIONS = Place(time=datetime.min.replace(tzinfo=UTC), id="")
 LISTS = MappingProxyType(
