@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 FEW = 100
 """Answers under way below which nothing waits."""
-SECONDS_PER_ANSWER = 0.0005
+SECONDS_PER_ANSWER = 0.001
 MOST_SECONDS = 0.15
 
 
