@@ -16,7 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from maieutic.tools.v1.tool_service_pb2 import CallToolRequest, CallToolResponse, Tool
 from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TurnOutcome
-from services.agents.adapters.tool_servers import ToolServerOptions
+from services.agents.adapters.tool_servers import (
+    REFRESH_SECONDS,
+    ToolServerOptions,
+    pause_after,
+)
 from services.agents.agents.listed_tools import MOST_TOOLS, listed
 from services.agents.entry_points import ExtensionOptions, load_extensions
 from services.agents.ports import ToolResult
@@ -259,6 +263,13 @@ async def test_a_server_that_is_away_at_the_start_comes_in_later(tmp_path: Path)
         model.model.default = Listening(calls=[[LOOK]]).model.default
         assert (await ended(place)).state == TURN_STATE_COMPLETED
         assert [one.text for one in model.told[0]] == [AWAY]
+
+
+def test_a_server_that_was_away_for_days_is_asked_again_like_any_other() -> None:
+    waits = [pause_after(failures) for failures in (*range(9), 20_000)]
+    assert waits[0] == REFRESH_SECONDS
+    assert sorted(waits[1:]) == waits[1:]
+    assert (waits[1], waits[-2], waits[-1]) == (1.0, 30.0, 30.0)
 
 
 async def test_a_server_that_does_not_know_a_tool_any_more_is_asked_for_its_tools_again() -> None:

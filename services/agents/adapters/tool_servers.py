@@ -33,6 +33,7 @@ AUDIENCE = "maieutic-tools"
 REFRESH_SECONDS = 60.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
+MOST_DOUBLINGS = 16
 START_SECONDS = 2.0
 """So long a worker waits at its start for the lists; a server that is away comes in later."""
 INPUT_BYTES = 64 * 1024
@@ -70,6 +71,14 @@ class ToolServerOptions:
 
 class _Anything(RootModel[dict[str, Any]]):
     """The server checks its input itself."""
+
+
+def pause_after(failures: int) -> float:
+    """Return the seconds until a server is asked for its tools again, after failures in a row."""
+    if not failures:
+        return REFRESH_SECONDS
+    # A server may be away for days: too high a power is no number any more.
+    return min(FIRST_PAUSE * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_PAUSE)
 
 
 @asynccontextmanager
@@ -143,9 +152,8 @@ class ToolServer:
             failures = 0 if await self._list() else failures + 1
             self.asked.set()
             await asyncio.sleep(FIRST_PAUSE)
-            pause = min(FIRST_PAUSE * 2.0**failures, LONGEST_PAUSE) if failures else REFRESH_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(pause_after(failures)):
                     await self._changed.wait()
             self._changed.clear()
 
