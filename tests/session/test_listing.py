@@ -76,6 +76,17 @@ async def test_a_session_that_came_back_is_at_its_place_before_the_archive_hears
         assert await user.all_sessions(2) == made[::-1]
 
 
+async def test_a_session_stays_on_the_list_as_long_as_it_lives(stack: Stack) -> None:
+    user = stack.user()
+    live = keys.owner_key(Caller(tenant=user.tenant, user=user.name).key)
+    with stack.archiver.paused():  # nobody else has it on a list
+        session_id = (await user.create()).session_id
+        await stack.redis.zadd(live, {session_id: 1, "x" * 48: 1})  # made long ago
+        for _ in range(2):
+            assert await user.all_sessions(5) == [session_id]
+        assert await stack.redis.zcard(live) == 1
+
+
 @pytest.mark.parametrize(("first", "then"), [(NEWEST, OLDEST), (OLDEST, USED), (USED, NEWEST)])
 async def test_a_token_of_another_order_is_refused(
     stack: Stack, first: pb.SessionOrder.ValueType, then: pb.SessionOrder.ValueType

@@ -57,6 +57,7 @@ async def test_notes_come_in_pages_without_gap_or_double(stack: Stack) -> None:
         more, token = await user.notes(session_id, 3, token)
         found += more
     assert [note.text for note in found] == [str(number) for number in range(7)]
+    assert (await user.notes(session_id, 6))[1] == "", "six are left, and no page after them"
     error = await failure(user.notes(session_id, 3, "x"))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
 
@@ -88,6 +89,18 @@ async def test_a_bookmark_is_found_by_its_retry_also_when_its_message_is_undone(
     anew = await failure(user.add_bookmark(session_id, said.message_id, "here"))
     assert reason(anew) == "MESSAGE_NOT_FOUND"
     await user.cancel(right.turn_id)
+
+
+async def test_a_bookmark_that_was_deleted_does_not_come_back_with_its_retry(stack: Stack) -> None:
+    user = stack.user()
+    session_id = (await user.create()).session_id
+    turn = await user.begin(session_id, "Why?")
+    (said,) = await user.all_messages(session_id)
+    bookmark = await user.add_bookmark(session_id, said.message_id, "here", "r")
+    await user.delete_bookmark(session_id, bookmark.bookmark_id)
+    assert await user.add_bookmark(session_id, said.message_id, "here", "r") == bookmark
+    assert await user.bookmarks(session_id) == ([], "")
+    await user.cancel(turn.turn_id)
 
 
 async def test_a_note_whose_commit_was_not_heard_of_is_added_once(

@@ -1,9 +1,13 @@
 """Statistics of a session: each turn counts once, archived or not."""
 
+from google.protobuf.duration_pb2 import Duration
+
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1 import turn_work_service_pb2 as work
 from maieutic.v1 import session_service_pb2 as pb, turn_service_pb2 as turns
+from services.session.model import timestamp
 from services.session.statistics import added
+from tests.session.drafts import T0
 from tests.session.stack import Stack
 
 
@@ -95,3 +99,20 @@ def test_amounts_in_different_currencies_are_not_added_up() -> None:
         ("USD", True, 7),
     ]
     assert [used.call_count for used in total.usage] == [2, 2, 1]
+
+
+def test_durations_are_added_up_from_the_first_touch_of_a_worker_on() -> None:
+    earlier = pb.SessionStatistics(
+        total_duration=Duration(seconds=5), longest_duration=Duration(seconds=4)
+    )
+    counted = []
+    for took_ms in (1_500, 4_250, None):
+        turn = turns.Turn(state=turns.TURN_STATE_COMPLETED, finish_time=timestamp(T0))
+        turn.outcome.state = turns.TURN_STATE_COMPLETED
+        if took_ms is not None:  # else no worker had it
+            turn.start_time.CopyFrom(timestamp(T0 - took_ms))
+        counted.append(turn)
+    total = added(earlier, counted)
+    assert total.total_duration.ToMilliseconds() == 5_000 + 1_500 + 4_250
+    assert total.longest_duration.ToMilliseconds() == 4_250
+    assert _counts(total) == {"COMPLETED": 3}
