@@ -38,8 +38,10 @@ from services.agents.failures import TRANSIENT, Failure
 from services.agents.ports import Answer
 from services.agents.turn_log import TurnLog
 from services.runtime import telemetry
+from services.runtime.channel import MEBIBYTE
 from services.runtime.errors import (
     Aborted,
+    InvalidArgument,
     PermissionDenied,
     ServiceError,
     Unauthenticated,
@@ -118,6 +120,9 @@ class TurnWork:
 
     async def put_artifact(self, log: TurnLog, path: str, text: str) -> Artifact:
         """See `PutArtifact`."""
+        if (size := len(content := text.encode())) > MEBIBYTE:
+            # What no message has room for is refused as if it were only not the time for it.
+            raise InvalidArgument("content", f"must have at most {MEBIBYTE} bytes, has {size}")
         while True:
             request = PutTurnArtifactRequest(
                 turn_id=log.turn_id,
@@ -125,7 +130,7 @@ class TurnWork:
                 claim_id=log.claim_id,
                 path=path,
                 media_type=media_type(path),
-                content=text.encode(),
+                content=content,
             )
             response = await _persistently(self._stub.PutTurnArtifact, request)
             if response.status == WRITE_STATUS_APPLIED:

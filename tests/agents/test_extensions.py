@@ -19,6 +19,7 @@ from maieutic.v1.turn_service_pb2 import (
 from services.agents.adapters.offline import OfflineModel
 from services.agents.agents.asking import schema_of
 from services.agents.entry_points import ExtensionOptions, load_extensions
+from services.runtime.channel import MEBIBYTE
 from services.runtime.settings import BadSettings
 from tests.agents.listening import Listening
 from tests.fakes.turn_work import LiveStore
@@ -67,6 +68,13 @@ class Failing:
         pass
     async def run(self, context):
         yield Answer(text="", usage=("much",), findings=Findings())
+
+class Storing:
+    def __init__(self, parts):
+        pass
+    async def run(self, context):
+        stored = await context.put_artifact("a.txt", "x" * len(context.text) * 1_000_000)
+        yield Answer(text="", artifacts=(stored,))
 
 class Misleading:
     def __init__(self, parts):
@@ -125,6 +133,7 @@ def other(tmp_path: Path) -> Iterator[Path]:
         "fails": "other:Failing",
         "misleads": "other:Misleading",
     }
+    agents |= {"storing": "other:Storing"}
     agents |= {"dear": "other:Dear", "idle": "other:idle", "seven": "other:NUMBER"}
     agents |= {"Loud": "other:Plain", "lost": "nowhere:Agent", "absent": "other:Absent"}
     tools = {
@@ -289,6 +298,19 @@ async def test_an_agent_with_a_bug_fails_its_attempt_by_name_and_leaves_its_plac
         assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "AGENT_ERROR")
         await place.idle()
         assert place.waiting_jobs == 0
+
+
+@pytest.mark.usefixtures("other")
+async def test_a_file_of_a_teams_agent_is_stored_unless_it_is_too_large() -> None:
+    async with office(extensions=using(agents=("storing",))) as place:
+        await place.ask("1", agent="storing")
+        (stored,) = (await place.finished()).outcome.artifacts
+        assert place.store.files[stored.artifact_id] == b"x" * 1_000_000
+        for size in (2, 5):  # more than may be stored, and more than a message holds
+            await place.ask("1" * size, agent="storing")
+            outcome = (await place.finished()).outcome
+            assert (outcome.state, outcome.reason) == (TURN_STATE_FAILED, "INVALID_ARGUMENT")
+            assert f"at most {MEBIBYTE} bytes, has {size}000000" in outcome.explanation
 
 
 @pytest.mark.usefixtures("other")
