@@ -197,4 +197,5 @@ def _size(event: AgentEvent) -> int:
     if isinstance(event, Answer):
         size += sum(citation.ByteSize() for citation in event.citations)
         size += event.findings.ByteSize() if event.findings is not None else 0
+        size += sum(len(one.instructions.encode()) for one in event.hand_on)
     return size

@@ -56,6 +56,8 @@ LOG_BEHIND = "EVENTS_OUT_OF_STEP"
 """The reason of an Aborted that only more frames can cure: the log lacks some."""
 REFUSALS = (Unauthenticated, PermissionDenied, Unimplemented)
 """What a deployment in the middle of a change may answer, by keys or versions that do not match."""
+REASON_CHARACTERS = 100
+EXPLANATION_CHARACTERS = 4000
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 
@@ -203,8 +205,8 @@ class TurnWork:
             fence=log.fence,
             claim_id=log.claim_id,
             last_seq=last_seq,
-            reason=failure.reason,
-            explanation=failure.explanation,
+            reason=_sendable(failure.reason, REASON_CHARACTERS),
+            explanation=_sendable(failure.explanation, EXPLANATION_CHARACTERS),
             retryable=failure.retryable,
             retry_after=_duration(failure.retry_after),
             usage=usage,
@@ -257,6 +259,11 @@ async def _persistently(call: Callable[[Q], Awaitable[R]], request: Q) -> R:
         # Random, so that many workers do not come back all at once.
         await asyncio.sleep((problem.retry_after or 0) + random.uniform(0, longest))  # noqa: S311 - no secret
         longest = min(2 * longest, LONGEST_PAUSE)
+
+
+def _sendable(text: str, most: int) -> str:
+    """Return a text of anybody's as a message can hold it."""
+    return text[:most].encode(errors="replace").decode()
 
 
 def _duration(seconds: float | None) -> Duration | None:

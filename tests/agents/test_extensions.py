@@ -19,6 +19,7 @@ from maieutic.v1.turn_service_pb2 import (
 from services.agents.adapters.offline import OfflineModel
 from services.agents.agents.asking import schema_of
 from services.agents.entry_points import ExtensionOptions, load_extensions
+from services.agents.turn_work import EXPLANATION_CHARACTERS
 from services.runtime.channel import MEBIBYTE
 from services.runtime.settings import BadSettings
 from tests.agents.listening import Listening
@@ -75,6 +76,20 @@ class Storing:
     async def run(self, context):
         stored = await context.put_artifact("a.txt", "x" * len(context.text) * 1_000_000)
         yield Answer(text="", artifacts=(stored,))
+
+class Wordy:
+    def __init__(self, parts):
+        pass
+    async def run(self, context):
+        raise NotDoable("WORDY", "Half " + chr(0xD83D) + " and " + "x" * 5_000_000)
+        yield
+
+class Burdening:
+    def __init__(self, parts):
+        pass
+    async def run(self, context):
+        hand_on = HandOn(kind=TURN_KIND_CODE, instructions="x" * 5_000_000)
+        yield Answer(text="", hand_on=(hand_on,))
 
 class Misleading:
     def __init__(self, parts):
@@ -133,7 +148,7 @@ def other(tmp_path: Path) -> Iterator[Path]:
         "fails": "other:Failing",
         "misleads": "other:Misleading",
     }
-    agents |= {"storing": "other:Storing"}
+    agents |= {"storing": "other:Storing", "wordy": "other:Wordy", "burdens": "other:Burdening"}
     agents |= {"dear": "other:Dear", "idle": "other:idle", "seven": "other:NUMBER"}
     agents |= {"Loud": "other:Plain", "lost": "nowhere:Agent", "absent": "other:Absent"}
     tools = {
@@ -301,6 +316,17 @@ async def test_an_agent_with_a_bug_fails_its_attempt_by_name_and_leaves_its_plac
 
 
 @pytest.mark.usefixtures("other")
+async def test_what_no_message_has_room_for_ends_its_turn_by_name() -> None:
+    async with office(extensions=using(agents=("wordy", "burdens"))) as place:
+        await place.ask("Go.", agent="wordy")
+        wordy = (await place.finished()).outcome
+        assert wordy.reason == "WORDY"
+        assert wordy.explanation == "Half ? and ".ljust(EXPLANATION_CHARACTERS, "x")
+        await place.ask("Go.", agent="burdens")
+        assert (await place.finished()).outcome.reason == "ANSWER_TOO_LARGE"
+
+
+@pytest.mark.usefixtures("other")
 async def test_a_file_of_a_teams_agent_is_stored_unless_it_is_too_large() -> None:
     async with office(extensions=using(agents=("storing",))) as place:
         await place.ask("1", agent="storing")
@@ -343,7 +369,7 @@ async def test_a_tool_with_a_bug_fails_its_call_and_no_turn(
     ("options", "told"),
     [
         ({"agents": ("reviwer",)}, "AGENTS: no installed package has an entry point 'reviwer'"),
-        ({"agents": ("reviwer",)}, "there are: Loud, absent, choosy, conflict"),
+        ({"agents": ("reviwer",)}, "there are: Loud, absent, burdens"),
         ({"agents": ("lost",)}, "'lost' (nowhere:Agent of other) cannot be imported: Module"),
         ({"agents": ("absent",)}, "'absent' (other:Absent of other) cannot be imported: Attrib"),
         ({"agents": ("seven",)}, "AGENTS: 'seven' is of the type int: its entry"),
