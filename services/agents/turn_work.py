@@ -58,6 +58,8 @@ REFUSALS = (Unauthenticated, PermissionDenied, Unimplemented)
 """What a deployment in the middle of a change may answer, by keys or versions that do not match."""
 REASON_CHARACTERS = 100
 EXPLANATION_CHARACTERS = 4000
+MOST_SECONDS = 1e9
+"""Of a wait, whatever a model asks for: more than any turn has."""
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 
@@ -270,5 +272,5 @@ def _duration(seconds: float | None) -> Duration | None:
     if seconds is None:
         return None
     duration = Duration()
-    duration.FromMicroseconds(round(seconds * 1e6))
+    duration.FromMicroseconds(round(min(seconds, MOST_SECONDS) * 1e6))
     return duration

@@ -34,6 +34,7 @@ from services.agents.ports import (
     ModelUsage,
     TextDelta,
 )
+from services.agents.turn_work import MOST_SECONDS
 from services.runtime.telemetry import TelemetryOptions, span, telemetry
 from tests.backends.process import free_port
 from tests.emulators.anthropic import Emulator, anthropic_emulator
@@ -317,6 +318,16 @@ def rate_limited(header: str) -> APIStatusError:
         429, headers={"retry-after": header}, request=httpx2.Request("POST", "http://here")
     )
     return APIStatusError("no", response=response, body=None)
+
+
+async def test_a_time_to_wait_without_end_is_told_as_more_than_any_turn_has(
+    emulator: Emulator, model: ClaudeModel
+) -> None:
+    emulator.plan = [Rule(status=429, retry_after=1e300)]
+    async with office(model) as place:
+        failure = await place.failure(await place.ask("Hello?"))
+        assert (failure.reason, failure.retryable) == ("MODEL_UNAVAILABLE", True)
+        assert failure.retry_after.ToSeconds() == MOST_SECONDS
 
 
 async def test_an_error_that_names_no_time_leaves_the_wait_to_the_worker(
