@@ -117,3 +117,13 @@ def test_shares_are_counted_for_each_tenant_and_kind() -> None:
             pass
     with shares.one("acme", streaming=False):
         pass
+
+
+def test_a_place_that_is_given_back_is_one_place() -> None:
+    shares = TenantShares(calls=2, streams=2)
+    with shares.one("acme", streaming=True):
+        with shares.one("acme", streaming=True):
+            pass
+        again = shares.one("acme", streaming=True)
+        with again, pytest.raises(TenantBusy), shares.one("acme", streaming=True):
+            pass
