@@ -9,7 +9,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
@@ -68,7 +68,7 @@ class ModelTool:
     name: str
     description: str
     """What it is for, told to the model."""
-    schema: Mapping[str, Any]
+    schema: Mapping[str, Any] = field(hash=False)
     """JSON Schema of its input, an object."""
 
 

@@ -3,9 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from math import ceil
 
-from services.agents.ports import ModelRequest
+from services.agents.ports import ModelRequest, ModelTool
 
 ASCII_PER_TOKEN = 2.5
 """Characters; prose has about four to a token, code and numbers fewer."""
@@ -42,9 +43,14 @@ def _texts(request: ModelRequest) -> Iterator[tuple[str, Iterable[str]]]:
     for section in request.sections:
         yield section.name, [f"<{section.name}>{section.text}</{section.name}>"]
     yield "the form", [json.dumps(request.schema)] if request.schema is not None else []
-    told = (f"{tool.name} {tool.description} {json.dumps(tool.schema)}" for tool in request.tools)
-    yield "the tools", told
+    yield "the tools", map(_told, request.tools)
     yield "what tools have brought", _rounds(request)
+
+
+@lru_cache(maxsize=256)
+def _told(tool: ModelTool) -> str:
+    """Return what a model is told of a tool: the same for all turns."""
+    return f"{tool.name} {tool.description} {json.dumps(tool.schema)}"
 
 
 def _rounds(request: ModelRequest) -> Iterator[str]:
