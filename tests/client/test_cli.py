@@ -568,6 +568,13 @@ async def test_an_amount_of_money_that_is_none_is_refused(cli: Cli, amount: str)
     assert "is no amount such as 0.25" in ended.err
 
 
+@pytest.mark.parametrize("tokens", ["0", "1000000000001", "99999999999999999999"])
+async def test_tokens_that_no_budget_may_have_are_refused_at_once(cli: Cli, tokens: str) -> None:
+    ended = await cli.quick("chat", "a question", f"--budget-tokens={tokens}")
+    assert ended.status == 2
+    assert "is not in the range 1<=x<=1000000000000" in ended.err
+
+
 @pytest.mark.parametrize("command", ["chat", "analyze", "code"])
 async def test_an_interrupt_while_an_answer_is_written_cancels_the_turn(
     cli: Cli, command: str

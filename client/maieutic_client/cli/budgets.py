@@ -13,6 +13,7 @@ from maieutic.v1.budget_pb2 import Budget
 MILLION = 1_000_000
 CENTS = 2
 """Decimals that are always shown."""
+MOST_TOKENS = 10**12
 MOST_MICROS = 10**15
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,7 +46,7 @@ def budget_options(command: F) -> F:
 
     @click.option(
         "--budget-tokens",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST_TOKENS),
         metavar="N",
         help="Most tokens, input and output together.",
     )
