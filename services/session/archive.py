@@ -1,7 +1,7 @@
 """What the session service asks the archive, in domain errors."""
 
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
@@ -11,16 +11,25 @@ from maieutic.v1.message_pb2 import Message
 from maieutic.v1.session_service_pb2 import Session, SessionOrder, SessionStatistics
 from maieutic.v1.turn_service_pb2 import Findings
 from services.runtime.errors import Unavailable, Unimplemented, from_rpc
+from services.session.archive_turns import may_be_asked
 from services.session.model import WINDOW_MESSAGES, timestamp
+
+if TYPE_CHECKING:  # a typing name of the generated stubs
+    from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceAsyncStub
 
 T = TypeVar("T")
 
 
 class Archive:
-    """Cold reads. Every method may raise Unavailable."""
+    """Cold reads. Every method may raise Unavailable, or AsksArchive where nobody may wait."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = ArchiveServiceStub(channel)
+        self._asked: ArchiveServiceAsyncStub = ArchiveServiceStub(channel)
+
+    @property
+    def _stub(self) -> "ArchiveServiceAsyncStub":
+        may_be_asked()
+        return self._asked
 
     async def snapshot(self, session_id: str) -> pb.GetSessionSnapshotResponse:
         """Return what brings a session back; empty if the archive does not know it."""

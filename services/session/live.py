@@ -1,15 +1,18 @@
 """Transactions on a session that may have left the live store: it is brought back first."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from maieutic.archive.v1.archive_service_pb2 import GetSessionSnapshotResponse
 from maieutic.bus.v1.bus_pb2 import RunTurn
 from maieutic.session.v1.record_pb2 import SessionRecord
 from maieutic.v1.session_service_pb2 import Session
+from services.runtime.errors import NotFound
 from services.session.archive import Archive
-from services.session.errors import session_not_found
+from services.session.archive_turns import ArchiveTurns, AsksArchive, hurried
+from services.session.errors import RecordDamaged, session_not_found
 from services.session.model import (
     STUB,
     TERMINAL,
@@ -35,13 +38,41 @@ class _Gone(Exception):
         self.turn_ids = turn_ids
 
 
+@dataclass(slots=True, kw_only=True)
+class _Preparation:
+    """What comes before a decision, with what earlier tries have shown."""
+
+    restore: Callable[[Draft, frozenset[str]], Awaitable[None]]
+    prepare: Callable[[Draft], Awaitable[None]] | None
+    turn_ids: frozenset[str] = frozenset()
+    """The turns that a session to be restored has."""
+    hurries: bool = True
+    damaged: bool = False
+
+    def reads(self, reads: Reads) -> Reads:
+        return replace(reads, turns=[*{*reads.turns, *self.turn_ids}]) if self.turn_ids else reads
+
+    async def __call__(self, draft: Draft) -> None:
+        self.damaged = self.damaged or draft.damaged
+        if draft.session is not None and self.prepare is None:
+            return
+        with hurried(self.hurries):
+            if draft.session is None:
+                await self.restore(draft, self.turn_ids)
+            if self.prepare is not None:
+                await self.prepare(draft)
+
+
 class LiveSessions:
     """Finds each session live or restores it, in one atomic step with what the caller decides."""
 
-    def __init__(self, store: SessionStore, archive: Archive, timing: Timing) -> None:
+    def __init__(
+        self, store: SessionStore, archive: Archive, timing: Timing, turns: ArchiveTurns
+    ) -> None:
         self._store = store
         self._archive = archive
         self._timing = timing
+        self._turns = turns
 
     async def transact(
         self,
@@ -53,23 +84,25 @@ class LiveSessions:
         """Like the store's own, with the session restored if the archive knows it.
 
         A deleted session is a tombstone in the draft; an unknown one leaves it without a session.
+        Raises Unavailable if the archive is needed and too slow, and RecordDamaged of a session
+        that could not be read and that the archive does not know.
         """
-        restoring: frozenset[str] | None = None
-        while True:
-            watched = replace(reads, turns=[*{*reads.turns, *restoring}]) if restoring else reads
+        own = _Preparation(restore=self._restore, prepare=prepare)
+        async with AsyncExitStack() as turn:
+            while True:
+                try:
+                    return await self._store.transact(session_id, decide, own.reads(reads), own)
+                except _Gone as gone:
+                    own.turn_ids = gone.turn_ids
+                except AsksArchive:
+                    await turn.enter_async_context(self._turns.one())
+                    own.hurries = False
+                except NotFound as error:
+                    if own.damaged:
+                        raise RecordDamaged from error
+                    raise
 
-            async def prepared(draft: Draft, known: frozenset[str] | None = restoring) -> None:
-                if draft.session is None:
-                    await self._restore(draft, known)
-                if prepare is not None:
-                    await prepare(draft)
-
-            try:
-                return await self._store.transact(session_id, decide, watched, prepared)
-            except _Gone as gone:
-                restoring = gone.turn_ids
-
-    async def _restore(self, draft: Draft, watched: frozenset[str] | None) -> None:
+    async def _restore(self, draft: Draft, watched: frozenset[str]) -> None:
         """Restore under the watch of every turn concerned.
 
         What the archive says is only worth something if it was read after the watch began: an
@@ -85,7 +118,7 @@ class LiveSessions:
             draft.turns.clear()
             return
         if snapshot.HasField("session"):
-            await self._bring_back(draft, snapshot, watched or frozenset())
+            await self._bring_back(draft, snapshot, watched)
         else:
             adopt_survivors(draft, self._timing)
         if draft.session is not None:

@@ -36,6 +36,7 @@ from services.session.adapters.wake import RedisWakes
 from services.session.analyses import Analyses
 from services.session.annotations import Annotations
 from services.session.archive import Archive
+from services.session.archive_turns import ArchiveTurns
 from services.session.archiving import Archiving
 from services.session.artifact_archive import ArtifactArchive
 from services.session.artifact_rpc import ArtifactServicer
@@ -186,7 +187,7 @@ def _shared(
     return _Shared(
         settings=settings,
         store=store,
-        live=LiveSessions(store, archive, timing),
+        live=LiveSessions(store, archive, timing, _archive_turns(settings)),
         archive=archive,
         publisher=publisher,
         losses=Losses(store.content_id),
@@ -265,6 +266,12 @@ def _sessions(shared: _Shared, annotations: Annotations, wakes: Wakes) -> Sessio
             heartbeat=shared.settings.stream_heartbeat,
         ),
     )
+
+
+def _archive_turns(settings: SessionSettings) -> ArchiveTurns:
+    """Leave half of the connections to those who need no archive."""
+    places = max(1, settings.redis_connections // 2)
+    return ArchiveTurns(places, seconds=settings.redis_timeout)
 
 
 def _session_limits(shared: _Shared) -> SessionLimits:

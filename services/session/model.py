@@ -129,6 +129,8 @@ class Draft:
     session_id: str
     now_ms: int
     session: SessionRecord | None = None
+    damaged: bool = False
+    """Whether a part of the session could not be read before, and was put aside."""
     turns: dict[str, TurnRecord] = field(default_factory=dict)
     tails: Mapping[str, EventId] = field(default_factory=dict)
     """The last event of each turn's log, where there is one."""

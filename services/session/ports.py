@@ -221,7 +221,7 @@ class SessionStore(Protocol):
     """Live sessions and turns.
 
     Every method may raise StoreUnavailable. Records that cannot be read are put aside; the caller
-    then finds nothing, or DataLoss if nothing else has a copy.
+    then finds nothing.
     """
 
     async def transact(
@@ -236,7 +236,8 @@ class SessionStore(Protocol):
         *prepare* runs between the reads and the decision; what it learns is as good as read in the
         same step. Both may run several times, and in the context of another caller whose change of
         the session is written in the same step. What the decision raises is raised, and nothing of
-        it is written. Raises ConflictExhausted when the caller's deadline passes first.
+        it is written. What cannot be read is put aside, which the next draft says.
+        Raises ConflictExhausted when the caller's deadline passes first.
         """
         ...
 

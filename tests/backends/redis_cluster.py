@@ -56,11 +56,18 @@ class RedisCluster:
         return self._at(ports[0])
 
     async def replica_of(self, primary: RedisServer) -> RedisServer:
-        """Return a replica of the primary."""
-        for _, _, (_, port, *_), *replicas in await asked(primary.port, "CLUSTER", "SLOTS"):
-            if port == primary.port and replicas:
-                return self._at(replicas[0][1])
-        raise LookupError(primary.port)
+        """Return a replica of the primary, once it names one: not while one is coming back."""
+        ports: list[int] = []
+
+        async def known() -> bool:
+            view = await asked(primary.port, "CLUSTER", "SLOTS")
+            ports[:] = [
+                of[0][1] for _, _, (_, port, *_), *of in view if of and port == primary.port
+            ]
+            return bool(ports)
+
+        await wait_until(known, READY_SECONDS)
+        return self._at(ports[0])
 
     async def flush(self) -> None:
         """Remove all keys."""

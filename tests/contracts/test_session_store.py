@@ -20,7 +20,6 @@ from maieutic.v1.turn_service_pb2 import (
     TurnFrame,
 )
 from services.runtime import deadline
-from services.runtime.errors import DataLoss
 from services.session.adapters import keys
 from services.session.adapters.codec import encode
 from services.session.adapters.redis import RedisSessionStore
@@ -30,7 +29,6 @@ from services.session.errors import (
     ConflictExhausted,
     StoreFull,
     StoreUnavailable,
-    session_not_found,
 )
 from services.session.ids import Ids, shard_of
 from services.session.model import (
@@ -657,19 +655,18 @@ async def test_what_was_put_aside_is_counted_found_looked_at_and_dropped(
     assert record is not None
 
 
-async def test_a_damaged_record_without_a_copy_is_data_loss(
+async def test_who_decides_is_told_that_a_record_was_damaged(
     store: RedisSessionStore, redis: Redis
 ) -> None:
     session_id = new_session()
     await store.transact(session_id, make(session_id))
+
+    def found(draft: Draft) -> tuple[bool, bool]:
+        return draft.session is not None, draft.damaged
+
+    assert (await store.transact(session_id, found))[0] == (True, False)
     await flip_a_bit(redis, keys.record_key(session_id))
-
-    def found(draft: Draft) -> None:
-        if draft.session is None:
-            raise session_not_found(session_id)
-
-    with pytest.raises(DataLoss):
-        await store.transact(session_id, found)
+    assert (await store.transact(session_id, found))[0] == (False, True)
 
 
 async def test_a_damaged_message_does_not_break_the_others(

@@ -15,7 +15,6 @@ from redis.exceptions import RedisError
 from maieutic.session.v1.record_pb2 import SessionRecord, TurnRecord
 from maieutic.v1.message_pb2 import Message
 from services.runtime import deadline, names, telemetry
-from services.runtime.errors import NotFound
 from services.session.adapters import keys
 from services.session.adapters.census import LiveIndex, later_entry_of
 from services.session.adapters.codec import Corrupt
@@ -40,7 +39,6 @@ from services.session.errors import (
     ConflictExhausted,
     ErrorType,
     NotReplicated,
-    RecordDamaged,
     StoreFull,
     StoreUnavailable,
 )
@@ -53,7 +51,7 @@ T = TypeVar("T")
 
 _REFRESH_MARGIN_MS = 60_000
 _SPAN = MappingProxyType({names.DB_SYSTEM: "redis", names.DB_OPERATION: "MULTI"})
-_FAILURES = (StoreUnavailable, StoreFull, NotReplicated, ConflictExhausted, RecordDamaged)
+_FAILURES = (StoreUnavailable, StoreFull, NotReplicated, ConflictExhausted)
 _CAUSES = MappingProxyType({Conflict: "changed", CommitUnknown: "unknown"})
 """Why a transaction starts again; anything else is a lost connection, or a slot that moved."""
 
@@ -136,17 +134,13 @@ class RedisSessionStore(
     async def _until_committed(
         self, session_id: str, change: Change, line: Line, until: float, span: Span
     ) -> tuple[Any, Draft]:
-        lost, rounds = False, 0
+        damaged, rounds = False, 0
         while True:
             try:
-                await self._attempt(session_id, change, line)
+                await self._attempt(session_id, change, line, damaged=damaged)
                 return change.result()
             except Corrupt:
-                lost = True
-            except NotFound as error:
-                if lost:
-                    raise RecordDamaged from error
-                raise
+                damaged = True
             except (Conflict, CommitUnknown, RedisError, OSError) as error:
                 rounds += 1
                 span.set_attribute(names.CONFLICTS, rounds)
@@ -165,11 +159,12 @@ class RedisSessionStore(
         replaced = is_wrong_type(error)
         return replaced and await self._put_aside(keys.session_events_key(session_id))
 
-    async def _attempt(self, session_id: str, change: Change, line: Line) -> None:
+    async def _attempt(self, session_id: str, change: Change, line: Line, *, damaged: bool) -> None:
         companions = line.companions(change)
         async with Transaction(self._servers, keys.record_key(session_id)) as transaction:
             others = [each.reads.operation for each in companions if each.reads.operation]
             draft, markers = await read_draft(transaction, session_id, change.reads, others)
+            draft.damaged = damaged
             if draft.session is None:
                 companions.clear()  # it is brought back, or made, for one caller alone
             outcomes = await decided(draft, change, companions, markers)
