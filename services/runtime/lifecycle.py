@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-OBJECTS_BETWEEN_COLLECTIONS = 100_000
+OBJECTS_BETWEEN_COLLECTIONS = 300_000
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -29,7 +29,8 @@ def collecting_rarely() -> Iterator[None]:
 
     Each message makes hundreds of objects, and nearly all go with their last reference. Looking
     after every 700, and through all that the imports made, takes a tenth of the processor time;
-    after every 20,000, and with a thousand turns at work, a twelfth of a worker's.
+    after every 20,000, and with a thousand turns at work, a twelfth of a worker's; after every
+    100,000 still a tenth, because most of what is looked through then is alive.
     """
     thresholds = gc.get_threshold()
     gc.collect()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 FEW = 100
 """Answers under way below which nothing waits."""
 SECONDS_PER_ANSWER = 0.001
-MOST_SECONDS = 0.15
+MOST_SECONDS = 0.2
 
 
 class Gathering:
