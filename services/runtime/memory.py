@@ -94,6 +94,10 @@ class MemoryBus:
         """Return how many messages wait in a queue, without those that a consumer holds."""
         return len(self._queues[queue])
 
+    def held(self, queue: str) -> int:
+        """Return how many messages of a queue consumers hold: delivered, and not answered."""
+        return self._queues[queue].held
+
     def drop_connections(self) -> None:
         """Break every link and connect again at once.
 
@@ -253,6 +257,10 @@ class _MemoryQueue:
         return len(self._ready)
 
     @property
+    def held(self) -> int:
+        return sum(consumer.held for consumer in self._consumers)
+
+    @property
     def full(self) -> bool:
         limit = self.definition.max_length
         return limit is not None and len(self._ready) >= limit
@@ -343,6 +351,10 @@ class _MemoryDeliveries:
                 waiting.append(stored)
         self._inbox.put_nowait(None)
         self._source.give_back(waiting)
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
 
     @property
     def has_room(self) -> bool:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from maieutic.archive.v1.archive_service_pb2_grpc import ArchiveServiceAsyncStub
 
 QUEUE = "persist.v1"
+DEAD_QUEUE = "dead.v1"
 LOOPBACK = ServerOptions(grace=0.1, stream_grace=0.05, max_message_bytes=16 * MEBIBYTE)
+SESSION = ServerOptions(grace=0.1, stream_grace=0.05)
+"""Takes requests as large as the session service does, and no larger."""
 BRISK = BatchOptions(size=20, wait=0.01, drain=0.2)
 RESTING = EnsureOptions(interval=3600.0)
 
@@ -41,24 +44,15 @@ class Office:
 
     async def publish(self, message: Message, *, message_id: str = "") -> None:
         """Publish as the session service and the workers do."""
-        await self.publish_raw(
-            ROUTING_KEYS[type(message)], message.SerializeToString(), message_id=message_id
-        )
+        await self.bus.publish(outgoing(message, message_id=message_id))
 
     async def publish_raw(self, routing_key: str, body: bytes, *, message_id: str = "") -> None:
-        await self.bus.publish(
-            OutgoingMessage(
-                exchange="results",
-                routing_key=routing_key,
-                body=body,
-                message_id=message_id or f"{routing_key}-{hash(body)}",
-            )
-        )
+        await self.bus.publish(_outgoing(routing_key, body, message_id))
 
-    async def drained(self) -> bool:
-        """Whether nothing waits on the queue and nothing is held."""
-        self.bus.drop_connections()
-        return self.bus.depth(QUEUE) == 0
+    def drained(self) -> bool:
+        """Whether all results and all dead letters have been taken from the bus and answered."""
+        queues = (QUEUE, DEAD_QUEUE)
+        return not any(self.bus.depth(queue) + self.bus.held(queue) for queue in queues)
 
     @asynccontextmanager
     async def stub(self, service: str = "session") -> AsyncIterator["ArchiveServiceAsyncStub"]:
@@ -70,6 +64,28 @@ class Office:
         signer = self.keys.signer(service)
         async with open_channel(self.address, service="persistence", signer=signer) as channel:
             yield channel
+
+
+def outgoing(message: Message, *, message_id: str = "") -> OutgoingMessage:
+    """Return what the session service and the workers would publish."""
+    return _outgoing(ROUTING_KEYS[type(message)], message.SerializeToString(), message_id)
+
+
+def _outgoing(routing_key: str, body: bytes, message_id: str) -> OutgoingMessage:
+    return OutgoingMessage(
+        exchange="results",
+        routing_key=routing_key,
+        body=body,
+        message_id=message_id or f"{routing_key}-{hash(body)}",
+    )
+
+
+async def waiting(*messages: Message) -> MemoryBus:
+    """Return a bus on which all of these wait before anybody consumes."""
+    bus = MemoryBus(maieutic_topology())
+    for message in messages:
+        await bus.publish(outgoing(message))
+    return bus
 
 
 @asynccontextmanager
@@ -84,7 +100,7 @@ async def office(
     """Run the service during the block, on a bus that outlives it if one is given."""
     keys = KeyRing.generate(["session", "retrieval", "persistence", "gateway"])
     marks, bus = marks or Marks(), bus or MemoryBus(maieutic_topology())
-    async with serving(LOOPBACK, register_marks(marks), verifier=keys.verifier()) as session:
+    async with serving(SESSION, register_marks(marks), verifier=keys.verifier()) as session:
         settings = PersistenceSettings(
             server=LOOPBACK, session_address=session.address, batch=batch, ensure=ensure
         )

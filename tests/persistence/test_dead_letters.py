@@ -128,7 +128,7 @@ async def test_a_job_that_nobody_can_read_is_kept_with_all_that_is_known(running
     assert shown.first_bytes == UNREADABLE[:16]
     assert b"user wrote" not in shown.SerializeToString()
     assert whole.content == UNREADABLE
-    assert running.bus.depth("dead.v1") == 0
+    await wait_until(running.drained)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ async def test_a_crash_between_publish_and_mark_costs_a_second_publish_of_the_sa
         await die(bus)
         await die(bus)
         again, first = await kept(running, 2)
-        await wait_until(lambda: bus.depth("dead.v1") == 0)
+        await wait_until(running.drained)
         assert await kept(running) == [again, first]
     assert again.redrive_count == 1
     assert first.HasField("redrive_time")
@@ -280,12 +280,8 @@ async def test_a_hundred_at_a_time_are_redriven_and_the_rest_is_told(
         for number in range(103):
             await job(running.bus, f"job-{number}", key="long")
             await die(running.bus, queue="turns.long.v1")
-        await wait_until(lambda: running.bus.depth("dead.v1") == 0)
-
-        async def all_kept() -> bool:
-            return await harness.rows("SELECT count(*) FROM dead_letters") == [(103,)]
-
-        await wait_until(all_kept)
+        await wait_until(running.drained)
+        assert await harness.rows("SELECT count(*) FROM dead_letters") == [(103,)]
         async with admin(running) as stub:
             request = pb.RedriveDeadLettersRequest(
                 request_id="r-1", filter=pb.DeadLetterFilter(routing_key="long")
@@ -412,7 +408,7 @@ async def test_a_letter_that_is_delivered_again_is_one(harness: ArchiveHarness) 
         first = await kept(running)
         await job(bus)
         await die(bus)
-        await wait_until(lambda: bus.depth("dead.v1") == 0)
+        await wait_until(running.drained)
         await job(bus, "after")
         await die(bus)
         assert (await kept(running, 2))[1:] == first

@@ -110,8 +110,9 @@ async def test_a_rejection_that_was_given_up_leaves_the_delivery_held() -> None:
             await asyncio.sleep(0)
             rejecting.cancel()
             await asyncio.wait([rejecting])
-        assert bus.depth("work.v1") == 1
+        assert (bus.depth("work.v1"), bus.held("other.v1")) == (1, 1)
         assert await delivery.ack()
+        assert bus.held("other.v1") == 0
 
 
 async def test_without_a_dead_letter_exchange_a_hopeless_message_is_dropped() -> None:
