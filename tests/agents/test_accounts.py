@@ -81,7 +81,7 @@ async def test_the_last_failure_has_what_it_consumed_in_its_outcome_alone() -> N
 
 async def test_a_turn_that_is_handed_back_has_consumed_what_it_read() -> None:
     model = ScriptedModel(Script(fail="hang", fail_after=2, tells_input=True))
-    async with office(model, grace=0.2) as place:
+    async with office(model, grace=2.0) as place:
         turn_id = await place.ask("Not today.")
         await place.streaming(turn_id)
         await place.stop()

@@ -270,7 +270,7 @@ async def test_a_turn_that_is_stopped_in_a_tool_leaves_nothing_behind(
         turn_id = await place.ask("Why?")
         await wait_until(lambda: place.library.held == 2)
         store.fence_off(turn_id)
-        await wait_until(lambda: not place.running.worker.busy, 1.0)
+        await wait_until(lambda: not place.running.worker.busy)
         await wait_until(lambda: place.library.held == 0)
     assert len(emulator.requests) == 1
 

@@ -165,7 +165,7 @@ async def test_a_long_rate_limit_costs_no_attempt_and_the_others_do_not_ask_mean
 ) -> None:
     emulator.plan = [Rule(status=429, retry_after=2.5, times=1)]
     first = asyncio.create_task(asked(client, "Who is first?"))
-    await wait_until(lambda: bool(emulator.requests))
+    await wait_until(lambda: any(one.end for one in emulator.requests))
     turns = [await first, *await asyncio.gather(*(asked(client, f"{n}?") for n in range(10)))]
     assert {turn.outcome.state for turn in turns} == {TURN_STATE_COMPLETED}
     assert {turn.outcome.attempts for turn in turns} == {1}
@@ -205,7 +205,7 @@ async def test_a_stream_that_breaks_is_a_new_attempt_and_no_text_is_doubled(
     assert [turn.outcome.text for turn in turns] == [answer_to(turn.text) for turn in turns]
     assert [turn.shown for turn in turns] == [answer_to(turn.text) for turn in turns]
     assert [turn.begun for turn in turns] == [turn.outcome.attempts for turn in turns]
-    assert sum(turn.voided for turn in turns) > TURNS // 2
+    assert sum(turn.voided for turn in turns) >= TURNS // 2
     for turn in turns[:5]:
         said = [m async for m in client.sessions.messages(turn.session_id)]
         assert [(m.author, m.text) for m in said] == [
@@ -245,7 +245,7 @@ async def test_a_cancelled_turn_closes_its_call(emulator: Emulator, client: Maie
     turn = await client.turns.begin(session.session_id, "Hello?")
     await wait_until(lambda: emulator.active == 1)
     cancelled = await client.turns.cancel(turn.turn_id)
-    await wait_until(lambda: emulator.active == 0, 3.0)
+    await wait_until(lambda: emulator.active == 0)
     assert emulator.requests[0].end == "left"
     assert cancelled.state == TURN_STATE_CANCELLED
 

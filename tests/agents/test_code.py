@@ -272,7 +272,7 @@ async def test_a_worker_that_goes_away_leaves_the_rest_to_the_next_one() -> None
     store = LiveStore()
     first = Scribe()
     first.holding = "src/library.py"
-    async with office(first, store=store, grace=0.2) as place:
+    async with office(first, store=store, grace=2.0) as place:
         job = code(place)
         await place.publish(job, "long")
         await wait_until(lambda: first.written["src/library.py"] == 1)
@@ -379,7 +379,7 @@ async def test_files_that_the_live_store_lost_are_in_the_outcome_of_a_failure_to
 async def test_a_worker_that_goes_away_hands_on_what_the_live_store_lost() -> None:
     scribe = Scribe()
     scribe.holding = "src/library.py"
-    async with office(scribe, grace=0.2) as place:
+    async with office(scribe, grace=2.0) as place:
         job = await lost_while_written(place, scribe, "src/library.py")
         await place.stop()
         steps = place.store.turns[job.turn_id].steps

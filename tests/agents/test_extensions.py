@@ -361,7 +361,8 @@ async def test_a_tool_with_a_bug_fails_its_call_and_no_turn(
     ((result,),) = model.told
     assert result.failed
     assert "42" not in result.text
-    (logged,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    errors = [one for one in caplog.records if one.levelno == logging.ERROR]
+    (logged,) = [one for one in errors if one.name.startswith("services.agents")]
     assert name in logged.getMessage()
 
 

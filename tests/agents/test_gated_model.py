@@ -60,13 +60,13 @@ async def test_a_short_wait_is_waited_for_and_the_calls_are_made() -> None:
     model = Limited()
     gated = GatedModel(model)
     model.refusing = ModelOverloaded("too much", retry_after=0.2)
+    loop = asyncio.get_running_loop()
+    before = loop.time()
     with pytest.raises(ModelOverloaded):
         await ask(gated)
     model.refusing = None
-    loop = asyncio.get_running_loop()
-    before = loop.time()
     assert await asyncio.gather(*(ask(gated) for _ in range(10))) == [2] * 10
-    assert loop.time() - before >= 0.15  # on the clock that the gate waits on, and no upper bound
+    assert loop.time() - before >= 0.19  # on the clock that the gate waits on, and no upper bound
     assert model.calls == 11
 
 

@@ -76,11 +76,13 @@ async def test_an_answer_is_counted_while_it_is_read(
     model: ClaudeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gathering, "FEW", 2)
-    monkeypatch.setattr(gathering, "MOST_SECONDS", 0.05)
-    monkeypatch.setattr(gathering, "SECONDS_PER_ANSWER", 0.05)
-    alone = await pieces_of(model)
-    for together in await asyncio.gather(pieces_of(model), pieces_of(model)):
-        assert len(together) < len(alone)
+    seconds = [model.gathering.seconds]
+    async with model.stream(REQUEST) as one, model.stream(REQUEST) as other:
+        for events in (one, other):
+            await anext(aiter(events))
+            seconds.append(model.gathering.seconds)
+    seconds.append(model.gathering.seconds)
+    assert [bool(each) for each in seconds] == [False, False, True, False]
 
 
 async def test_the_first_piece_is_not_held_back_and_a_cancel_ends_the_wait(

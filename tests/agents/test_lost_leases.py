@@ -4,21 +4,30 @@ import asyncio
 
 import pytest
 
+from services.agents import publishing
 from services.agents.adapters.scripted import Script, ScriptedModel
 from services.agents.recorder import RecorderOptions
 from services.runtime.bus import BusUnavailable, OutgoingMessage
 from services.runtime.errors import Internal, Unauthenticated
 from services.runtime.memory import MemoryBus
 from services.runtime.topology import maieutic_topology
+from tests.agents.held_model import HeldModel
 from tests.fakes.turn_work import LiveStore
-from tests.fakes.workers import BRISK, Office, office
+from tests.fakes.workers import Office, office
 from tests.waiting import wait_until
 
 TEXT = "one two three four five six seven eight nine ten eleven twelve"
 
 
-def slow_model(delay: float = 0.03) -> ScriptedModel:
-    return ScriptedModel(Script(text=TEXT, delay=delay))
+def slow_model() -> ScriptedModel:
+    return ScriptedModel(Script(text=TEXT, delay=0.03))
+
+
+def held_model() -> HeldModel:
+    """Return a model that has no end before it may."""
+    model = HeldModel(Script(text=TEXT, delay=0.03))
+    model.going.clear()
+    return model
 
 
 async def answered(place: Office, turn_id: str) -> str:
@@ -29,15 +38,18 @@ async def answered(place: Office, turn_id: str) -> str:
     return place.store.turns[turn_id].text
 
 
-async def test_a_fenced_turn_stops_its_model_call_within_a_second_and_is_acked() -> None:
+async def test_a_fenced_turn_stops_its_model_call_at_the_next_heartbeat_and_is_acked() -> None:
     model = ScriptedModel(Script(fail="hang", fail_after=3))
     async with office(model, recorder=RecorderOptions()) as place:
         turn_id = await place.ask("Stop me.")
         await place.streaming(turn_id)
+        before = len(place.store.requests)
         place.store.fence_off(turn_id)
-        await wait_until(lambda: turn_id in model.cancelled, 1.0)
+        await wait_until(lambda: turn_id in model.cancelled)
+        # The rest of the text may come before it.
+        assert len(place.store.requests) <= before + 2
         await place.idle()
-        await wait_until(lambda: (place.waiting_jobs, place.running.worker.busy) == (0, 0))
+        assert place.waiting_jobs == 0
         assert place.outcomes == 0
         assert place.store.calls["CompleteTurn"] == 0
 
@@ -58,11 +70,12 @@ async def test_a_turn_that_is_stopped_while_it_asks_for_its_budget_calls_no_mode
 
 
 async def test_a_turn_that_the_store_lost_is_claimed_again_and_keeps_its_text() -> None:
-    model = slow_model()
+    model = held_model()
     async with office(model) as place:
         turn_id = await place.ask("Forget me not.")
         await place.streaming(turn_id)
         before = place.store.lose(turn_id)
+        model.going.set()
         assert await answered(place, turn_id) == TEXT
         after = place.store.turns[turn_id]
         assert after.fence > before.fence
@@ -73,7 +86,7 @@ async def test_a_turn_that_the_store_lost_is_claimed_again_and_keeps_its_text() 
 
 async def test_an_answer_about_an_earlier_claim_does_not_stop_the_turn() -> None:
     model = ScriptedModel(Script(fail="hang", fail_after=3, text=TEXT))
-    async with office(model, grace=3.1) as place:
+    async with office(model, grace=0.2) as place:
         turn_id = await place.ask("Forget me not.")
         await place.streaming(turn_id)
         allowed = place.store.batches_allowed = asyncio.Semaphore(0)
@@ -159,14 +172,16 @@ async def test_answers_lost_with_the_stream_lose_and_double_no_text(swallowed: i
 
 
 async def test_a_session_service_that_is_away_for_a_while_costs_no_second_call() -> None:
-    model = slow_model()
+    model = held_model()
     async with office(model) as place:
         turn_id = await place.ask("Be patient.")
         await place.streaming(turn_id)
         place.store.away = True
-        await asyncio.sleep(0.5)
+        tries = place.store.calls["RecordTurnEvents"]
+        await wait_until(lambda: place.store.calls["RecordTurnEvents"] >= tries + 3)
         assert place.running.worker.busy == 1
         place.store.away = False
+        model.going.set()
         assert await answered(place, turn_id) == TEXT
         assert model.calls[turn_id] == 1
         assert len(place.store.claim_ids) == 1
@@ -174,7 +189,7 @@ async def test_a_session_service_that_is_away_for_a_while_costs_no_second_call()
 
 async def test_a_claim_waits_for_the_session_service_and_keeps_its_id() -> None:
     store = LiveStore(away=True)
-    async with office(slow_model(0), store=store) as place:
+    async with office(ScriptedModel(Script(text=TEXT)), store=store) as place:
         turn_id = await place.ask("Are you back?")
         await wait_until(lambda: store.calls["ClaimTurn"] >= 2)
         store.away = False
@@ -204,7 +219,8 @@ async def test_long_silence_stops_the_call_and_hands_the_job_back() -> None:
         await wait_until(lambda: turn_id in model.cancelled)
         place.store.mute = False
         assert (await place.finished()).job.turn_id == turn_id
-        assert model.calls[turn_id] == 2
+        # On a busy machine the next call may hear nothing for so long, too.
+        assert model.calls[turn_id] >= 2
 
 
 async def test_leaving_lets_running_turns_finish() -> None:
@@ -220,7 +236,7 @@ async def test_leaving_lets_running_turns_finish() -> None:
 
 async def test_leaving_hands_back_what_does_not_finish_without_counting_the_attempt() -> None:
     model = ScriptedModel(Script(fail="hang", fail_after=3))
-    async with office(model, grace=3.2) as place:
+    async with office(model, grace=2.0) as place:
         turn_id = await place.ask("Never mind.")
         await place.streaming(turn_id)
         await place.stop()
@@ -233,7 +249,7 @@ async def test_leaving_hands_back_what_does_not_finish_without_counting_the_atte
 
 async def test_leaving_without_a_session_service_gives_the_job_back_to_its_queue() -> None:
     model = ScriptedModel(Script(fail="hang", fail_after=3))
-    async with office(model, grace=3.3) as place:
+    async with office(model, grace=0.6) as place:
         turn_id = await place.ask("Never mind.")
         await place.streaming(turn_id)
         place.store.away = True
@@ -243,7 +259,7 @@ async def test_leaving_without_a_session_service_gives_the_job_back_to_its_queue
 
 async def test_jobs_that_were_not_started_stay_in_their_queue_on_leaving() -> None:
     model = ScriptedModel(Script(fail="hang"))
-    async with office(model, grace=3.2, interactive_turns=1) as place:
+    async with office(model, grace=2.0, interactive_turns=1) as place:
         first = await place.ask("First.")
         await wait_until(lambda: model.calls[first] == 1)
         await place.ask("Second.")
@@ -267,9 +283,12 @@ class Unconfirmed(MemoryBus):
                 raise BusUnavailable("the confirm is lost")
 
 
-async def test_an_outcome_that_is_not_confirmed_is_published_again_under_the_same_id() -> None:
+async def test_an_outcome_that_is_not_confirmed_is_published_again_under_the_same_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publishing, "LONGEST_PAUSE", 0.1)
     bus = Unconfirmed()
-    async with office(slow_model(0), bus=bus) as place:
+    async with office(ScriptedModel(Script(text=TEXT)), bus=bus) as place:
         turn_id = await place.ask("Did you get that?")
         await wait_until(lambda: len(bus.published) == 2)
         await place.idle()
@@ -279,10 +298,12 @@ async def test_an_outcome_that_is_not_confirmed_is_published_again_under_the_sam
 
 
 async def test_an_outcome_is_published_once_the_broker_is_back() -> None:
-    async with office(slow_model(0.01), recorder=BRISK) as place:
+    model = held_model()
+    async with office(model) as place:
         turn_id = await place.ask("Is the broker there?")
         await place.streaming(turn_id)
         with place.bus.outage():
+            model.going.set()
             await wait_until(lambda: place.store.turns[turn_id].finished is not None)
             assert place.outcomes == 0
         assert await answered(place, turn_id) == TEXT

@@ -1,6 +1,5 @@
 """Workers beside the real session service on a real store."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,10 +19,10 @@ from maieutic.v1.turn_service_pb2 import (
     TURN_STATE_OVER_BUDGET,
     TurnFrame,
 )
-from services.agents.adapters.scripted import Script, ScriptedModel
+from services.agents.adapters.scripted import Script
 from services.agents.budget import UNLIMITED_ANSWER
 from services.agents.main import agents_service
-from services.agents.ports import Model, ModelEvent, ModelRequest, ModelUsage
+from services.agents.ports import Model
 from services.agents.settings import AgentsSettings
 from services.runtime.bus import Bus, Deliveries, OutgoingMessage
 from services.runtime.memory import MemoryBus
@@ -31,44 +30,13 @@ from services.runtime.server import ServerOptions
 from services.runtime.topology import maieutic_topology
 from services.session.adapters import keys
 from services.session.model import WINDOW_MESSAGES
+from tests.agents.held_model import HeldModel
 from tests.backends.redis import RedisServer
 from tests.fakes.workers import BRISK
 from tests.session.stack import Stack, User, session_stack, signer
 from tests.waiting import wait_until
 
 TEXT = " ".join(f"word{number}" for number in range(40))
-
-
-class HeldModel(ScriptedModel):
-    """Says all that it has to say, and comes to an end only once it may."""
-
-    def __init__(self, script: Script) -> None:
-        super().__init__(script)
-        self.going = asyncio.Event()
-        self.going.set()
-        self.held_at = ""
-        """Only calls are held whose last message contains this."""
-        self.held = 0
-        """How many calls are held now."""
-        self.told = ""
-        """What tools have brought, as the last call was told."""
-
-    @asynccontextmanager
-    async def stream(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
-        self.told = "".join(one.text for done in request.rounds for one in done.results)
-        async with super().stream(request) as events:
-            held = self.held_at in request.messages[-1].text
-            yield self._held(events) if held else events
-
-    async def _held(self, events: AsyncIterator[ModelEvent]) -> AsyncIterator[ModelEvent]:
-        async for event in events:
-            if isinstance(event, ModelUsage):
-                self.held += 1
-                try:
-                    await self.going.wait()
-                finally:
-                    self.held -= 1
-            yield event
 
 
 class JobsApart:
@@ -95,7 +63,7 @@ class Conversation:
     stack: Stack
     user: User
     session_id: str
-    model: ScriptedModel
+    model: HeldModel
     jobs: MemoryBus
 
     async def ask(self, most: Budget | None = None, text: str = "Why?") -> str:
@@ -134,7 +102,7 @@ def model() -> HeldModel:
 
 @pytest.fixture
 async def conversation(
-    valkey_server: RedisServer, tmp_path: Path, model: ScriptedModel
+    valkey_server: RedisServer, tmp_path: Path, model: HeldModel
 ) -> AsyncIterator[Conversation]:
     address = f"unix:{tmp_path / 'session'}"
     server = ServerOptions(listen=address, stream_grace=0.1, grace=1.0)
@@ -178,10 +146,11 @@ async def test_what_was_streamed_is_the_answer(conversation: Conversation) -> No
 
 
 async def test_a_cancelled_turn_stops_its_model_call(conversation: Conversation) -> None:
+    conversation.model.going.clear()
     turn_id = await conversation.ask()
     await conversation.streaming(turn_id)
     await conversation.user.cancel(turn_id)
-    await wait_until(lambda: turn_id in conversation.model.cancelled, 1.0)
+    await wait_until(lambda: turn_id in conversation.model.cancelled)
     frames = await conversation.user.frames(turn_id)
     assert frames[-1].outcome.state == TURN_STATE_CANCELLED
     assert TEXT.startswith(frames[-1].outcome.text)
@@ -190,9 +159,11 @@ async def test_a_cancelled_turn_stops_its_model_call(conversation: Conversation)
 async def test_a_turn_outlives_the_loss_of_the_whole_store_with_one_model_call(
     conversation: Conversation,
 ) -> None:
+    conversation.model.going.clear()
     turn_id = await conversation.ask()
     await conversation.streaming(turn_id)
     await conversation.stack.redis.flushall()
+    conversation.model.going.set()
     await wait_until(lambda: turn_id in conversation.stack.archive.finished)
     frames = await conversation.user.frames(turn_id)
     assert any(frame.HasField("snapshot") for frame in frames)
@@ -205,9 +176,11 @@ async def test_a_turn_outlives_the_loss_of_the_whole_store_with_one_model_call(
 async def test_a_turn_whose_log_is_lost_alone_says_its_text_again_and_ends(
     conversation: Conversation,
 ) -> None:
+    conversation.model.going.clear()
     turn_id = await conversation.ask()
     await conversation.streaming(turn_id)
     await conversation.stack.redis.delete(keys.events_key(turn_id))
+    conversation.model.going.set()
     frames = await conversation.user.frames(turn_id)
     assert frames[-1].outcome.text == TEXT
     turn = await conversation.user.ended(turn_id)
@@ -248,7 +221,7 @@ async def test_a_job_that_comes_again_costs_no_second_call(conversation: Convers
 
 
 async def test_a_turn_that_is_interrupted_leaves_its_model_call(
-    conversation: Conversation, model: ScriptedModel
+    conversation: Conversation, model: HeldModel
 ) -> None:
     model.default = Script(text=" ".join(["word"] * 1000), delay=0.02)
     turn_id = await conversation.ask()
@@ -359,7 +332,7 @@ async def test_a_cancelled_turn_has_spent_what_its_call_had_told(
 ) -> None:
     user, session_id = conversation.user, conversation.session_id
     await user.update(session_id, budget=Budget(tokens=50_000))
-    model.default = Script(text=TEXT, delay=0.05, tells_input=True)
+    model.default = Script(text=TEXT, fail="hang", fail_after=3, tells_input=True)
     turn_id = await conversation.ask()
     await conversation.streaming(turn_id)
     reserved = (await user.get(session_id)).spending

@@ -84,6 +84,11 @@ class Emulator:
     peak: int = 0
     """The most requests at once."""
     cached: set[str] = field(default_factory=set)
+    going: asyncio.Event = field(default_factory=asyncio.Event)
+    """No answer begins before this is set, as it is at the start."""
+
+    def __post_init__(self) -> None:
+        self.going.set()
 
     def rule_for(self, body: Any) -> Rule:
         text, instructions = last_text(body), "\n".join(system_texts(body))
@@ -209,6 +214,7 @@ class _Handlers:
             check({"max_tokens": 1, **seen.body} if counting and seen.body else seen.body)
         except BadRequest as problem:
             return _error(400, str(problem))
+        await self._emulator.going.wait()
         rule = self._emulator.rule_for(seen.body)
         await asyncio.sleep(rule.header_delay)
         if rule.status != 200:

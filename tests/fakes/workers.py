@@ -103,8 +103,10 @@ class Office:
 
     async def idle(self) -> None:
         """Wait until no turn runs and every delivery is answered."""
-        await wait_until(lambda: not self.running.worker.busy)
-        await asyncio.sleep(0)
+        queues = [
+            queue.name for queue in maieutic_topology().queues if queue.name.startswith("turns.")
+        ]
+        await wait_until(lambda: not (self.running.worker.busy or any(map(self.bus.held, queues))))
 
     async def streaming(self, turn_id: str) -> None:
         """Wait until the turn has shown some text."""
