@@ -76,6 +76,8 @@ class Conversations:
     """If set, streams stop before their outcome until it is."""
     hold_all: asyncio.Event | None = None
     """If set, streams of turns stop before their first frame until it is."""
+    silent: set[str] = field(default_factory=set)
+    """Turns that go on, and have nothing to tell those who watch them."""
     open_streams: int = 0
     sent: int = 0
     """Frames handed to gRPC so far, in all streams."""
@@ -391,6 +393,8 @@ class FakeTurns(TurnServiceServicer):
     ) -> AsyncIterator[turn_pb.WatchTurnResponse]:
         self._state.opened.append("WatchTurn")
         turn = self._state.turn(request.turn_id)
+        if turn.turn_id in self._state.silent:
+            await asyncio.Event().wait()
         frames = self._state.frames[turn.turn_id]
         async for frame in self._sent(frames[_place(frames, request.cursor) :]):
             yield turn_pb.WatchTurnResponse(frame=frame)

@@ -32,9 +32,8 @@ def interrupt_cancels(client: Maieutic, stream: TurnStream) -> Iterator[None]:
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, previous)
-        if not stream.turn_id:  # it was never accepted
-            for task in tasks:
-                task.cancel()
+        for task in tasks:  # the turn has ended, or was never accepted, or a second one has come
+            task.cancel()
 
 
 async def _cancelled(client: Maieutic, stream: TurnStream) -> None:

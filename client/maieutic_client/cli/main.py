@@ -1,6 +1,9 @@
 """The commands of `maieutic`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import click
 
@@ -13,6 +16,7 @@ from maieutic_client.cli.documents import docs
 from maieutic_client.cli.emulating import emulate
 from maieutic_client.cli.indexes import index
 from maieutic_client.cli.notes import notes
+from maieutic_client.cli.running import Exit
 from maieutic_client.cli.serving import demo, serve
 from maieutic_client.cli.sessions import sessions
 from maieutic_client.cli.specifications import specs
@@ -26,7 +30,32 @@ def _version() -> str:
         return "unknown"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Interruptible(click.Group):
+    """Commands that Ctrl-C leaves with one status, also before and after their own work."""
+
+    def make_context(self, *given: Any, **others: Any) -> click.Context:
+        """Parse the arguments."""
+        with _interrupts():
+            return super().make_context(*given, **others)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _interrupts():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:  # click itself would say that the command has failed
+        raise click.exceptions.Exit(int(Exit.INTERRUPTED)) from error
+
+
+@click.group(
+    cls=Interruptible,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(_version(), prog_name="maieutic")
 def main() -> None:
     """Conversations over your documents.

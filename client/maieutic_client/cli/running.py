@@ -45,7 +45,8 @@ def run(work: Coroutine[Any, Any, int | None]) -> NoReturn:
     except UnicodeError:
         click.echo("error: what was typed, or is named, is not UTF-8: convert it first", err=True)
         status = Exit.WRONG_INPUT
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        # Which of them Ctrl-C raises depends on whether the loop has begun to count interrupts.
         status = Exit.INTERRUPTED
     except BrokenPipeError:
         # Who read our output has left, as `head` does; Python would complain once more at exit.
