@@ -320,7 +320,10 @@ async def test_a_consumer_that_waits_survives_lost_links(
             await harness.drop_links()
             await harness.bus.publish(work(f"m{number}"))
             delivery = await waiting
-            assert delivery.message_id == f"m{number}"
+            while delivery.message_id != f"m{number}":  # its answer was lost with the link
+                assert delivery.delivery_count
+                await delivery.ack()
+                delivery = await received(deliveries)
             await delivery.ack()
 
 

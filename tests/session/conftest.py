@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.backends.redis import RedisServer
-from tests.session.stack import Stack, session_stack
+from tests.session.stack import SHORT_LEASE, Stack, session_stack
 
 
 @pytest.fixture
@@ -24,6 +24,13 @@ def any_store_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def stack(store_url: str) -> AsyncIterator[Stack]:
     async with session_stack(store_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def short_leases(store_url: str) -> AsyncIterator[Stack]:
+    """A stack whose workers are soon taken for dead."""
+    async with session_stack(store_url, lease=SHORT_LEASE) as running:
         yield running
 
 

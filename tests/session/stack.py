@@ -73,6 +73,8 @@ if TYPE_CHECKING:  # the generated module has one class for both kinds of channe
 
 SERVICES = ("gateway", "session", "agents", "persistence")
 SOON = 10.0
+SHORT_LEASE = 0.6
+"""For workers that die: one that lives may be silent for longer on a busy machine."""
 NEWEST = sessions.MESSAGE_ORDER_NEWEST_FIRST
 OLDEST = sessions.MESSAGE_ORDER_OLDEST_FIRST
 
@@ -83,7 +85,7 @@ class FastSettings(SessionSettings):
 
     id_key: str = "k" * 32
     server: ServerOptions = field(default=ServerOptions(stream_grace=0.1, grace=1.0))
-    lease: float = 0.6
+    lease: float = 5.0
     publish_grace: float = 0.2
     archive_grace: float = 0.3
     sweep_interval: float = 0.05
@@ -188,9 +190,22 @@ class Stack:
         return Worker(self, self.replicas[replica], f"w{next(iter(self._numbers))}")
 
     async def claim(self, turn_id: str, *, nth: int = 1, queue: str = "") -> "Held":
-        """Wait for the turn's job and claim it as a new worker."""
+        """Wait for the turn's job and claim it as a new worker.
+
+        A job may have come twice, or before a late heartbeat: then another one holds the turn yet.
+        """
         job = await self.jobs.next(turn_id, nth=nth, queue=queue)
-        return await self.worker().claimed(job)
+        worker, claim_id = self.worker(), uuid4().hex
+        response = await worker.claim(job, claim_id)
+
+        async def free() -> bool:
+            nonlocal response
+            if response.HasField("held"):
+                response = await worker.claim(job, claim_id)
+            return not response.HasField("held")
+
+        await wait_until(free, SOON)
+        return worker.held(job, claim_id, response)
 
     async def answer(self, turn_id: str, text: str, *, nth: int = 1) -> work.CompleteTurnResponse:
         """Be the worker that answers the turn, and publish the outcome."""
@@ -546,7 +561,10 @@ class Worker:
 
     async def claimed(self, job: RunTurn, claim_id: str = "") -> "Held":
         claim_id = claim_id or uuid4().hex
-        response = await self.claim(job, claim_id)
+        return self.held(job, claim_id, await self.claim(job, claim_id))
+
+    def held(self, job: RunTurn, claim_id: str, response: work.ClaimTurnResponse) -> "Held":
+        """Return the turn that was granted."""
         assert response.HasField("claim"), response
         return Held(self._stack, self._replica, job.turn_id, claim_id, response.claim)
 

@@ -27,6 +27,7 @@ from tests.backends.redis import RedisServer, valkey
 from tests.proxy import Proxy, proxy
 from tests.session.buses import LossyBus
 from tests.session.stack import (
+    SHORT_LEASE,
     SOON,
     FastSettings,
     Stack,
@@ -159,36 +160,37 @@ async def failure_or_none(call: Any) -> grpc.aio.AioRpcError | None:
 
 
 async def test_a_dead_workers_turn_goes_to_the_suspects_and_the_second_attempt_wins(
-    any_stack: Stack,
+    any_store_url: str,
 ) -> None:
-    stack = any_stack
-    user, _, turn_id = await begun(stack)
-    first = await stack.claim(turn_id)
-    await first.say("from the first")
-    watching = asyncio.create_task(user.frames(turn_id))
-    second = await stack.claim(turn_id, queue="suspect")
-    assert second.claim.attempt == 2
-    assert list((await first.record(["zombie"])).fenced_turn_ids) == [turn_id] * 2
-    assert (await first.complete("from the first")).status == work.WRITE_STATUS_FENCED
-    await second.say("from the second")
-    await second.complete("from the second")
-    frames = await watching
-    assert text_of(frames) == "fromthesecond"
-    assert kinds(frames).count("outcome") == 1
-    await stack.archived(turn_id)
-    assert stack.archive.finished[turn_id].outcome.attempts == 2
+    async with session_stack(any_store_url, lease=SHORT_LEASE) as stack:
+        user, _, turn_id = await begun(stack)
+        first = await stack.claim(turn_id)
+        await first.say("from the first")
+        watching = asyncio.create_task(user.frames(turn_id))
+        second = await stack.claim(turn_id, queue="suspect")
+        assert second.claim.attempt == 2
+        assert list((await first.record(["zombie"])).fenced_turn_ids) == [turn_id] * 2
+        assert (await first.complete("from the first")).status == work.WRITE_STATUS_FENCED
+        await second.say("from the second")
+        await second.complete("from the second")
+        frames = await watching
+        assert text_of(frames) == "fromthesecond"
+        assert kinds(frames).count("outcome") == 1
+        await stack.archived(turn_id)
+        assert stack.archive.finished[turn_id].outcome.attempts == 2
 
 
-async def test_a_worker_that_beats_keeps_its_turn(stack: Stack) -> None:
-    user, _, turn_id = await begun(stack)
-    held = await stack.claim(turn_id)
-    until = time.monotonic() + 1.5  # more than two leases
-    while time.monotonic() < until:
-        assert not (await held.record()).fenced_turn_ids
-        await asyncio.sleep(0.05)
-    assert not stack.jobs.of(turn_id, "suspect")
-    await held.complete("Because.")
-    assert (await user.turn(turn_id)).attempt == 1
+async def test_a_worker_that_beats_keeps_its_turn(store_url: str) -> None:
+    async with session_stack(store_url, lease=1.2) as stack:
+        user, _, turn_id = await begun(stack)
+        held = await stack.claim(turn_id)
+        until = time.monotonic() + 1.5  # more than a lease
+        while time.monotonic() < until:
+            assert not (await held.record()).fenced_turn_ids
+            await asyncio.sleep(0.05)
+        assert not stack.jobs.of(turn_id, "suspect")
+        await held.complete("Because.")
+        assert (await user.turn(turn_id)).attempt == 1
 
 
 async def test_workers_that_die_every_time_spend_the_attempts(store_url: str) -> None:
@@ -294,14 +296,19 @@ async def test_a_stream_that_breaks_with_the_store_goes_on_where_it_was(
         assert text_of([*seen, *rest]) == "onetwothree"
 
 
-async def test_a_record_of_another_type_is_put_aside_and_stops_no_clock(stack: Stack) -> None:
+async def test_a_record_of_another_type_is_put_aside_and_stops_no_clock(
+    short_leases: Stack,
+) -> None:
+    stack = short_leases
     user, session_id, turn_id = await begun(stack)
     other, _, other_id = await begun(stack)
     await wait_until(lambda: turn_id in stack.archive.accepted, SOON)
     # As a bug or an operator may leave it.
     record = keys.record_key(session_id)
-    await stack.redis.delete(record)
-    await stack.redis.hset(record, "a", "b")
+    in_one_step = stack.redis.pipeline(transaction=True)
+    in_one_step.delete(record)
+    in_one_step.hset(record, "a", "b")
+    await in_one_step.execute()
     await stack.claim(other_id)
     second = await stack.claim(other_id, queue="suspect")
     await second.complete("Because.")

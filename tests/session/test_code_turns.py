@@ -127,7 +127,10 @@ async def test_attempts_are_counted_for_each_step(stack: Stack) -> None:
     assert (await user.ended(turn.turn_id)).outcome == spent
 
 
-async def test_a_worker_that_dies_after_a_finished_step_makes_nobody_suspect(stack: Stack) -> None:
+async def test_a_worker_that_dies_after_a_finished_step_makes_nobody_suspect(
+    short_leases: Stack,
+) -> None:
+    stack = short_leases
     _, turn, held = await begun(stack)
     await written(held, "a.py", 1)  # and then it is heard of no more
     second = await stack.claim(turn.turn_id, nth=2, queue="long")

@@ -267,7 +267,7 @@ CASES = (
     ),
     Case(
         provoke=a_writer_that_is_always_first,
-        timeout=IMPATIENT,
+        timeout=0.8,
         error_type=ErrorType.CONFLICT_EXHAUSTED,
         operation=StoreOperation.REFRESH,
         code=grpc.StatusCode.ABORTED,

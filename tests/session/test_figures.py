@@ -9,7 +9,7 @@ from services.runtime.telemetry import TelemetryOptions, telemetry
 from services.session.adapters import keys
 from services.session.ids import SHARDS, shard_of
 from tests.scrape import scraped
-from tests.session.stack import SOON, failure, session_stack
+from tests.session.stack import SHORT_LEASE, SOON, failure, session_stack
 from tests.waiting import wait_until
 
 LATENCY = "maieutic_session_store_duration_seconds"
@@ -64,7 +64,7 @@ async def test_a_store_that_cannot_be_counted_stops_no_turn(store_url: str) -> N
     async with (
         metrics_endpoint("127.0.0.1:0") as endpoint,
         telemetry("session", TelemetryOptions(), metric_readers=[endpoint.reader()]),
-        session_stack(store_url) as stack,
+        session_stack(store_url, lease=SHORT_LEASE) as stack,
     ):
         user = stack.user()
         session_id = (await user.create()).session_id

@@ -32,7 +32,9 @@ JOBS = Jobs(IDS, Limits())
 
 
 def children(stack: Stack, parent: str) -> list[RunTurn]:
-    return [job for _, job in stack.jobs.seen if job.parent_turn_id == parent]
+    """Return each once: what is not claimed soon is published again."""
+    jobs = {job.turn_id: job for _, job in stack.jobs.seen if job.parent_turn_id == parent}
+    return list(jobs.values())
 
 
 async def test_what_is_handed_on_begins_with_the_outcome_that_names_it(any_stack: Stack) -> None:

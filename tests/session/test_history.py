@@ -219,11 +219,12 @@ async def test_a_turn_in_a_session_that_left_is_told_what_the_archive_gave_back(
     user = stack.user()
     session_id = (await user.create()).session_id
     await talk(stack, user, session_id, 3)
-    turn = await user.begin(session_id)
-    job = await stack.jobs.next(turn.turn_id)
-    await stack.forget(session_id)
-    caplog.set_level(logging.INFO, "services.session.observing")
-    held = await stack.worker().claimed(job)
+    with stack.archiver.paused():  # its question is not among what comes back
+        turn = await user.begin(session_id)
+        job = await stack.jobs.next(turn.turn_id)
+        await stack.forget(session_id)
+        caplog.set_level(logging.INFO, "services.session.observing")
+        held = await stack.worker().claimed(job)
     assert len(held.claim.window) == 7
     record = caplog.records[-1].__dict__
     assert (record["from_window"], record["from_archive"]) == (1, 6)

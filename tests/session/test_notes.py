@@ -108,7 +108,7 @@ async def test_a_note_whose_commit_was_not_heard_of_is_added_once(
 ) -> None:
     async with proxy(valkey_server.port) as link:
         url = f"redis://127.0.0.1:{link.port}/0"
-        async with session_stack(url, redis_timeout=0.5) as stack:
+        async with session_stack(url) as stack:
             user = stack.user()
             session_id = (await user.create()).session_id
             lost = 0

@@ -18,9 +18,11 @@ SECRET = "What only its user should read"
 KEPT_MS = 30 * 86_400_000
 
 
-async def wrong_type(stack: Stack, key: str) -> None:
-    await stack.redis.delete(key)
-    await stack.redis.rpush(key, SECRET)
+async def wrong_type(stack: Stack, key: str, *values: str) -> None:
+    in_one_step = stack.redis.pipeline(transaction=True)
+    in_one_step.delete(key)
+    in_one_step.rpush(key, *(values or [SECRET]))
+    await in_one_step.execute()
 
 
 async def wrong_version(stack: Stack, key: str) -> None:
@@ -216,9 +218,7 @@ async def test_a_record_of_another_type_is_shown_as_it_would_be_dumped(stack: St
 async def test_a_huge_value_of_another_type_is_not_loaded(stack: Stack) -> None:
     user = stack.user()
     session_id = await archived_session(stack, user)
-    key = keys.record_key(session_id)
-    await stack.redis.delete(key)
-    await stack.redis.rpush(key, *["x" * 1024 * 1024] * 9)
+    await wrong_type(stack, keys.record_key(session_id), *["x" * 1024 * 1024] * 9)
     await user.get(session_id)
     (record,) = (await quarantined(stack)).records
     assert record.size > 9 * 1024 * 1024

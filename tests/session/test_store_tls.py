@@ -74,7 +74,7 @@ async def test_a_server_that_nobody_vouches_for_is_not_talked_to(
     async with opened(f"rediss://localhost:{secure.port}{options}") as store:
         for call in (store.pressure, lambda: store.transact(new_session(), count("mine"))):
             # At once: waiting makes no certificate better.
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(4):
                 with pytest.raises(StoreUnavailable, match="certificate is not trusted") as raised:
                     await call()
             assert raised.value.error_type is ErrorType.CONNECTION

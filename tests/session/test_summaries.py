@@ -126,15 +126,14 @@ async def test_a_summary_that_fails_stands_in_nobodys_way_and_the_next_covers_it
 
 
 async def test_a_worker_that_dies_in_a_summary_leaves_it_to_another_and_it_counts_once(
-    stack: Stack,
+    short_leases: Stack,
 ) -> None:
-    user = stack.user()
+    stack, user = short_leases, short_leases.user()
     session_id = (await user.create()).session_id
     await talk(stack, user, session_id, TURNS)
     first = await nth(stack, 1)
     dead = await stack.worker().claimed(first)
-    again = await stack.jobs.next(first.turn_id, queue="suspect")
-    held = await stack.worker().claimed(again)
+    held = await stack.claim(first.turn_id, queue="suspect")
     assert held.claim.window == dead.claim.window
     await held.complete_step(STEP, written("By the second.", FIRST))
     late = await dead.complete_step(STEP, written("By the first.", FIRST))

@@ -118,7 +118,7 @@ async def test_an_update_whose_commit_was_not_heard_of_is_made_once(
     """Made again blindly, it would meet its own revision and be refused."""
     async with proxy(valkey_server.port) as link:
         url = f"redis://127.0.0.1:{link.port}/0"
-        async with session_stack(url, redis_timeout=0.5) as stack:
+        async with session_stack(url) as stack:
             user = stack.user()
             made = await user.create()
             lost = 0

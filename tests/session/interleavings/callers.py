@@ -309,8 +309,10 @@ class Callers:
 
 
 def _passes(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the same request may have another answer."""
-    return error.code() == grpc.StatusCode.UNAVAILABLE or reason(error) == "CONFLICT_EXHAUSTED"
+    """Whether the same request may have another answer; a busy machine may be late with one."""
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return True
+    return reason(error) == "CONFLICT_EXHAUSTED"
 
 
 def _in_order(found: Sequence[Message]) -> Messages:
