@@ -1,13 +1,14 @@
 """What the contract suite of the bus needs from each adapter."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 from uuid import uuid4
 
 import aio_pika
 
-from services.runtime.bus import Bus
+from services.runtime.bus import Bus, OutgoingMessage
 from services.runtime.memory import MemoryBus
 from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.topology import Binding, Exchange, ExchangeType, Queue, Topology
@@ -15,6 +16,7 @@ from tests.proxy import Proxy
 from tests.waiting import wait_until
 
 DELIVERY_LIMIT = 2
+MOST_FILLERS = 50
 
 
 class BusHarness(Protocol):
@@ -118,6 +120,23 @@ class RabbitHarness:
     def _unlinked(self) -> bool:
         links = self._bus._links
         return links.publishing.current is None and links.consuming.current is None
+
+
+async def held_back(
+    bus: Bus, message: Callable[[str], OutgoingMessage]
+) -> tuple[str, asyncio.Task[None]]:
+    """Publish until the queue is full; returns the id of what waits for room, and its publication.
+
+    It has waited long enough for the adapter to doubt its channel.
+    """
+    for number in range(MOST_FILLERS):
+        message_id = f"narrow-{number}"
+        publishing = asyncio.create_task(bus.publish(message(message_id), timeout=60))
+        done, _ = await asyncio.wait([publishing], timeout=1.5)
+        if not done:
+            return message_id, publishing
+        await publishing
+    raise AssertionError("the queue is never full")
 
 
 @asynccontextmanager

@@ -34,6 +34,7 @@ from tests.contracts.buses import (
     MemoryHarness,
     Names,
     RabbitHarness,
+    held_back,
     removed_afterwards,
 )
 from tests.proxy import proxy
@@ -378,30 +379,18 @@ async def test_a_cancelled_publish_ends_as_cancelled(harness: BusHarness, work: 
             await publishing
 
 
-async def refused(bus: Bus, message: OutgoingMessage) -> bool:
-    try:
-        await bus.publish(message, timeout=0.5)
-    except BusUnavailable:
-        return True
-    return False
-
-
 async def test_a_refused_message_is_published_once_there_is_room(
     bus: Bus, names: Names, work: Work
 ) -> None:
-    await wait_until(lambda: refused(bus, work("filler", key="narrow")))
-    patient = asyncio.create_task(bus.publish(work("patient", key="narrow"), timeout=60))
-    # Long enough for the adapter to doubt its channel.
-    await asyncio.sleep(1.5)
-    assert not patient.done()
+    patient, publishing = await held_back(bus, lambda number: work(number, key="narrow"))
     await bus.publish(work("elsewhere"), timeout=SOON)
     async with bus.consume(names.narrow_queue, prefetch=10) as deliveries:
         arrived = ""
-        while arrived != "patient":
+        while arrived != patient:
             delivery = await received(deliveries)
             arrived = delivery.message_id
             await delivery.ack()
-        await patient
+        await publishing
 
 
 async def test_a_message_that_no_queue_wants_is_unroutable(

@@ -12,7 +12,7 @@ from services.runtime.rabbitmq import RabbitMQBus
 from services.runtime.topology import Queue, Topology, maieutic_topology
 from tests.backends.process import free_port
 from tests.backends.rabbitmq import RabbitNode, rabbitmq
-from tests.contracts.buses import Names, removed_afterwards
+from tests.contracts.buses import Names, held_back, removed_afterwards
 from tests.proxy import Direction, Proxy, proxy
 from tests.waiting import wait_until
 
@@ -178,22 +178,14 @@ async def test_a_channel_that_only_refuses_is_opened_again(
     rabbit_node: RabbitNode, names: Names
 ) -> None:
     async with RabbitMQBus.connect(rabbit_node.url, names.topology()) as bus:
-        await wait_until(lambda: refused(bus, work(names, "filler", key="narrow")))
+        await bus.publish(work(names, "before"), timeout=SOON)
         first = bus._links.channel.current
-        waiting = asyncio.create_task(bus.publish(work(names, "m", key="narrow"), timeout=SOON))
-        await wait_until(lambda: bus._links.channel.current not in (None, first))
+        patient, publishing = await held_back(bus, lambda number: work(names, number, key="narrow"))
+        await wait_until(lambda: bus._links.channel.current not in (None, first), SOON)
         async with bus.consume(names.narrow_queue, prefetch=1) as deliveries:
-            while await next_id(deliveries) != "m":
+            while await next_id(deliveries) != patient:
                 pass
-        await waiting
-
-
-async def refused(bus: RabbitMQBus, message: OutgoingMessage) -> bool:
-    try:
-        await bus.publish(message, timeout=0.5)
-    except BusUnavailable:
-        return True
-    return False
+        await publishing
 
 
 async def test_a_queue_with_other_arguments_is_named_by_the_check(
