@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 async def wait_until(
     predicate: Callable[[], bool | Awaitable[bool]],
-    timeout: float = 10.0,  # noqa: ASYNC109 - the failure names what was waited for
+    timeout: float = 30.0,  # noqa: ASYNC109 - the failure names what was waited for
     *,
     every: float = 0.01,
 ) -> None:

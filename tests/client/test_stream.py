@@ -240,28 +240,35 @@ async def test_a_gap_gives_the_text_that_is_left_and_says_if_some_is_missing(
     ]
 
 
-async def test_a_stream_gives_up_when_the_service_stays_away(served: Served) -> None:
+async def test_a_stream_gives_up_when_the_service_stays_away(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served.state.cuts = [2] + [0] * 10_000
-    brief = RetryPolicy(first_delay=0.001, longest_delay=0.01, give_up_after=0.1)
-    async with Maieutic.connect(served.server.address, api_key="mk_any", retry=brief) as client:
+    patient = RetryPolicy(first_delay=0.001, longest_delay=0.001, give_up_after=10.0)
+    loop = asyncio.get_running_loop()
+    clock = loop.time
+    async with Maieutic.connect(served.server.address, api_key="mk_any", retry=patient) as client:
         stream = client.turns.stream(served.session_id, TEXT)
+        # With the third connection time passes that is too long for this policy.
+        monkeypatch.setattr(loop, "time", lambda: clock() + 15.0 * (stream.connects > 2))
         with pytest.raises(Unavailable, match="cut by the test"):
             await stream.result()
     assert stream.turn_id
-    assert stream.connects > 2
+    assert stream.connects == 3
 
 
 async def test_a_stream_gives_up_at_its_deadline_and_says_that_the_turn_goes_on(
     served: Served,
 ) -> None:
     served.state.hold = asyncio.Event()
-    stream = served.client.turns.stream(served.session_id, TEXT, timeout=0.3)
+    turn = await served.client.turns.begin(served.session_id, TEXT)
+    stream = served.client.turns.watch(turn.turn_id, timeout=0.3)
     with pytest.raises(DeadlineExceeded, match="goes on"):
         await stream.result()
 
     served.state.hold.set()
-    rest = served.client.turns.watch(stream.turn_id, cursor=stream.cursor)
-    assert [frame.WhichOneof("event") for frame in await read(rest)] == ["outcome"]
+    rest = await read(served.client.turns.watch(turn.turn_id, cursor=stream.cursor))
+    assert rest[-1].HasField("outcome")
 
 
 async def test_a_reader_that_is_cancelled_may_read_on(served: Served) -> None:

@@ -31,7 +31,6 @@ class Backend:
             "HOME": str(home),
             "LISTEN": "127.0.0.1:0",
             "MODEL_WORD_DELAY": "0.001",
-            "LEASE": "2",
             **{name.upper(): value for name, value in settings.items()},
         }
         self._process = Process(
@@ -97,10 +96,10 @@ async def backend(**settings: str) -> AsyncIterator[Backend]:
 
 @asynccontextmanager
 async def scripted_backend(**settings: str) -> AsyncIterator[Backend]:
-    """Run the backend with a model that does as the question says."""
+    """Run the backend with a model that does as the question says; a lost turn is soon missed."""
     with scratch_folder("home") as home:
         scripted = {"model_kind": "scripted", "model_calls_file": str(home / "calls")}
-        running = Backend(home, **scripted, **settings)
+        running = Backend(home, lease="2", **scripted, **settings)
         try:
             await running.start()
             yield running

@@ -7,7 +7,8 @@ from tests.conversation.texts import TEA
 from tests.scrape import scraped
 from tests.waiting import wait_until
 
-SOON = 10.0
+SOON = 30.0
+ENDED = "maieutic_turns_ended"
 
 
 async def test_one_page_has_the_metrics_of_every_service_of_the_process() -> None:
@@ -21,9 +22,10 @@ async def test_one_page_has_the_metrics_of_every_service_of_the_process() -> Non
         async def all_there() -> bool:
             page = await scraped(address)
             labels = (sample.labels for metric in page.values() for sample in metric.samples)
-            return {one["service_name"] for one in labels if "service_name" in one} == {*SERVICES}
+            told = {one["service_name"] for one in labels if "service_name" in one}
+            return told == {*SERVICES} and ENDED in page
 
         await wait_until(all_there, SOON)
         page = await scraped(address)
-    (ended,) = page["maieutic_turns_ended"].samples
+    (ended,) = page[ENDED].samples
     assert (ended.labels["maieutic_turn_state"], ended.value) == ("COMPLETED", 1)

@@ -186,7 +186,8 @@ async def settled(count: Callable[[], int]) -> int:
 async def test_a_streams_deadline_is_the_callers(stack: Stack, client: Maieutic) -> None:
     stack.conversations.hold = asyncio.Event()
     session = await client.sessions.create()
-    stream = client.turns.stream(session.session_id, "one", timeout=0.5)
+    turn = await client.turns.begin(session, "one")
+    stream = client.turns.watch(turn.turn_id, timeout=0.5)
     with pytest.raises(MaieuticError) as raised:
         await stream.result()
     assert "goes on" in raised.value.message

@@ -15,6 +15,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 RUN = f"agents CONSUMER {names.RUN_TURN}"
+PUBLISHED = "agents PRODUCER publish results"
 WORK = "maieutic.session.v1.TurnWorkService"
 BATCH = f"persistence CONSUMER {names.ARCHIVE_BATCH}"
 FAILED_ONCE = scripted(fail="unavailable", fail_times=1, retry_after=0.1)
@@ -39,7 +40,7 @@ async def test_a_turn_is_one_trace_from_its_caller_to_its_row(
     assert len({span.trace_id for span in spans}) == 1
     assert ancestry(one(spans, LAST), spans) == [
         LAST,
-        "agents PRODUCER publish results",
+        PUBLISHED,
         RUN,
         "session PRODUCER publish turns",
         "session SERVER maieutic.v1.TurnService/StreamTurn",
@@ -52,7 +53,7 @@ async def test_a_turn_is_one_trace_from_its_caller_to_its_row(
         "agents CLIENT maieutic.v1.DocumentService/SearchDocuments",
         "agents CLIENT chat scripted-1",
         f"agents CLIENT {WORK}/CompleteTurn",
-        "agents PRODUCER publish results",
+        PUBLISHED,
     ]
     # The stores under it: Redis and the vectors. The database is the batch's, see the next test.
     for method in ("ClaimTurn", "CompleteTurn"):
@@ -69,12 +70,17 @@ async def test_a_turn_is_one_trace_from_its_caller_to_its_row(
 async def test_the_batch_that_writes_turns_links_to_each_of_them(
     observed: Observed, client: Maieutic
 ) -> None:
+    def published(turn_id: str) -> bool:
+        return PUBLISHED in {str(span) for span in observed.turn(turn_id)}
+
     sessions = [await client.sessions.create() for _ in range(4)]
     # What comes while it sleeps, it finds together.
     observed.stack.freeze("persistence")
     try:
         asked = (answered(client, session.session_id, "Why?") for session in sessions)
         turn_ids = await asyncio.gather(*asked)
+        # An answer is told before its result is on the bus.
+        await wait_until(lambda: all(map(published, turn_ids)), PATIENCE, every=0.05)
     finally:
         observed.stack.thaw("persistence")
     turns = [await observed.whole_turn(turn_id) for turn_id in turn_ids]
