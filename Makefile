@@ -13,6 +13,9 @@ CHART := .venv-chart/.installed
 PIP_FLAGS := --quiet --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --no-header --python-version 3.11
 
+# The tests start hundreds of processes, which compile everything anew if this is set.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo serve chat test lint format protos bench bench-agents bench-failover bench-session bench-retrieval chart image secrets locks clean

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from xdist.remote import Producer
 
 from tests.backends.postgres import PostgresServer, postgres
 from tests.backends.rabbitmq import RabbitNode, rabbitmq
 from tests.backends.redis import RedisServer, redis_server, valkey
 from tests.backends.redis_cluster import RedisCluster, redis_cluster
 from tests.backends.sentinel import WatchedRedis, watched_redis
+from tests.distribution import Distribution, rank
 
 
 def pytest_configure() -> None:
@@ -28,16 +30,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-LONGEST = ("faults", "outages", "traces")
-"""Folders whose tests wait for whole deployments."""
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Distribution:
+    """Deal the tests out as `tests.distribution` says."""
+    return Distribution(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a folder together, in whatever order: what they share starts once.
-
-    The longest come first, so that no process is left alone with them at the end.
-    """
-    items.sort(key=lambda item: (item.path.parent.name not in LONGEST, item.path.parent))
+    """Keep the tests of a folder together, in whatever order: what they share starts once."""
+    items.sort(key=lambda item: (rank(item.path.parent.name), item.path.parent))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
