@@ -9,10 +9,10 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
@@ -21,9 +21,8 @@ from maieutic.session.v1.turn_work_service_pb2 import (
     RecordTurnEventsResponse,
     TurnEvents,
 )
-from maieutic.v1.turn_service_pb2 import TurnFile
 from services.agents.failures import TRANSIENT
-from services.agents.ports import AgentEvent
+from services.agents.recorded_turns import RecordedTurn, RecordedTurns, TurnListener
 from services.agents.turn_log import TurnLog
 from services.runtime import telemetry
 from services.runtime.errors import Internal, ServiceError, Unavailable, from_rpc
@@ -35,6 +34,10 @@ _LOG = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 1024 * 1024
 """Far below what a message may hold; after a long break texts of many turns wait."""
+SECONDS_PER_TURN = 0.0003
+"""That batches wait longer for each turn: one of many turns takes little more than one of a few."""
+MOST_SECONDS = 0.075
+"""That they wait longer, however many turns there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class RecorderOptions:
     """When the recorder sends, and when it gives up. Times in seconds."""
 
     flush_interval: float = 0.025
-    """Between two batches."""
+    """Between two batches, and a little more where hundreds of turns share them."""
 
     heartbeat_interval: float = 0.8
     """Between two renewals of the leases; a silent turn that is cancelled stops within this."""
@@ -56,81 +59,9 @@ class RecorderOptions:
     reconnect_pause: float = 1.0
     """Longest pause before a new stream; random, so that workers do not come back all at once."""
 
-
-class TurnListener(Protocol):
-    """Who runs a turn, and hears what becomes of its lease."""
-
-    def fenced(self) -> None:
-        """Another claim or an outcome stands."""
-        ...
-
-    def missing(self) -> None:
-        """The live store has lost the turn: claim it again, then call `resume`."""
-        ...
-
-    def silent(self) -> None:
-        """The session service has not answered for too long."""
-        ...
-
-
-class RecordedTurn:
-    """A turn under a lease: what is appended goes to its event log."""
-
-    def __init__(self, log: TurnLog, listener: TurnListener, wake: asyncio.Event) -> None:
-        self.log = log
-        self.listener = listener
-        self.opened = asyncio.get_running_loop().time()
-        self.sent_on: object | None = None
-        """The stream on which the batch under way was sent last."""
-        self._wake = wake
-        self._settled = asyncio.Event()
-        self._settled.set()
-
-    def append(self, event: AgentEvent) -> None:
-        """Take an event; it is sent with the next batch."""
-        self.log.append(event)
-        self._changed()
-
-    async def recorded(self) -> int:
-        """Wait until every frame is in the event log; returns the number of the last one."""
-        await self._settled.wait()
-        return self.log.last_seq
-
-    def resume(self, fence: int) -> None:
-        """Go on under the fence of a new claim."""
-        self.log.resume(fence)
-        self.sent_on = None
-        self._changed()
-
-    def go_on_after(self, files: Iterable[TurnFile]) -> None:
-        """Tell watchers which files earlier attempts have finished."""
-        self.log.go_on_after(files)
-        self._changed()
-
-    def restate(self) -> None:
-        """Send all text again: the live store has lost frames that it had acknowledged."""
-        self.log.restate()
-        self._changed()
-
-    def acknowledged(self, events: TurnEvents) -> None:
-        """Note that a batch is in the event log."""
-        self.log.acknowledge(events)
-        self._changed()
-
-    def to_send(self, stream: object) -> TurnEvents | None:
-        """Return what is to be sent on *stream* now."""
-        events = self.log.under_way if self.sent_on is not stream else None
-        if self.log.suspended or (events := events or self.log.freeze()) is None:
-            return None
-        self.sent_on = stream
-        return events
-
-    def _changed(self) -> None:
-        if self.log.is_clear:
-            self._settled.set()
-            return
-        self._settled.clear()
-        self._wake.set()
+    def interval(self, turns: int) -> float:
+        """Return the seconds between two batches where so many turns share them."""
+        return self.flush_interval + min(turns * SECONDS_PER_TURN, MOST_SECONDS)
 
 
 class Recorder:
@@ -139,8 +70,7 @@ class Recorder:
     def __init__(self, stub: "TurnWorkServiceAsyncStub", options: RecorderOptions) -> None:
         self._stub = stub
         self._options = options
-        self._turns: dict[RecordedTurn, None] = {}
-        self._wake = asyncio.Event()
+        self._turns = RecordedTurns()
         self._last_reply = asyncio.get_running_loop().time()
 
     @classmethod
@@ -167,16 +97,16 @@ class Recorder:
     ) -> Iterator[RecordedTurn]:
         """Hold the lease of a claimed turn during the block, and record what it says."""
         log = TurnLog(turn_id=turn_id, claim_id=claim_id, fence=fence)
-        turn = RecordedTurn(log, listener, self._wake)
-        self._turns[turn] = None
+        turn = RecordedTurn(log, listener, self._turns)
+        self._turns.add(turn)
         try:
             yield turn
         finally:
-            del self._turns[turn]
+            self._turns.remove(turn)
 
     async def _keep_stream(self) -> None:
         while True:
-            stream = _Stream(self._turns, self._wake, self._options)
+            stream = _Stream(self._turns, self._options)
             try:
                 await self._follow(stream)
             except ServiceError as error:
@@ -208,7 +138,7 @@ class Recorder:
         while True:
             await asyncio.sleep(self._options.heartbeat_interval)
             limit = loop.time() - self._options.silence
-            for turn in list(self._turns):
+            for turn in list(self._turns.held):
                 if max(self._last_reply, turn.opened) < limit:
                     turn.listener.silent()
 
@@ -236,11 +166,8 @@ class _Batch:
 class _Stream:
     """One life of the stream: its requests in order, and whose answers are due."""
 
-    def __init__(
-        self, turns: dict[RecordedTurn, None], wake: asyncio.Event, options: RecorderOptions
-    ) -> None:
+    def __init__(self, turns: RecordedTurns, options: RecorderOptions) -> None:
         self._turns = turns
-        self._wake = wake
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._unanswered: deque[_Batch] = deque()
@@ -259,15 +186,15 @@ class _Stream:
         """End the requests: gRPC may still wait for the next one of a broken stream."""
         self._patience = None
         self._closed = True
-        self._wake.set()
+        self._turns.wake.set()
 
     async def requests(self) -> AsyncIterator[RecordTurnEventsRequest]:
         """Yield a request when there is something to say; never two in one flush interval."""
-        self._wake.set()
+        self._turns.look_at_all()
         while True:
             await self._something_to_say()
             if self._closed:
-                self._wake.set()  # for the stream that comes after this one
+                self._turns.wake.set()  # for the stream that comes after this one
                 return
             if (batch := self._batch()).sent:
                 self._unanswered.append(batch)
@@ -287,12 +214,12 @@ class _Stream:
     async def _something_to_say(self) -> None:
         try:
             async with asyncio.timeout_at(self._next_heartbeat):
-                await self._wake.wait()
+                await self._turns.wake.wait()
         except TimeoutError:
             pass  # time for a heartbeat
         # What follows shortly after an idle time goes at once, the rest waits for its neighbours.
         await asyncio.sleep(max(0.0, self._next_flush - self._loop.time()))
-        self._wake.clear()
+        self._turns.wake.clear()
 
     def _batch(self) -> _Batch:
         now = self._loop.time()
@@ -306,22 +233,24 @@ class _Stream:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self._options.heartbeat_interval
             self._add_heartbeats(batch)
-        self._next_flush = now + self._options.flush_interval if batch.sent else now
+        pause = self._options.interval(len(self._turns.held)) if batch.sent else 0.0
+        self._next_flush = now + pause
         return batch
 
     def _add_events(self, batch: _Batch) -> None:
         size = 0
-        for turn in self._turns:
+        while self._turns.changed:
             if size > MAX_REQUEST_BYTES:
-                self._wake.set()
+                self._turns.wake.set()
                 return
+            turn = self._turns.next_changed()
             if (events := turn.to_send(self)) is not None:
                 batch.request.events.append(events)
                 batch.sent.append(_Sent(turn=turn, fence=turn.log.fence, events=events))
                 size += events.ByteSize()
 
     def _add_heartbeats(self, batch: _Batch) -> None:
-        for turn in self._turns:
+        for turn in self._turns.held:
             if not turn.log.suspended:
                 batch.request.heartbeats.append(turn.log.heartbeat())
                 batch.sent.append(_Sent(turn=turn, fence=turn.log.fence, events=None))

@@ -19,7 +19,7 @@ from services.agents.crew import Crew
 from services.agents.errors import AnswerTooLarge
 from services.agents.failures import NO_AGENT, Failure, no_agent
 from services.agents.ports import Agent, AgentContext, AgentEvent, Answer
-from services.agents.recorder import RecordedTurn
+from services.agents.recorded_turns import RecordedTurn
 from services.agents.routing_slip import next_step
 from services.agents.turn_work import TurnWork, told
 from services.runtime.turn_files import finished_files

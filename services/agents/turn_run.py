@@ -45,7 +45,8 @@ from services.agents.failures import (
     wait_before_retry,
 )
 from services.agents.ports import Answer
-from services.agents.recorder import RecordedTurn, Recorder
+from services.agents.recorded_turns import RecordedTurn
+from services.agents.recorder import Recorder
 from services.agents.turn_agents import TurnAgents
 from services.agents.turn_work import TurnWork
 from services.runtime import telemetry
