@@ -1,6 +1,8 @@
 """No request, however wrong, is answered INTERNAL; what is wrong is named."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -8,7 +10,7 @@ import pytest_asyncio
 
 from maieutic.v1 import session_service_pb2
 from maieutic_client import Maieutic
-from tests.fakes.gateway import Stack
+from tests.fakes.gateway import Stack, gateway_stack
 from tests.gateway.bad_input import (
     INVALID,
     METHODS,
@@ -23,16 +25,40 @@ from tests.gateway.bad_input import (
     valid_request,
 )
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 CREATE_SESSION = "/maieutic.v1.SessionService/CreateSession"
 
 
-@pytest_asyncio.fixture
-async def api(stack: Stack, client: Maieutic) -> AsyncIterator[Api]:
-    session = await client.sessions.create()
-    turn = await client.turns.begin(session.session_id, "one two")
-    messages = [message async for message in client.sessions.messages(session)]
-    document = (await client.documents.add("facts.md", "some facts")).document
-    await client.documents.attach(SOURCES, [document.document_id])
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """One gateway for all requests that are refused: they change nothing."""
+    async with gateway_stack(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(stack: Stack) -> AsyncIterator[Api]:
+    async with filled(stack) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_api(tmp_path: Path) -> AsyncIterator[Api]:
+    """For a request that changes what it is about."""
+    async with gateway_stack(tmp_path) as running, filled(running) as found:
+        yield found
+
+
+@asynccontextmanager
+async def filled(stack: Stack) -> AsyncIterator[Api]:
+    """Make what the requests name."""
+    async with Maieutic.connect(stack.address, api_key=stack.key) as client:
+        session = await client.sessions.create()
+        turn = await client.turns.begin(session.session_id, "one two")
+        messages = [message async for message in client.sessions.messages(session)]
+        document = (await client.documents.add("facts.md", "some facts")).document
+        await client.documents.attach(SOURCES, [document.document_id])
     async with grpc.aio.insecure_channel(stack.address) as channel:
         yield Api(
             channel=channel,
@@ -47,9 +73,9 @@ async def api(stack: Stack, client: Maieutic) -> AsyncIterator[Api]:
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_the_valid_request_that_the_cases_are_made_from_is_answered(
-    api: Api, method: str
+    own_api: Api, method: str
 ) -> None:
-    answer = await answer_to(api, method, valid_request(api, method).SerializeToString())
+    answer = await answer_to(own_api, method, valid_request(own_api, method).SerializeToString())
     assert answer.code is grpc.StatusCode.OK, answer
 
 
