@@ -29,7 +29,7 @@ from maieutic.v1.specification_pb2 import (
 from maieutic.v1.summary_pb2 import Summary
 from maieutic.v1.turn_service_pb2 import Findings
 from maieutic_client import Maieutic
-from maieutic_client.cli import budgets, main
+from maieutic_client.cli import budgets, main, target
 from tests.fakes.conversations import echo
 from tests.fakes.gateway import Stack, gateway_stack
 from tests.waiting import wait_until
@@ -72,15 +72,15 @@ class Cli:
         assert process.returncode is not None
         return Ended(status=process.returncode, out=out.decode(), err=err.decode())
 
-    async def quick(self, *arguments: str, key: str = "") -> Ended:
+    async def quick(self, *arguments: str, key: str = "", typed: str = "", **environ: str) -> Ended:
         """Run a command in a thread of this process, which needs no second to start."""
-        environ = {
+        base = {
             "MAIEUTIC_HOME": str(self.folder / "home"),
             "MAIEUTIC_ADDRESS": self.stack.address,
             "MAIEUTIC_API_KEY": key or self.stack.key,
         }
-        runner = CliRunner(env=environ)
-        ended = await asyncio.to_thread(runner.invoke, main, list(arguments))
+        runner = CliRunner(env={**base, **environ})
+        ended = await asyncio.to_thread(runner.invoke, main, list(arguments), input=typed)
         return Ended(status=ended.exit_code, out=ended.stdout, err=ended.stderr)
 
 
@@ -103,17 +103,17 @@ async def test_documents_are_added_listed_found_and_deleted(cli: Cli) -> None:
         "added deep/pg.txt",
         "added redis.md",
     ]
-    again = await cli.run("docs", "add", str(texts / "redis.md"))
+    again = await cli.quick("docs", "add", str(texts / "redis.md"))
     assert "0 new chunks, 1 known" in again.out
 
-    listed = await cli.run("docs", "list")
+    listed = await cli.quick("docs", "list")
     rows = [line.split("\t") for line in listed.out.splitlines()]
     assert [row[1:4] for row in rows] == [["redis.md", "ready", "1"], ["deep/pg.txt", "ready", "1"]]
-    found = await cli.run("docs", "search", "streams", "--limit", "1")
+    found = await cli.quick("docs", "search", "streams", "--limit", "1")
     assert found.out == "1.00\tredis.md\tredis keeps streams\n"
 
-    assert (await cli.run("docs", "delete", rows[0][0])).status == 0
-    assert len((await cli.run("docs", "list")).out.splitlines()) == 1
+    assert (await cli.quick("docs", "delete", rows[0][0])).status == 0
+    assert len((await cli.quick("docs", "list")).out.splitlines()) == 1
 
 
 async def test_searches_are_judged_by_labelled_questions(cli: Cli) -> None:
@@ -126,17 +126,17 @@ async def test_searches_are_judged_by_labelled_questions(cli: Cli) -> None:
             for question, document, passage in labels
         )
     )
-    early = await cli.run("docs", "eval", str(questions))
+    early = await cli.quick("docs", "eval", str(questions))
     assert early.status == 2
     assert "redis.md" in early.err
-    await cli.run("docs", "add", str(cli.folder / "redis.md"))
-    ended = await cli.run("docs", "eval", str(questions))
+    await cli.quick("docs", "add", str(cli.folder / "redis.md"))
+    ended = await cli.quick("docs", "eval", str(questions))
     assert ended.status == 0, ended.err
     rows = dict(line.split("\t") for line in ended.out.splitlines())
     figures = {"recall@1": "0.500", "recall@5": "0.500", "recall@10": "0.500", "MRR@10": "0.500"}
     assert rows == {**figures, "questions": "2"}
     questions.write_text("not a question")
-    wrong = await cli.run("docs", "eval", str(questions))
+    wrong = await cli.quick("docs", "eval", str(questions))
     assert wrong.status == 2
     assert "line 1" in wrong.err
 
@@ -144,7 +144,9 @@ async def test_searches_are_judged_by_labelled_questions(cli: Cli) -> None:
 async def test_a_file_that_is_refused_is_named_and_the_others_are_added(cli: Cli) -> None:
     (cli.folder / "bad.txt").write_bytes(b"\xff\xfe\xfd")
     (cli.folder / "good.txt").write_text("fine")
-    ended = await cli.run("docs", "add", str(cli.folder / "bad.txt"), str(cli.folder / "good.txt"))
+    ended = await cli.quick(
+        "docs", "add", str(cli.folder / "bad.txt"), str(cli.folder / "good.txt")
+    )
     assert ended.status == 1
     assert "bad.txt" in ended.err
     assert "content: must be UTF-8" in ended.err
@@ -159,11 +161,11 @@ async def test_a_question_is_answered_on_standard_output_with_its_citations(cli:
 
 
 async def test_a_busy_conversation_refuses_a_question_unless_told_otherwise(cli: Cli) -> None:
-    refused = await cli.run("chat", "busy")
+    refused = await cli.quick("chat", "busy")
     assert refused.status == 1
     assert "another turn is running" in refused.err
     for policy in ("enqueue", "interrupt", "rollback"):
-        ended = await cli.run("chat", "busy", "--if-busy", policy)
+        ended = await cli.quick("chat", "busy", "--if-busy", policy)
         assert (ended.status, ended.out) == (0, "busy \n[1] facts.md: as it is written\n\n")
 
 
@@ -203,12 +205,12 @@ async def test_what_a_terminal_has_no_letter_for_is_shown_as_such(cli: Cli) -> N
 
 
 async def test_in_socratic_mode_the_first_question_is_the_agent_s(cli: Cli) -> None:
-    ended = await cli.run("chat", "--mode", "socratic", typed="an answer\n")
+    ended = await cli.quick("chat", "--mode", "socratic", typed="an answer\n")
     assert ended.status == 0, ended.err
     assert cli.stack.conversations.opened == ["NextQuestion", "StreamTurn"]
     (session_id,) = cli.stack.conversations.sessions
     assert f"maieutic specs list {session_id}" in ended.err
-    await cli.run("chat", "--session", session_id, typed="another\n")
+    await cli.quick("chat", "--session", session_id, typed="another\n")
     assert cli.stack.conversations.opened.count("NextQuestion") == 1, "only at the beginning"
 
 
@@ -227,7 +229,7 @@ async def test_an_id_that_begins_with_a_dash_is_no_option(cli: Cli) -> None:
 
 
 async def test_lists_and_reports_come_as_lines_of_json(cli: Cli) -> None:
-    assert (await cli.run("chat", "first question")).status == 0
+    assert (await cli.quick("chat", "first question")).status == 0
     (session_id,) = cli.stack.conversations.sessions
     note = Specification(specification_id="s", category="storage", key="engine", value="Müller")
     cli.stack.conversations.findings[session_id] = Findings(specifications=[note, note])
@@ -265,23 +267,23 @@ def test_every_list_comes_as_json_and_every_command_says_what_it_does() -> None:
 
 
 async def test_a_conversation_goes_on_and_is_listed_and_shown(cli: Cli) -> None:
-    assert (await cli.run("chat", "first question")).status == 0
+    assert (await cli.quick("chat", "first question")).status == 0
     (session_id,) = cli.stack.conversations.sessions
-    assert (await cli.run("chat", "--session", session_id, "and then")).status == 0
+    assert (await cli.quick("chat", "--session", session_id, "and then")).status == 0
 
-    listed = await cli.run("sessions", "list")
+    listed = await cli.quick("sessions", "list")
     assert [line.split("\t")[:3] for line in listed.out.splitlines()] == [
         [session_id, "first question", "direct"]
     ]
-    shown = await cli.run("sessions", "show", session_id)
+    shown = await cli.quick("sessions", "show", session_id)
     assert "first question" in shown.out
     assert "and then" in shown.out
-    assert (await cli.run("sessions", "delete", session_id)).status == 0
-    assert (await cli.run("sessions", "show", session_id)).status == 4
+    assert (await cli.quick("sessions", "delete", session_id)).status == 0
+    assert (await cli.quick("sessions", "show", session_id)).status == 4
 
 
 async def test_a_conversation_is_watched_until_it_is_deleted(cli: Cli) -> None:
-    assert (await cli.run("chat", "first question")).status == 0
+    assert (await cli.quick("chat", "first question")).status == 0
     conversations = cli.stack.conversations
     (session_id,) = conversations.sessions
     step = session_pb.SessionFrame(turn_id="t1")
@@ -292,7 +294,7 @@ async def test_a_conversation_is_watched_until_it_is_deleted(cli: Cli) -> None:
     silent = session_pb.SessionFrame()
     deleted = session_pb.SessionFrame(session_deleted=session_pb.SessionRemoved())
     conversations.happened[session_id] = [step, silent, ended, deleted]
-    watched = await cli.run("sessions", "watch", session_id, "--cursors")
+    watched = await cli.quick("sessions", "watch", session_id, "--cursors")
     assert watched.status == 0, watched.err
     lines = [line.split("\t") for line in watched.out.splitlines()]
     assert [line[0] for line in lines] == [
@@ -300,21 +302,23 @@ async def test_a_conversation_is_watched_until_it_is_deleted(cli: Cli) -> None:
     ]
     assert lines[1][1:3] == ["t1", "context: nothing new"]
     assert lines[2][1:3] == ["t1", "failed MODEL_AWAY"]
-    rest = await cli.run("sessions", "watch", session_id, "--cursor", lines[2][3])
+    rest = await cli.quick("sessions", "watch", session_id, "--cursor", lines[2][3])
     assert rest.out == "session_deleted\t-\t-\n"
 
 
 async def test_a_conversation_is_changed_and_ended(cli: Cli) -> None:
-    assert (await cli.run("chat", "first question")).status == 0
+    assert (await cli.quick("chat", "first question")).status == 0
     (session_id,) = cli.stack.conversations.sessions
-    updated = await cli.run("sessions", "update", session_id, "--title", "T", "--mode", "socratic")
+    updated = await cli.quick(
+        "sessions", "update", session_id, "--title", "T", "--mode", "socratic"
+    )
     assert updated.out == f"updated {session_id}\n"
-    listed = await cli.run("sessions", "list", "--order", "used")
+    listed = await cli.quick("sessions", "list", "--order", "used")
     assert listed.out.split("\t")[1:3] == ["T", "socratic"]
-    assert (await cli.run("sessions", "end", session_id)).out == f"ended {session_id}\n"
+    assert (await cli.quick("sessions", "end", session_id)).out == f"ended {session_id}\n"
     _, session = cli.stack.conversations.sessions[session_id]
     assert session.HasField("end_time")
-    assert (await cli.run("sessions", "update", session_id)).status == 2
+    assert (await cli.quick("sessions", "update", session_id)).status == 2
 
 
 async def test_a_conversation_gets_a_budget_and_loses_it(cli: Cli) -> None:
@@ -337,15 +341,15 @@ async def test_a_conversation_gets_a_budget_and_loses_it(cli: Cli) -> None:
 
 
 async def test_a_conversation_is_branched_and_its_statistics_are_shown(cli: Cli) -> None:
-    assert (await cli.run("chat", "first question")).status == 0
+    assert (await cli.quick("chat", "first question")).status == 0
     (session_id,) = cli.stack.conversations.sessions
     async with Maieutic.connect(cli.stack.address, api_key=cli.stack.key) as client:
         messages = [message async for message in client.sessions.messages(session_id)]
-    branched = await cli.run("sessions", "branch", session_id, messages[0].message_id)
+    branched = await cli.quick("sessions", "branch", session_id, messages[0].message_id)
     branch_id = branched.out.removeprefix("branched ").strip()
     _, branch = cli.stack.conversations.sessions[branch_id]
     assert branch.parent_session_id == session_id
-    stats = await cli.run("sessions", "stats", session_id)
+    stats = await cli.quick("sessions", "stats", session_id)
     assert "messages\t2\n" in stats.out
     assert "turns completed\t1\n" in stats.out
     assert "tokens out of echo\t7\n" in stats.out
@@ -354,20 +358,20 @@ async def test_a_conversation_is_branched_and_its_statistics_are_shown(cli: Cli)
 
 
 async def test_notes_are_added_listed_and_deleted(cli: Cli) -> None:
-    assert (await cli.run("chat", "first question")).status == 0
+    assert (await cli.quick("chat", "first question")).status == 0
     (session_id,) = cli.stack.conversations.sessions
-    added = await cli.run("notes", "add", session_id, "remember this")
+    added = await cli.quick("notes", "add", session_id, "remember this")
     note_id = added.out.removeprefix("added ").strip()
-    listed = await cli.run("notes", "list", session_id)
+    listed = await cli.quick("notes", "list", session_id)
     assert [line.split("\t")[::2] for line in listed.out.splitlines()] == [
         [note_id, "remember this"]
     ]
-    assert (await cli.run("notes", "delete", session_id, note_id)).status == 0
-    assert (await cli.run("notes", "list", session_id)).out == ""
+    assert (await cli.quick("notes", "delete", session_id, note_id)).status == 0
+    assert (await cli.quick("notes", "list", session_id)).out == ""
 
 
 async def test_what_was_understood_is_shown_and_a_conflict_decided(cli: Cli) -> None:
-    assert (await cli.run("chat", "--mode", "socratic", "first question")).status == 0
+    assert (await cli.quick("chat", "--mode", "socratic", "first question")).status == 0
     (session_id,) = cli.stack.conversations.sessions
     first, second = (
         Specification(specification_id=value, category="storage", key="engine", value=value)
@@ -403,8 +407,8 @@ async def test_answers_are_drawn_from_all_documents_unless_told_otherwise(cli: C
     async with Maieutic.connect(cli.stack.address, api_key=cli.stack.key) as client:
         for number in range(3):
             await client.documents.add(f"{number}.txt", f"text {number}")
-    await cli.run("chat", "one")
-    await cli.run("chat", "two", "--no-documents")
+    await cli.quick("chat", "one")
+    await cli.quick("chat", "two", "--no-documents")
     counts = [len(s.document_ids) for _, s in cli.stack.conversations.sessions.values()]
     assert counts == [3, 0]
 
@@ -455,7 +459,7 @@ async def test_an_answer_that_starts_again_is_shown_again(cli: Cli) -> None:
         ]
 
     cli.stack.conversations.answer = answer
-    ended = await cli.run("chat", "the answer")
+    ended = await cli.quick("chat", "the answer")
     assert ended.out.startswith("void\nthe answer \n")
     assert "(the answer starts again)" in ended.err
 
@@ -471,7 +475,7 @@ async def test_an_answer_with_a_gap_is_shown_whole_at_its_end(cli: Cli) -> None:
         ]
 
     cli.stack.conversations.answer = answer
-    ended = await cli.run("chat", "the answer")
+    ended = await cli.quick("chat", "the answer")
     assert ended.out.splitlines()[0] == "the answer"
     assert "a part of the answer is missing" in ended.err
 
@@ -538,7 +542,7 @@ async def test_a_turn_that_failed_is_explained_and_fails_the_command(cli: Cli) -
         state=pb.TURN_STATE_FAILED, reason="MODEL_REFUSED", explanation="ask something else"
     )
     cli.stack.conversations.answer = lambda turn_id, text: [pb.TurnFrame(outcome=outcome)]
-    ended = await cli.run("chat", "a question")
+    ended = await cli.quick("chat", "a question")
     assert ended.status == 1
     assert "the turn is failed (MODEL_REFUSED: ask something else)" in ended.err
 
@@ -553,7 +557,7 @@ async def test_a_budget_goes_with_each_question_and_its_end_is_explained(cli: Cl
     )
     cli.stack.conversations.answer = lambda turn_id, text: [pb.TurnFrame(outcome=outcome)]
     limits = ("--budget-tokens", "500", "--budget-cost", "0.25")
-    ended = await cli.run("chat", "a question", *limits)
+    ended = await cli.quick("chat", "a question", *limits)
     assert (ended.status, ended.out) == (1, "So far\n\n")
     assert f"the turn is over budget (TURN_BUDGET_SPENT: {explained})" in ended.err
     *_, raw = cli.stack.conversations.requests.values()
@@ -607,6 +611,13 @@ async def test_an_interrupt_before_the_turn_is_accepted_cancels_it_once_it_is(cl
     assert process.returncode == 0
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have commands give up a gateway that is away almost at once."""
+    monkeypatch.setattr(target, "PATIENCE_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("arguments", "environ", "status", "told"),
     [
@@ -624,7 +635,7 @@ async def test_an_interrupt_before_the_turn_is_accepted_cancels_it_once_it_is(cl
 async def test_an_error_says_what_to_do_and_has_its_own_exit_status(
     cli: Cli, arguments: list[str], environ: dict[str, str], status: int, told: str
 ) -> None:
-    ended = await cli.run(*arguments, **environ)
+    ended = await cli.quick(*arguments, **environ)
     assert (ended.status, told in ended.err) == (status, True), ended
     assert "Traceback" not in ended.err
 
@@ -671,22 +682,22 @@ async def test_an_admin_lists_shows_and_drops_records_in_quarantine(cli: Cli) ->
     cli.stack.quarantine.put(record_id, b"\x01\x02\x03\x04\x05\x0a\x07what a user wrote")
     key = {"MAIEUTIC_API_KEY": cli.stack.admin_key}
 
-    listed = await cli.run("admin", "quarantine", "list", **key)
+    listed = await cli.quick("admin", "quarantine", "list", **key)
     assert listed.out.split("\t")[:4] == [record_id, "session", "checksum", "24 B"]
-    shown = await cli.run("admin", "quarantine", "show", record_id, **key)
+    shown = await cli.quick("admin", "quarantine", "show", record_id, **key)
     assert "first bytes\t01 02 03 04 05 0a 07 77\n" in shown.out
     assert "user wrote" not in shown.out
-    whole = await cli.run("admin", "quarantine", "show", record_id, "--content", **key)
+    whole = await cli.quick("admin", "quarantine", "show", record_id, "--content", **key)
     assert whole.out.endswith(
         "00000000  01 02 03 04 05 0a 07 77 68 61 74 20 61 20 75 73  |.......what a us|\n"
         "00000010  65 72 20 77 72 6f 74 65                          |er wrote|\n"
     )
-    dropped = await cli.run("admin", "quarantine", "drop", record_id, **key)
+    dropped = await cli.quick("admin", "quarantine", "drop", record_id, **key)
     assert (dropped.status, dropped.out) == (0, f"dropped {record_id}\n")
-    again = await cli.run("admin", "quarantine", "drop", record_id, **key)
+    again = await cli.quick("admin", "quarantine", "drop", record_id, **key)
     assert again.status == 4
     assert record_id in again.err
-    empty = await cli.run("admin", "quarantine", "list", **key)
+    empty = await cli.quick("admin", "quarantine", "list", **key)
     assert (empty.status, empty.out) == (0, "")
     assert "nothing is in quarantine" in empty.err
 
@@ -697,37 +708,37 @@ async def test_an_admin_lists_shows_redrives_and_drops_dead_letters(cli: Cli) ->
     cli.stack.dead_letters.put(second, b"", routing_key="long")
     key = {"MAIEUTIC_API_KEY": cli.stack.admin_key}
 
-    listed = await cli.run("admin", "dead", "list", "--routing-key", "interactive", **key)
+    listed = await cli.quick("admin", "dead", "list", "--routing-key", "interactive", **key)
     queue = "turns.interactive.v1"
     assert listed.out.split("\t")[:5] == [first, queue, "interactive", "unreadable job", "30 B"]
     assert len(listed.out.splitlines()) == 1
-    shown = await cli.run("admin", "dead", "show", first, **key)
+    shown = await cli.quick("admin", "dead", "show", first, **key)
     assert "first bytes\t00 ff 6e 6f 74" in shown.out
     assert "header baggage\tof the job\n" in shown.out
     assert "user wrote" not in shown.out
-    whole = await cli.run("admin", "dead", "show", first, "--content", **key)
+    whole = await cli.quick("admin", "dead", "show", first, "--content", **key)
     assert "|t a user wrote|" in whole.out
-    unsure = await cli.run("admin", "dead", "redrive", **key)
+    unsure = await cli.quick("admin", "dead", "redrive", **key)
     assert (unsure.status, unsure.out) == (2, "")
-    both = await cli.run("admin", "dead", "drop", first, "--all", **key)
+    both = await cli.quick("admin", "dead", "drop", first, "--all", **key)
     assert both.status == 2
-    dry = await cli.run("admin", "dead", "redrive", "--all", "--dry-run", **key)
+    dry = await cli.quick("admin", "dead", "redrive", "--all", "--dry-run", **key)
     assert dry.out.splitlines()[0] == (
         f"would publish {first} to turns interactive: message of-{first}"
     )
-    redriven = await cli.run("admin", "dead", "redrive", first, **key)
+    redriven = await cli.quick("admin", "dead", "redrive", first, **key)
     assert redriven.out == f"published {first} to turns interactive: message of-{first}\n"
-    dropped = await cli.run("admin", "dead", "drop", "--reason", "unreadable", **key)
+    dropped = await cli.quick("admin", "dead", "drop", "--reason", "unreadable", **key)
     assert (dropped.status, dropped.out) == (0, "dropped 2\n")
-    again = await cli.run("admin", "dead", "drop", first, **key)
+    again = await cli.quick("admin", "dead", "drop", first, **key)
     assert again.status == 4
-    empty = await cli.run("admin", "dead", "list", "--redriven", **key)
+    empty = await cli.quick("admin", "dead", "list", "--redriven", **key)
     assert (empty.status, empty.out) == (0, "")
     assert "no dead letters" in empty.err
 
 
 async def test_records_in_quarantine_need_an_admins_key(cli: Cli) -> None:
-    ended = await cli.run("admin", "quarantine", "list")
+    ended = await cli.quick("admin", "quarantine", "list")
     assert ended.status == 3
     assert "not an admin's" in ended.err
 
@@ -736,27 +747,27 @@ async def test_an_admin_builds_switches_exports_and_drops_index_versions(
     cli: Cli, tmp_path: Path
 ) -> None:
     key, first, second = {"MAIEUTIC_API_KEY": cli.stack.admin_key}, "0" * 16, "1" * 16
-    built = await cli.run("index", "build", "--chunk-characters", "500", **key)
+    built = await cli.quick("index", "build", "--chunk-characters", "500", **key)
     assert built.out.splitlines() == [
         *(f"{second}  {done} of 2" for done in range(3)),
         f"built {second}",
     ]
-    switched = await cli.run("index", "switch", second, **key)
+    switched = await cli.quick("index", "switch", second, **key)
     assert (switched.status, switched.out) == (0, f"searched: {second}\n")
-    assert (await cli.run("index", "rollback", **key)).out == f"searched: {first}\n"
-    listed = (await cli.run("index", "list", **key)).out.splitlines()
+    assert (await cli.quick("index", "rollback", **key)).out == f"searched: {first}\n"
+    listed = (await cli.quick("index", "list", **key)).out.splitlines()
     assert [line.split("\t")[-1] for line in listed] == ["searched", "previous"]
     file = str(tmp_path / "version")
-    exported = await cli.run("index", "export", first, file, **key)
+    exported = await cli.quick("index", "export", first, file, **key)
     assert exported.out == f"exported {first}: 2 documents\n"
-    imported = await cli.run("index", "import", file, **key)
+    imported = await cli.quick("index", "import", file, **key)
     assert imported.out == f"imported {first}: 2 documents, 1 skipped, 3 chunks\n"
     assert "index list" in imported.err
-    assert (await cli.run("index", "export", "e" * 16, file, **key)).status == 4
-    assert (await cli.run("index", "import", file + "x", **key)).status == 2
-    assert (await cli.run("index", "drop", second, **key)).out == f"dropped {second}\n"
-    assert (await cli.run("index", "drop", "../x", **key)).status == 2
-    assert (await cli.run("index", "list")).status == 3
+    assert (await cli.quick("index", "export", "e" * 16, file, **key)).status == 4
+    assert (await cli.quick("index", "import", file + "x", **key)).status == 2
+    assert (await cli.quick("index", "drop", second, **key)).out == f"dropped {second}\n"
+    assert (await cli.quick("index", "drop", "../x", **key)).status == 2
+    assert (await cli.quick("index", "list")).status == 3
 
 
 async def test_what_was_consumed_is_shown_for_people_and_for_programs(cli: Cli) -> None:
