@@ -66,6 +66,5 @@ def message_tokens(text: str) -> int:
 
 
 def _tokens(text: str) -> int:
-    size = len(text.encode())
-    ascii_size = size if text.isascii() else sum(character.isascii() for character in text)
+    size, ascii_size = len(text.encode()), len(text.encode("ascii", "ignore"))
     return ceil(ascii_size / ASCII_PER_TOKEN + (size - ascii_size) / BYTES_PER_TOKEN)
