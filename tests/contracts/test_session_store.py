@@ -47,6 +47,7 @@ from tests.session.stored import (
     TIMING,
     appended,
     back,
+    changed,
     count,
     counted,
     frames,
@@ -238,7 +239,7 @@ async def test_half_a_write_is_not_silent(store: RedisSessionStore, redis: Redis
 async def test_a_server_that_hangs_is_unavailable_in_time(server: RedisServer) -> None:
     async with proxied(server) as (link, store):
         session_id = new_session()
-        await store.transact(session_id, make(session_id))
+        await changed(store, session_id, make(session_id))
         async with link.paused(Direction.TO_CLIENT):
             for call in (
                 lambda: store.session(session_id),
@@ -249,20 +250,20 @@ async def test_a_server_that_hangs_is_unavailable_in_time(server: RedisServer) -
                 with pytest.raises(StoreUnavailable):
                     await call()
         await back(store)
-        await store.transact(session_id, count("again"))
+        await changed(store, session_id, count("again"))
 
 
 async def test_an_outage_is_unavailable_and_over_when_it_is_over(server: RedisServer) -> None:
     async with proxied(server) as (link, store):
         session_id = new_session()
-        await store.transact(session_id, make(session_id))
+        await changed(store, session_id, make(session_id))
         async with link.outage():
             with pytest.raises(StoreUnavailable):
                 await store.session(session_id)
             with pytest.raises(StoreUnavailable):
                 await store.transact(session_id, count("mine"))
         await back(store)
-        await store.transact(session_id, count("mine"))
+        await changed(store, session_id, count("mine"))
         assert await counted(store, session_id) == 1
 
 

@@ -15,6 +15,8 @@ from tests.retrieval.corpus import descriptions
 from tests.retrieval.deployment import deployed
 from tests.waiting import wait_until
 
+SOON = 30.0
+
 
 async def build(channel: grpc.aio.Channel) -> index_pb.IndexVersion:
     """Build a version of small chunks to its end."""
@@ -89,7 +91,7 @@ async def test_a_killed_removal_goes_on_and_leaves_no_vector(rabbit_node: Rabbit
             await asyncio.gather(*(user.delete(one) for one in ids))
             await deployment.process.kill()
         await deployment.start()
-        await wait_until(deployment.archive.is_empty, every=0.05)
+        await wait_until(deployment.archive.is_empty, SOON, every=0.05)
         await deployment.process.stop()
         assert stored(deployment.vectors) == (0, 0)
 
@@ -136,7 +138,7 @@ async def test_a_build_that_was_killed_goes_on_without_anybody_asking(
         async def complete() -> bool:
             return len(await deployment.archive.harness.rows(built)) == 2
 
-        await wait_until(complete, every=0.05)
+        await wait_until(complete, SOON, every=0.05)
         async with deployment.channel() as channel, deployment.user() as user:
             second = await build(channel)
             with acting_for("acme", "admin"):
@@ -147,6 +149,6 @@ async def test_a_build_that_was_killed_goes_on_without_anybody_asking(
                 found = await user.search("what is it for", limit=50)
                 return bool(found) and max(len(one.text) for one in found) <= 300
 
-            await wait_until(small, every=0.05)
+            await wait_until(small, SOON, every=0.05)
             assert (await user.check()).fault_count == 0
     assert (second.documents, second.building) == (3, False)

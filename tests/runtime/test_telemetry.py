@@ -121,9 +121,18 @@ async def test_a_deadline_that_passes_is_on_both_spans() -> None:
 
 
 async def test_a_cancelled_call_is_no_failure() -> None:
-    async with recording() as recorded, answering(Unary=sleep) as (stub, _):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(stub.unary(Text()), 0.1)
+    reached = asyncio.Event()
+
+    async def sleep_on(request: Text, context: Any) -> Text:
+        reached.set()
+        return await sleep(request, context)
+
+    async with recording() as recorded, answering(Unary=sleep_on) as (stub, _):
+        calling = asyncio.ensure_future(stub.unary(Text()))
+        await reached.wait()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
         await wait_until(lambda: len(recorded.spans()) == 2)
 
     for one in recorded.spans().values():

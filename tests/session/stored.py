@@ -38,6 +38,21 @@ async def back(store: RedisSessionStore) -> None:
     await wait_until(served)
 
 
+async def changed(
+    store: RedisSessionStore, session_id: str, decide: Callable[[Draft], object]
+) -> None:
+    """Change the session; of an impatient store a busy machine may ask for several tries."""
+
+    async def done() -> bool:
+        try:
+            await store.transact(session_id, decide)
+        except StoreUnavailable:
+            return False
+        return True
+
+    await wait_until(done)
+
+
 def new_session() -> str:
     return Ids(b"k").session("t", "u", uuid4().hex)
 

@@ -13,7 +13,7 @@ from services.session.errors import StoreUnavailable
 from tests.backends.redis import RedisServer
 from tests.proxy import Direction, proxy
 from tests.recorded import recording
-from tests.session.stored import back, count, counted, make, new_session, opened
+from tests.session.stored import back, changed, count, counted, make, new_session, opened
 
 PATIENCE = 5.0
 
@@ -114,7 +114,7 @@ async def test_a_store_that_is_away_for_long_refuses_calls_without_asking_and_co
         opened(f"redis://127.0.0.1:{way.port}/0", timeout=0.3) as store,
     ):
         session_id = new_session()
-        await store.transact(session_id, make(session_id))
+        await changed(store, session_id, make(session_id))
         if outage == "hangs":
             way.pause(Direction.TO_CLIENT)
         else:
@@ -134,7 +134,7 @@ async def test_a_store_that_is_away_for_long_refuses_calls_without_asking_and_co
         way.resume(Direction.TO_CLIENT)
         way.accept()
         await back(store)
-        await store.transact(session_id, count("again"))
+        await changed(store, session_id, count("again"))
         points = recorded.points(names.STORE_BREAKER, names.BREAKER_CHANGE)
         assert {key: point.value for key, point in points.items()} == {
             ("opened",): 1,

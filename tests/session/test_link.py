@@ -166,7 +166,7 @@ async def test_without_an_answer_in_time_the_link_is_lost_and_the_next_one_is_ne
 ) -> None:
     async with (
         proxy(valkey_server.port) as way,
-        links_to(valkey_server, port=way.port, timeout=0.2) as links,
+        links_to(valkey_server, port=way.port, timeout=0.5) as links,
     ):
         link = await links.shared()
         way.pause(Direction.TO_CLIENT)
@@ -192,7 +192,7 @@ async def test_what_waits_on_a_lost_link_fails_at_once(valkey_server: RedisServe
 
 
 async def test_no_more_links_are_lent_than_allowed(valkey_server: RedisServer) -> None:
-    async with links_to(valkey_server, timeout=0.2, connections=1) as links:
+    async with links_to(valkey_server, timeout=0.5, connections=1) as links:
         link = await links.lend()
         with pytest.raises(MaxConnectionsError):
             await links.lend()

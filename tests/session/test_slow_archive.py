@@ -37,7 +37,7 @@ async def test_however_many_wait_for_the_archive_live_sessions_go_on(store_url: 
 
 
 async def test_who_waits_too_long_for_a_turn_at_the_archive_is_told_why(store_url: str) -> None:
-    async with session_stack(store_url, redis_connections=CONNECTIONS, redis_timeout=0.3) as stack:
+    async with session_stack(store_url, redis_connections=CONNECTIONS, redis_timeout=0.6) as stack:
         user = stack.user()
         creating = await slowed(stack, PLACES)
         error = await failure(user.create())
