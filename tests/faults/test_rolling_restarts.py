@@ -22,7 +22,6 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
-ROUNDS = 2
 FLOWS = {"answer": 3, "chain": 3, "code": 2}
 """How many callers of each kind there are, each with one turn after the other."""
 MOST_TURNS = 500
@@ -135,7 +134,8 @@ async def test_replacing_all_workers_under_load_loses_and_doubles_nothing(
         )
         async with loaded(client) as load:
             await wait_until(lambda: emulator.active >= sum(FLOWS.values()), PATIENCE)
-            for replica in REPLICAS * ROUNDS:
+            # What the first hands back may be at the second when that is replaced.
+            for replica in REPLICAS:
                 await stack.stop("agents", replica=replica)
                 await stack.start("agents", replica=replica, **settings)
         rows = await archived(stack, load.sessions)

@@ -70,7 +70,7 @@ def render(helm: Path, *arguments: str | Path) -> list[Document]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise HelmRefused(done.stderr)
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return [document for document in yaml.load_all(done.stdout, yaml.CSafeLoader) if document]
 
 
 def of_kind(documents: Sequence[Document], kind: str) -> list[Document]:
