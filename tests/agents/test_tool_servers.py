@@ -40,6 +40,12 @@ AWAY = "The tool cannot be used for the moment."
 LOOK = {"name": "far__look", "input": {"word": "tide"}}
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers wait for the lists at their start as long as a busy machine takes."""
+    monkeypatch.setattr(tool_servers, "START_SECONDS", 30.0)
+
+
 def at(address: str, name: str = "far", **options: Any) -> ExtensionOptions:
     return ExtensionOptions(servers=ToolServerOptions(addresses={name: address}, **options))
 
@@ -252,7 +258,10 @@ async def test_a_call_has_no_more_time_than_its_turn() -> None:
     assert 0 < bench.seconds_given <= 5
 
 
-async def test_a_server_that_is_away_at_the_start_comes_in_later(tmp_path: Path) -> None:
+async def test_a_server_that_is_away_at_the_start_comes_in_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool_servers, "START_SECONDS", 0.0)
     address, bench, model = f"unix:{tmp_path / 'far'}", ToolBench(), Listening()
     async with office(model, key=KEY, extensions=at(address)) as place:
         assert (await ended(place)).state == TURN_STATE_COMPLETED

@@ -16,7 +16,7 @@ from pathlib import Path
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-KILL_SECONDS = 5.0
+KILL_SECONDS = 30.0
 FIXED_PORTS = range(20_000, 32_000)
 TEST_PROCESSES = 4
 """As many may run at once, each with ports of its own."""

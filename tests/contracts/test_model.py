@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -190,3 +191,11 @@ async def test_a_scripted_failure_is_one_of_the_ports_errors(fail: str, after: i
     with pytest.raises(ModelError):
         await read()
     assert len(seen) == after
+
+
+async def test_a_script_counts_the_failures_of_earlier_processes_too(tmp_path: Path) -> None:
+    script = Script(fail="unavailable", fail_times=1)
+    first, second = (ScriptedModel(script, calls_file=tmp_path / "calls") for _ in range(2))
+    with pytest.raises(ModelError):
+        await events_of(first, request_for("Hello?"))
+    assert text_of(await events_of(second, request_for("Hello?"))) == script.text

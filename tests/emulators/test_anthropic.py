@@ -12,6 +12,7 @@ from anthropic.types import MessageParam, ToolParam, ToolResultBlockParam, ToolU
 from pydantic import BaseModel
 
 from tests.emulators.anthropic import Emulator, anthropic_emulator
+from tests.emulators.anthropic_plan import Rule
 
 WEATHER: ToolParam = {
     "name": "get_weather",
@@ -245,6 +246,11 @@ async def test_the_plan_is_made_over_http_and_its_first_fitting_rule_decides(
     assert [await status(text) for text in asked] == [529, 429, 200, 529, 500, 200]
     await http.delete("/plan")
     assert await status("rain") == 200
+
+
+def test_a_rule_may_be_for_a_crowd_alone() -> None:
+    rule = Rule(above=2)
+    assert [rule.applies("", "", active) for active in (1, 2, 3)] == [False, False, True]
 
 
 @pytest.mark.parametrize(

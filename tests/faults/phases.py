@@ -78,8 +78,8 @@ class Place:
         return self.client.turns.stream(session, text, busy_policy=policy, timeout=PATIENCE)
 
     async def calls(self, number: int) -> None:
-        """Wait until the stopped turn has called its model so often."""
-        await wait_until(lambda: len(self.requests) == number, PATIENCE)
+        """Wait until the stopped turn has called its model so often, or more."""
+        await wait_until(lambda: len(self.requests) >= number, PATIENCE)
 
     async def left(self) -> None:
         """Wait until the turn's worker has let go of whatever it called."""
@@ -243,7 +243,7 @@ async def _at_the_gate(place: Place) -> AsyncIterator[Phase]:
 @asynccontextmanager
 async def _handed_back(place: Place) -> AsyncIterator[Phase]:
     """Back at the clock, as the model has asked for a longer time."""
-    place.plan(Rule(status=429, retry_after=2, times=1))
+    place.plan(Rule(status=429, retry_after=2, times=1), Rule(contains=STOPPED, breaks="hang"))
 
     async with _called(place) as phase:
 

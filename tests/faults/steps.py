@@ -1,8 +1,9 @@
 """What the fault tests do and look at again and again."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import aio_pika
@@ -19,8 +20,10 @@ from tests.backends.rabbitmq import RabbitNode
 from tests.stack import RealStack
 from tests.waiting import wait_until
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds for what must happen; nothing is asserted about how long it takes."""
+HANGING: Mapping[str, object] = MappingProxyType({"fail": "hang", "fail_after": 3, "fail_times": 1})
+"""The script of a model whose first call of a turn says three words and does not end."""
 
 
 def scripted(**script: object) -> str:

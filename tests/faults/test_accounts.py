@@ -6,7 +6,7 @@ from maieutic.v1.session_service_pb2 import Session
 from maieutic.v1.turn_service_pb2 import TURN_STATE_CANCELLED, TURN_STATE_COMPLETED
 from maieutic.v1.usage_service_pb2 import USAGE_KEY_DAY, USAGE_KEY_KIND, UsageTotal
 from maieutic_client import Maieutic
-from tests.faults.steps import PATIENCE, scripted, until_event
+from tests.faults.steps import HANGING, PATIENCE, scripted, until_event
 from tests.stack import RealStack
 from tests.waiting import wait_until
 
@@ -16,7 +16,7 @@ COMPLETED = scripted(text="one two three")
 REJECTED = scripted(fail="rejected", fail_after=1, tells_input=True)
 RETRIED = scripted(fail="unavailable", fail_after=1, fail_times=1, tells_input=True)
 HANGS = scripted(fail="hang", fail_after=2, tells_input=True)
-SLOWLY = scripted(text="one two three four five six", delay=0.1, tells_input=True)
+SECOND_TIME = scripted(text="one two three four five six", tells_input=True, **HANGING)
 
 
 async def test_calls_count_once_however_their_turns_end(
@@ -52,7 +52,7 @@ async def cancelled(client: Maieutic, session: Session) -> str:
 
 
 async def killed(stack: RealStack, client: Maieutic, session: Session) -> str:
-    async with client.turns.stream(session.session_id, SLOWLY, timeout=PATIENCE) as stream:
+    async with client.turns.stream(session.session_id, SECOND_TIME, timeout=PATIENCE) as stream:
         await until_event(stream, "delta")
         await stack.kill9("agents")
         await stack.start("agents")

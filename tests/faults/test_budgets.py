@@ -8,19 +8,19 @@ from maieutic.v1.session_service_pb2 import Session
 from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED, TURN_STATE_OVER_BUDGET
 from maieutic_client import BudgetSpent, Maieutic
 from services.agents.budget import UNLIMITED_ANSWER
-from tests.faults.steps import PATIENCE, archived_turn, scripted, until_event
+from tests.faults.steps import HANGING, PATIENCE, archived_turn, scripted, until_event
 from tests.stack import RealStack
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
-SLOWLY = scripted(text="one two three four five six", delay=0.1)
+SECOND_TIME = scripted(text="one two three four five six", **HANGING)
 
 
 async def test_what_a_killed_worker_had_reserved_is_spent_and_the_archive_knows_the_end(
     stack: RealStack, client: Maieutic, session: Session
 ) -> None:
     await client.sessions.update(session, budget=Budget(tokens=50_000))
-    async with client.turns.stream(session, SLOWLY, timeout=PATIENCE) as stream:
+    async with client.turns.stream(session, SECOND_TIME, timeout=PATIENCE) as stream:
         await until_event(stream, "delta")
         reserved = (await client.sessions.get(session)).spending.reserved_tokens
         assert reserved > UNLIMITED_ANSWER
@@ -32,7 +32,7 @@ async def test_what_a_killed_worker_had_reserved_is_spent_and_the_archive_knows_
     spent = reserved + used.input_tokens + used.output_tokens
     assert (await client.sessions.get(session)).spending == Spending(tokens=spent)
     await client.sessions.update(session, budget=Budget(tokens=spent + 100))
-    stream = client.turns.stream(session, SLOWLY, timeout=PATIENCE)
+    stream = client.turns.stream(session, SECOND_TIME, timeout=PATIENCE)
     assert (await stream.result()).state == TURN_STATE_OVER_BUDGET
     assert await archived_turn(stack, stream.turn_id) == {
         "state": "OVER_BUDGET",
@@ -45,4 +45,4 @@ async def test_what_a_killed_worker_had_reserved_is_spent_and_the_archive_knows_
     assert (await client.sessions.get(session)).spending == Spending(tokens=spent)
     await client.sessions.update(session, budget=Budget(tokens=spent))
     with pytest.raises(BudgetSpent, match=f"{spent} of {spent} tokens"):
-        await client.turns.begin(session, SLOWLY)
+        await client.turns.begin(session, SECOND_TIME)

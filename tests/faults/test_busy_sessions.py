@@ -92,23 +92,21 @@ async def test_a_turn_that_streams_gives_way_to_the_one_that_takes_over(
 async def test_a_session_service_killed_before_it_publishes_the_promoted_job_runs_it_when_back(
     stack: RealStack, client: Maieutic, session: Session
 ) -> None:
-    first = await client.turns.begin(session.session_id, scripted(text="one two", delay=1.5))
-    second = await client.turns.begin(
-        session.session_id, scripted(text="three"), busy_policy=ENQUEUE
-    )
-    assert (second.durable, second.waiting_position) == (True, 1)
-
     async def promoted() -> bool:
         return (await client.turns.get(second.turn_id)).state == TURN_STATE_QUEUED
 
-    # From here on nothing that it publishes gets through; the worker's outcome does.
-    async with (
-        published_jobs(stack.backends.rabbit) as jobs,
-        client.turns.watch(first.turn_id, timeout=PATIENCE) as running,
-    ):
-        await until_event(running, "started")
-        link = stack.bus["session"]
+    link = stack.bus["session"]
+    stack.freeze("agents")  # until both turns are begun
+    async with published_jobs(stack.backends.rabbit) as jobs:
+        first = await client.turns.begin(session.session_id, scripted(text="one two"))
+        second = await client.turns.begin(
+            session.session_id, scripted(text="three"), busy_policy=ENQUEUE
+        )
+        assert second.waiting_position == 1
+        await wait_until(lambda: any(job.turn_id == first.turn_id for job in jobs), PATIENCE)
+        # From here on nothing that it publishes gets through; the worker's outcome does.
         link.pause(Direction.TO_SERVER)
+        stack.thaw("agents")
         await wait_until(promoted, PATIENCE)
         await stack.kill9("session")
         await link.cut()

@@ -31,12 +31,16 @@ def text_of(path: str) -> str:
 
 @pytest_asyncio.fixture(loop_scope="package")
 async def claude(stack: RealStack) -> AsyncIterator[Emulator]:
-    """Let the workers call an emulator that plans three files and writes each slowly."""
+    """Let the workers call an emulator that plans three files and writes each slowly.
+
+    It comes to no end of the third one when it is first asked for it.
+    """
     files = [{"path": path, "purpose": "Counts.", "interface": ""} for path in PATHS]
     plan = json.dumps({"files": files, "assumptions": []})
     async with anthropic_emulator() as emulator:
         emulator.plan = [
             Rule(contains="Plan the files", text=plan),
+            Rule(contains=f"Write the file {PATHS[2]}", breaks="hang", after=5, times=1),
             *(
                 Rule(contains=f"Write the file {path}", text=text_of(path), delay=0.02)
                 for path in PATHS

@@ -38,13 +38,14 @@ FIRST, SECOND = (f"Write the file {path}" for path in PATHS)
 
 @asynccontextmanager
 async def claude() -> AsyncIterator[Emulator]:
-    """An emulator at which the second file never ends, and the neighbour's answer takes long."""
+    """An emulator at which the second file never ends, and the neighbour's answer only alone."""
     async with anthropic_emulator() as emulator:
         emulator.plan = [
             Rule(contains=code_plan.PLAN_THEM, text=json.dumps(PLANNED)),
             Rule(contains=FIRST, text="# A\n"),
             Rule(contains=SECOND, breaks="hang"),
-            Rule(contains=NEIGHBOUR, text=ANSWER, delay=0.1),
+            Rule(contains=NEIGHBOUR, text=ANSWER, breaks="hang", after=2, times=BESIDE),
+            Rule(contains=NEIGHBOUR, text=ANSWER),
         ]
         yield emulator
 

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 FLOWS = {"answer": 3, "chain": 3, "code": 2}
 """How many callers of each kind there are, each with one turn after the other."""
 MOST_TURNS = 500
-TEXT = " ".join(map(str, range(30)))
+TEXT = " ".join(map(str, range(60)))
 """Takes longer to say than a worker waits at its end."""
 DELAY = 0.04
-GRACE = "2"
+GRACE = "3.5"
 """Half of it for turns to finish, half to hand back the others."""
 PATHS = ("a.md", "b.md")
 STEPS = {step: load_prompt(step, 1).text for step in (context.STEP, conflict.STEP, code_plan.STEP)}

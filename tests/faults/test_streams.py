@@ -86,9 +86,9 @@ async def test_a_stream_goes_on_at_another_gateway_when_its_own_is_killed(
         await stack.kill9("gateway")
         frames += [frame async for frame in stream]
         told = await about_turn(watched, stream.turn_id)
-    assert stream.connects == 2
+    assert stream.connects > 1
     assert told == ["turn_accepted", "turn_started", "turn_ended"]
-    assert watched.connects == 2
+    assert watched.connects > 1
     assert stream.outcome is not None
     assert stream.outcome.text == answer
     assert "".join(frame.delta.text for frame in frames) == answer

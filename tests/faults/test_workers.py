@@ -18,6 +18,7 @@ from maieutic.v1.turn_service_pb2 import (
 )
 from maieutic_client import Maieutic
 from tests.faults.steps import (
+    HANGING,
     PATIENCE,
     archived_texts,
     archived_turn,
@@ -39,13 +40,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 M = TypeVar("M", bound=Message)
 
 ANSWER = "one two three four five six seven eight nine ten"
-SLOWLY = scripted(text=ANSWER, delay=0.1)
+SECOND_TIME = scripted(text=ANSWER, **HANGING)
 
 
 async def test_a_worker_killed_in_mid_turn_leaves_one_answer_two_attempts_and_one_row(
     stack: RealStack, client: Maieutic, session: Session
 ) -> None:
-    async with client.turns.stream(session.session_id, SLOWLY, timeout=PATIENCE) as stream:
+    async with client.turns.stream(session.session_id, SECOND_TIME, timeout=PATIENCE) as stream:
         await until_event(stream, "delta")
         await stack.kill9("agents")
         await stack.start("agents")
@@ -56,8 +57,8 @@ async def test_a_worker_killed_in_mid_turn_leaves_one_answer_two_attempts_and_on
     assert (outcome.text, outcome.attempts) == (ANSWER, 2)
     row = await archived_turn(stack, stream.turn_id)
     assert row == {"state": "COMPLETED", "attempts": 2, "reason": ""}
-    assert await archived_texts(stack, session.session_id) == [SLOWLY, ANSWER]
-    await one_answer(client, session.session_id, SLOWLY, ANSWER)
+    assert await archived_texts(stack, session.session_id) == [SECOND_TIME, ANSWER]
+    await one_answer(client, session.session_id, SECOND_TIME, ANSWER)
     assert stack.calls().count(stream.turn_id) == 2
 
 
@@ -66,7 +67,7 @@ async def test_a_worker_killed_after_it_called_for_code_has_it_begun_once(
 ) -> None:
     ends_at_once = scripted(fail="rejected")
     call = {"name": "generate_code", "input": {"instructions": ends_at_once}}
-    question = scripted(calls=[[call]], text=ANSWER, delay=0.1)
+    question = scripted(calls=[[call]], text=ANSWER, delay=0.25)
     async with client.turns.stream(session.session_id, question, timeout=PATIENCE) as stream:
         await until_event(stream, "delta")
         await stack.kill9("agents")
@@ -113,7 +114,8 @@ async def test_a_worker_that_wakes_up_after_its_lease_changes_nothing(
 async def test_what_an_earlier_attempt_writes_is_refused(
     stack: RealStack, client: Maieutic, session: Session
 ) -> None:
-    async with client.turns.stream(session.session_id, SLOWLY, timeout=PATIENCE) as stream:
+    question = scripted(text=ANSWER, delay=0.2, **HANGING)
+    async with client.turns.stream(session.session_id, question, timeout=PATIENCE) as stream:
         await until_event(stream, "delta")
         lost = await live_turn(stack, stream.turn_id)
         await stack.kill9("agents")
@@ -129,8 +131,7 @@ async def test_what_an_earlier_attempt_writes_is_refused(
 async def test_a_worker_that_is_replaced_hands_its_turn_back_and_the_attempt_does_not_count(
     stack: RealStack, client: Maieutic, session: Session
 ) -> None:
-    question = scripted(text=ANSWER, delay=0.3)
-    async with client.turns.stream(session.session_id, question, timeout=PATIENCE) as stream:
+    async with client.turns.stream(session.session_id, SECOND_TIME, timeout=PATIENCE) as stream:
         await until_event(stream, "delta")
         await stack.stop("agents")
         await stack.start("agents")
@@ -139,7 +140,7 @@ async def test_a_worker_that_is_replaced_hands_its_turn_back_and_the_attempt_doe
     assert (outcome.text, outcome.attempts) == (ANSWER, 1)
     assert stack.calls().count(stream.turn_id) == 2
     assert (await archived_turn(stack, stream.turn_id))["attempts"] == 1
-    await one_answer(client, session.session_id, question, ANSWER)
+    await one_answer(client, session.session_id, SECOND_TIME, ANSWER)
 
 
 async def all_refused(service: "TurnWorkServiceAsyncStub", lost: TurnRecord) -> None:

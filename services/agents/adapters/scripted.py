@@ -49,7 +49,8 @@ class Script:
     fail: str = ""
     """unavailable, refused, rejected, hang (wait forever) or crash (an unexpected exception)."""
     fail_times: int = 1_000_000
-    """How many calls of a turn fail before one succeeds."""
+    """How many calls of a turn fail before one succeeds; with a `calls_file` those of all
+    processes count."""
     fail_after: int = 0
     """How many deltas come before the failure."""
     tells_input: bool = False
@@ -96,13 +97,22 @@ class ScriptedModel:
             with self._calls_file.open("a", encoding="utf-8") as file:
                 file.write(f"{turn_id}\n")
 
+    def _fails(self, turn_id: str, script: Script) -> bool:
+        """Whether the call that was counted last is one of those that fail."""
+        if not script.fail:
+            return False
+        begun = self.calls[turn_id]
+        if self._calls_file is not None:
+            begun = self._calls_file.read_text(encoding="utf-8").split().count(turn_id)
+        return begun <= script.fail_times
+
     async def _events(
         self, request: ModelRequest, script: Script
     ) -> AsyncGenerator[ModelEvent, None]:
         wait = _wait(request, script)
         chunks = [script.aloud] * bool(script.aloud) if wait else _chunks(script)
         said = chunks[: request.max_tokens]
-        failing = bool(script.fail) and self.calls[request.turn_id] <= script.fail_times
+        failing = self._fails(request.turn_id, script)
         words = sum(len(message.text.split()) for message in request.messages)
         done = False
         try:
