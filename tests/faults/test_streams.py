@@ -22,6 +22,7 @@ from tests.stack import RealStack
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 TICK = 0.1
+TRIES = 3
 ENDLESS = scripted(text=" ".join(["word"] * 600), delay=TICK)
 
 
@@ -49,10 +50,20 @@ async def test_a_cancelled_turn_ends_with_one_terminal_frame_and_keeps_what_was_
 async def test_the_worker_of_a_cancelled_turn_has_stopped_within_a_second(
     stack: RealStack, client: Maieutic
 ) -> None:
-    """The worker has two places. One is taken by a turn that ticks, so that the second is that of
-    the worker's own clock; a third turn can begin only in the place that the cancelled one left.
-    """
+    """A machine that is busy may be slow now and then, a worker that waits is slow each time."""
     await stack.replace("agents", interactive_turns="2")
+    took = [await ticks_until_a_place_is_free(client)]
+    while min(took) * TICK > 1.0 and len(took) < TRIES:
+        took.append(await ticks_until_a_place_is_free(client))
+    assert min(took) * TICK <= 1.0
+
+
+async def ticks_until_a_place_is_free(client: Maieutic) -> int:
+    """Cancel one of two turns of a worker that has two places; returns what its clock tells.
+
+    The other one ticks, so that the second is that of the worker's own clock; a third turn can
+    begin only in the place that the cancelled one left.
+    """
     ids = [(await client.sessions.create(title=name)).session_id for name in "abc"]
     async with (
         client.turns.stream(ids[0], ENDLESS, timeout=PATIENCE) as ticking,
@@ -68,7 +79,7 @@ async def test_the_worker_of_a_cancelled_turn_has_stopped_within_a_second(
         assert (await stopped.result()).state == TURN_STATE_CANCELLED
         assert (await following.result()).state == TURN_STATE_COMPLETED
         await client.turns.cancel(ticking.turn_id)
-    assert ticks * TICK <= 1.0
+    return ticks
 
 
 async def test_a_stream_goes_on_at_another_gateway_when_its_own_is_killed(
