@@ -50,7 +50,7 @@ TIMING: Mapping[str, Mapping[str, str]] = {
     "agents": {
         "RECORDER_HEARTBEAT_INTERVAL": "0.3",
         "RECORDER_RECONNECT_PAUSE": "0.2",
-        # Half a second for turns to finish, then they are handed back.
+        # Half of it for turns to finish, then they are handed back.
         "GRACE": "3.5",
         "MODEL_KIND": "scripted",
     },
