@@ -12,18 +12,19 @@ from services.session.adapters.keys import record_key
 from tests.backends.process import BackendError
 from tests.conversation.backend import Backend, backend, scripted_backend
 from tests.conversation.texts import TEA
+from tests.faults.steps import HANGING
 from tests.waiting import wait_until
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 ANSWER = "one two three four five six seven eight"
-SLOWLY = json.dumps({"script": {"text": ANSWER, "delay": 0.1}})
+HANGS_ONCE = json.dumps({"script": {"text": ANSWER, **HANGING}})
 
 
 async def test_a_backend_killed_in_mid_turn_ends_the_turn_once_when_it_is_back() -> None:
     async with scripted_backend() as running:
         async with running.client() as client:
             session = await client.sessions.create()
-            async with client.turns.stream(session.session_id, SLOWLY) as stream:
+            async with client.turns.stream(session.session_id, HANGS_ONCE) as stream:
                 async for frame in stream:
                     if frame.HasField("delta"):
                         break
@@ -36,7 +37,7 @@ async def test_a_backend_killed_in_mid_turn_ends_the_turn_once_when_it_is_back()
             assert outcome.state == TURN_STATE_COMPLETED
             assert (outcome.text, outcome.attempts) == (ANSWER, 2)
             assert running.calls() == [stream.turn_id] * 2
-            assert await texts(client, session.session_id) == [SLOWLY, ANSWER]
+            assert await texts(client, session.session_id) == [HANGS_ONCE, ANSWER]
             whole = [frame async for frame in client.turns.watch(stream.turn_id)]
             assert [frame.HasField("outcome") for frame in whole].count(True) == 1
 

@@ -11,7 +11,7 @@ from maieutic_client import Maieutic
 from tests.conversation.backend import Backend, scripted_backend
 from tests.waiting import wait_until
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 QUICKLY = json.dumps({"script": {"text": "So."}})
 SUMMARY = "This is the scripted summary of what was said before."
 SLOW_SUMMARY = json.dumps({"text": SUMMARY, "delay": 0.1})
