@@ -64,14 +64,16 @@ def load(settings: type[T], *, prefix: str = PREFIX, environ: Mapping[str, str] 
 
 def describe(settings: type[Any], *, prefix: str = PREFIX) -> list[Variable]:
     """Return the variables of the dataclass *settings*, in its order."""
+    leaves = list(_leaves(settings))
+    helps = {owner: _docstrings(owner) for owner in {leaf.owner for leaf in leaves}}
     return [
         Variable(
             name=(prefix + leaf.path).upper(),
             type=_type_name(leaf.type),
             default=None if leaf.default is dataclasses.MISSING else _written(leaf.default),
-            help=leaf.help,
+            help=leaf.field.metadata.get("help", helps[leaf.owner].get(leaf.field.name, "")),
         )
-        for leaf in _leaves(settings)
+        for leaf in leaves
     ]
 
 
@@ -79,14 +81,15 @@ def describe(settings: type[Any], *, prefix: str = PREFIX) -> list[Variable]:
 class _Leaf:
     """A field that holds a plain value, by its underscored path from the outermost dataclass."""
 
+    owner: type[Any]
+    field: dataclasses.Field[Any]
     path: str
     type: Any
     default: Any
-    help: str
 
 
 def _leaves(settings: type[Any], path: str = "", instance: object = None) -> Iterator[_Leaf]:
-    types, helps = typing.get_type_hints(settings), _docstrings(settings)
+    types = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         kind, here = types[field.name], path + field.name
         default = _default(field) if instance is None else getattr(instance, field.name)
@@ -94,8 +97,7 @@ def _leaves(settings: type[Any], path: str = "", instance: object = None) -> Ite
             inner = None if default is dataclasses.MISSING else default
             yield from _leaves(typing.cast("type[Any]", kind), f"{here}_", inner)
         else:
-            text = field.metadata.get("help", helps.get(field.name, ""))
-            yield _Leaf(path=here, type=kind, default=default, help=text)
+            yield _Leaf(owner=settings, field=field, path=here, type=kind, default=default)
 
 
 def _built(settings: type[T], values: Mapping[str, Any], path: str = "") -> T:
@@ -211,7 +213,7 @@ def _type_name(kind: Any) -> str:
 
 
 def _docstrings(settings: type[Any]) -> dict[str, str]:
-    """Return the string literals under the fields; Python itself does not keep them."""
+    """Return the string literals under the fields, from the source: Python does not keep them."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(settings))).body[0]
     body = tree.body if isinstance(tree, ast.ClassDef) else []
     return {
