@@ -13,6 +13,7 @@ from tests.backends.process import (
     free_port,
     scratch_folder,
 )
+from tests.waiting import wait_until
 
 _AMQP_GREETING = b"AMQP\x00\x00\x09\x01"
 _METHOD_FRAME = b"\x01"
@@ -76,9 +77,19 @@ class RabbitNode:
         """End the node without warning.
 
         A quorum queue declared less than a second ago may not come back: the node writes its
-        directory of queues late. Declare early, or `restart` once after declaring.
+        directory of queues late. Declare early, or wait until it `keeps` the queue.
         """
         await self._server.kill()
+
+    async def keeps(self, queue: str) -> None:
+        """Wait until a quorum queue that was declared comes back after a kill."""
+        name = queue.encode()
+
+        def is_written() -> bool:
+            files = self._folder.glob("data/*/quorum/*/names.dets")
+            return any(name in file.read_bytes() for file in files)
+
+        await wait_until(is_written, every=0.05)
 
     async def restart(self) -> None:
         """Shut down in good order and start again on the same data."""

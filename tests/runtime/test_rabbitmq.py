@@ -133,8 +133,10 @@ async def test_nothing_confirmed_is_lost_when_the_node_is_killed() -> None:
                 await delivery.ack()
 
     async with rabbitmq() as node, RabbitMQBus.connect(node.url, names.topology()) as bus:
+        await bus.publish(work(names, sent[0]), timeout=SOON)
+        await node.keeps(names.work_queue)
         consuming = asyncio.create_task(consume(bus))
-        for message_id in sent[:200]:
+        for message_id in sent[1:200]:
             await bus.publish(work(names, message_id))
         publishing = asyncio.gather(
             *(bus.publish(work(names, message_id), timeout=90) for message_id in sent[200:])

@@ -374,6 +374,10 @@ def explained(opening: AbstractAsyncContextManager[Store], examples: int) -> Non
         )
 
 
+# Thousands of calls, and retries of most: many times slower on a machine that is busy.
+pytestmark = pytest.mark.timeout(600)
+
+
 @pytest.mark.parametrize("kind", ["valkey_server", "redis_node"])
 def test_some_order_of_the_calls_explains_what_callers_see(
     kind: str, request: pytest.FixtureRequest
