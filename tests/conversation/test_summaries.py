@@ -9,18 +9,19 @@ from maieutic.v1.session_service_pb2 import Session
 from maieutic.v1.turn_service_pb2 import TURN_STATE_COMPLETED
 from maieutic_client import Maieutic
 from tests.conversation.backend import Backend, scripted_backend
+from tests.faults.steps import HANGING
 from tests.waiting import wait_until
 
 PATIENCE = 60.0
-QUICKLY = json.dumps({"script": {"text": "So."}})
+QUICKLY = json.dumps({"script": {"text": "So.", "fail": ""}})
 SUMMARY = "This is the scripted summary of what was said before."
-SLOW_SUMMARY = json.dumps({"text": SUMMARY, "delay": 0.1})
+HANGS_ONCE = json.dumps({"text": SUMMARY, **HANGING})
 TURNS = 9
 """After so many a summary begins."""
 
 
 async def test_a_backend_killed_in_a_summary_writes_it_when_it_is_back_and_once() -> None:
-    async with scripted_backend(model_script=SLOW_SUMMARY) as running:
+    async with scripted_backend(model_script=HANGS_ONCE) as running:
         async with running.client() as client:
             session = await client.sessions.create()
             turns = [await asked(client, session) for _ in range(TURNS)]
