@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 from anthropic import APIStatusError, AsyncAnthropic, AsyncStream, DefaultAioHttpClient
@@ -135,7 +135,14 @@ class ClaudeModel:
                     patience.move(clock() + seconds)
                 yield
                 if reading.said and not reading.complete:
-                    await self.gathering.pause()
+                    await self.gathering.pause(_transport(response))
+
+
+def _transport(response: httpx2.Response) -> asyncio.ReadTransport | None:
+    """Return where the response comes from; None once it is whole, or if the SDK hides it."""
+    source = getattr(getattr(response.stream, "_stream", None), "_aiohttp_response", None)
+    transport = getattr(getattr(source, "connection", None), "transport", None)
+    return cast("asyncio.ReadTransport | None", transport)
 
 
 def _told(events: Iterable[str], response: httpx2.Response) -> Iterator[Mapping[str, Any]]:

@@ -37,7 +37,24 @@ class Gathering:
         finally:
             self._answers -= 1
 
-    async def pause(self) -> None:
-        """Let pieces gather, if there are many answers."""
+    async def pause(self, transport: asyncio.ReadTransport | None) -> None:
+        """Let pieces gather, if there are many answers, where they come from: in *transport*."""
         if (seconds := self.seconds) > 0:
-            await asyncio.sleep(seconds)
+            with _held(transport):
+                await asyncio.sleep(seconds)
+
+
+@contextmanager
+def _held(transport: asyncio.ReadTransport | None) -> Iterator[None]:
+    """Leave what comes in the kernel's buffer, where it costs nothing until it is read at once.
+
+    A transport that is not reading is held back by somebody else, who is to let it go on.
+    """
+    if transport is None or not transport.is_reading():
+        yield
+        return
+    transport.pause_reading()
+    try:
+        yield
+    finally:
+        transport.resume_reading()

@@ -21,7 +21,9 @@ class EventReader:
 
         Raises ValueError for what is not UTF-8. Events without data are left out.
         """
-        *events, self._rest = _END.split(self._rest + read)
+        text = self._rest + read
+        # An expression looks at every character; whoever writes no \r can be read without one.
+        *events, self._rest = _END.split(text) if b"\r" in text else text.split(b"\n\n")
         return filter(None, map(_data, events))
 
 
