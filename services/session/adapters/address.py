@@ -69,7 +69,7 @@ class StoreAddress:
 def parse_address(url: str) -> StoreAddress:
     """Return what the URL says; raises BadStoreUrl."""
     try:
-        parts = urlsplit(url)
+        parts = _parts(url)
         options = dict(
             parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         )
@@ -97,6 +97,21 @@ def parse_address(url: str) -> StoreAddress:
             tls=tls,
         ),
     )
+
+
+def _parts(url: str) -> SplitResult:
+    """Return the parts of the URL (RFC 3986); what it does not have is empty.
+
+    From some of its versions on, Python's own reading refuses several hosts of which one is an
+    address in brackets.
+    """
+    place, _, query = url.partition("#")[0].partition("?")
+    scheme, colon, rest = place.partition(":")
+    if not colon:
+        return SplitResult("", "", place, query, "")
+    netloc = rest[2:].partition("/")[0] if rest.startswith("//") else ""
+    path = rest.removeprefix(f"//{netloc}")
+    return SplitResult(scheme.lower(), netloc, path, query, "")
 
 
 def _unix(parts: SplitResult, options: Mapping[str, str]) -> StoreAddress:
