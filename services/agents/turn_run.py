@@ -359,8 +359,9 @@ def _left(claim: TurnClaim) -> float:
 
 
 async def _end(task: asyncio.Task[Any]) -> None:
-    """Cancel the task and wait until it is over, whatever it says."""
-    task.cancel()
-    await asyncio.wait({task})
+    """Cancel the task if it is not over, and wait until it is, whatever it says."""
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
     if not task.cancelled():
         task.exception()
