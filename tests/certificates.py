@@ -55,6 +55,7 @@ class Authority:
             .not_valid_before(now - day)
             .not_valid_after(now + day)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(_usage(authority=authority), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(key_id(key.public_key()), critical=False)
             .add_extension(
@@ -67,3 +68,18 @@ class Authority:
         path = self._folder / name
         path.write_bytes(content)
         return str(path)
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    """Return what a key is for: Python 3.13 refuses an authority that does not say it."""
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

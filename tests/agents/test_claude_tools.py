@@ -110,14 +110,15 @@ async def test_calls_are_read_from_the_stream_and_go_back_with_their_results(
     ]
 
 
-HALF, ENDLESS, DEEP = (
+HALF, ENDLESS, DEEP, DEEPEST = (
     '{"word": "\\ud83d"}',
     '{"word": 1e999}',
+    f'{{"word": {"[" * 101}{"]" * 101}}}',
     f'{{"word": {"[" * 3000}{"]" * 3000}}}',
 )
 
 
-@pytest.mark.parametrize("sent", ['{"word": "a', "[1]", "no", "1", HALF, ENDLESS, DEEP])
+@pytest.mark.parametrize("sent", ['{"word": "a', "[1]", "no", "1", HALF, ENDLESS, DEEP, DEEPEST])
 async def test_input_that_is_no_object_is_none_and_can_be_sent_back(
     emulator: Emulator, model: ClaudeModel, sent: str
 ) -> None:

@@ -17,6 +17,10 @@ from services.agents.ports import ModelUsage, ModelWait, TextDelta, ToolCall
 CUT = ("max_tokens", "model_context_window_exceeded")
 """Stop reasons of an answer that ends before its end."""
 
+MOST_LEVELS = 100
+"""Of a tool's input: no tool takes so many, and deeper ones exceed how deep Python's own code goes,
+each part of it and each version at another depth."""
+
 _PIECES = {
     "text_delta": "text",
     "thinking_delta": "thinking",
@@ -43,7 +47,7 @@ class _Block:
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             return None
-        return value if isinstance(value, dict) else None
+        return value if isinstance(value, dict) and _is_flat(value) else None
 
     def whole(self) -> dict[str, Any]:
         """Return the block as the API takes it back."""
@@ -193,3 +197,19 @@ class Reading:
         self.written_tokens = int(usage.get("cache_creation_input_tokens") or self.written_tokens)
         self.cached_tokens = int(usage.get("cache_read_input_tokens") or self.cached_tokens)
         self.output_tokens = int(usage.get("output_tokens") or self.output_tokens)
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether the value has no more than `MOST_LEVELS`."""
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return True
+    return False
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
