@@ -46,6 +46,13 @@ def test_a_url_names_the_user(credentials: str, username: str, password: str) ->
         assert (access.username, access.password) == (username, password)
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://h", "redis+cluster://h", "redis+sentinel://h/s", "unix:///h?db=1"]
+)
+def test_a_line_break_at_the_end_is_none_of_the_url(url: str) -> None:
+    assert parse_address(f"{url}\n") == parse_address(url)
+
+
 def test_the_sentinels_may_ask_for_a_password_of_their_own() -> None:
     url = "redis+sentinel://u:p@h/main?sentinel_username=s&sentinel_password=q"
     address = parse_address(url)

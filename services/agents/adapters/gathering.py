@@ -48,6 +48,8 @@ class Gathering:
 def _held(transport: asyncio.ReadTransport | None) -> Iterator[None]:
     """Leave what comes in the kernel's buffer, where it costs nothing until it is read at once.
 
+    Over TLS it is read and decrypted, and held back behind that.
+
     A transport that is not reading is held back by somebody else, who is to let it go on.
     """
     if transport is None or not transport.is_reading():

@@ -105,7 +105,8 @@ def _parts(url: str) -> SplitResult:
     From some of its versions on, Python's own reading refuses several hosts of which one is an
     address in brackets.
     """
-    place, _, query = url.partition("#")[0].partition("?")
+    # A secret's file often ends with a line break.
+    place, _, query = url.strip().partition("#")[0].partition("?")
     scheme, colon, rest = place.partition(":")
     if not colon:
         return SplitResult("", "", place, query, "")
